@@ -1,0 +1,74 @@
+"""Typed settings: the common base, and where the images come from."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+PosixPath = Annotated[Path, PlainSerializer(str, return_type=str)]
+
+
+class Settings(BaseModel):
+    """Base of every settings class: immutable, and an unknown key is an error.
+
+    Settings travel through TFX as JSON; `model_validate_json(s.model_dump_json()) == s` holds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DatasetSettings(Settings):
+    """Where the images come from, and how many of them may be unusable."""
+
+    source: Literal["auto", "omniglot", "folder", "synthetic"] = Field(
+        default="auto",
+        description="auto: `data`, OMNIGLOT_DIR, cache, download, else generated glyphs; "
+        "omniglot, folder or synthetic: that one or an error",
+    )
+    background: Literal["full", "small1", "small2", "small1+small2"] = Field(
+        default="full",
+        description="which of Omniglot's background sets to train on",
+    )
+    data: PosixPath | None = Field(
+        default=None,
+        description="folder or zip of images; {SPAN} and {VERSION} in it pick the latest",
+    )
+    cache_dir: PosixPath = Field(
+        default=Path("~/.cache/oneshot"),
+        description="where downloaded archives are kept",
+    )
+    download_url: str = Field(
+        default="https://github.com/brendenlake/omniglot/raw/master/python/",
+        pattern=r"^https?://.+",
+        description="where the official archives are; a mirror must hold the same files",
+    )
+    connect_timeout_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=8,
+        description="no answer from the download server within this time: there is no network",
+    )
+    download_timeout_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="a download that stands still this long is tried again",
+    )
+    synthetic_alphabets: int = Field(
+        default=20, ge=2, le=500, description="generated alphabets to train on"
+    )
+    synthetic_evaluation_alphabets: int = Field(
+        default=6, ge=1, le=500, description="generated alphabets to evaluate on"
+    )
+    synthetic_characters: int = Field(
+        default=25, ge=2, le=500, description="characters in a generated alphabet"
+    )
+    synthetic_seed: int = Field(
+        default=1, ge=0, lt=2**31, description="seed of the generated alphabets"
+    )
+    max_rejected_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of unreadable or absurd images above which the run fails",
+    )
