@@ -1,0 +1,218 @@
+"""Generated handwriting-like glyphs in Omniglot's layout, for when there are no real images.
+
+The same settings and seed give the same pixels on every platform: coordinates are rounded to
+1/64 pixel before they are drawn, and drawn in whole numbers.
+"""
+
+import logging
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_ingest.glyph_strokes import (
+    Floats,
+    Hands,
+    Placed,
+    draw_paths,
+    make_alphabet,
+    make_character,
+    make_hands,
+)
+
+SIDE: Final = 105
+"""Pixels a side, as in Omniglot."""
+WRITERS: Final = 20
+
+_INK_BOX: Final = 72.0
+_GRID: Final = 64
+_UPSAMPLING: Final = 4
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+_log = logging.getLogger(__name__)
+
+
+def write_glyphs(
+    path: Path,
+    *,
+    alphabets: int,
+    characters: int,
+    seed: int,
+    writers: int = WRITERS,
+    first_alphabet: int = 1,
+) -> None:
+    """Writes a zip of generated alphabets: `<stem>/Generated_01/character01/0001_01.png`.
+
+    The file appears whole or not at all. An alphabet is a pure function of (`seed`, its number),
+    so zips with other alphabet numbers share nothing.
+
+    Args:
+      path: the zip to write; its folder must exist.
+      alphabets: how many, numbered from `first_alphabet`.
+      characters: characters in each alphabet.
+      seed: 0 or more.
+      writers: drawings of each character, at most 99.
+      first_alphabet: number of the first alphabet.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False) as stream:
+        temporary = Path(stream.name)
+        try:
+            with zipfile.ZipFile(stream, "w") as archive:
+                for number in range(first_alphabet, first_alphabet + alphabets):
+                    for member, png in _alphabet_images(
+                        number, characters=characters, writers=writers, seed=seed
+                    ):
+                        entry = zipfile.ZipInfo(f"{path.stem}/{member}", _EPOCH)
+                        entry.create_system = 3
+                        entry.external_attr = 0o644 << 16
+                        archive.writestr(entry, png)
+            stream.flush()
+            os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    _log.debug("%s: %d alphabets of %d characters", path, alphabets, characters)
+
+
+def _alphabet_images(
+    number: int, *, characters: int, writers: int, seed: int
+) -> Iterator[tuple[str, bytes]]:
+    for i, drawings in enumerate(
+        draw_alphabet(number, characters=characters, writers=writers, seed=seed), start=1
+    ):
+        code = ((number - 1) * characters + i - 1) % 9999 + 1
+        for writer, ink in enumerate(drawings, start=1):
+            member = f"Generated_{number:02}/character{i:02}/{code:04}_{writer:02}.png"
+            yield member, encode_png(ink)
+
+
+def draw_alphabet(
+    number: int, *, characters: int, writers: int, seed: int
+) -> Iterator[NDArray[np.bool_]]:
+    """Draws the characters of an alphabet, one array `bool[writers, SIDE, SIDE]` (true: ink) each."""
+    style_rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, 0])))
+    alphabet = make_alphabet(style_rng)
+    hands = make_hands(style_rng, writers)
+    neat = _neat_hand()
+    accepted: list[Floats] = []
+    for character in range(1, characters + 1):
+        rng = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([seed, number, character]))
+        )
+        # The bar is lowered with every try, so that an alphabet of any length comes to an end.
+        for attempt in range(200):
+            strokes = make_character(rng, alphabet)
+            sketch = _sketch(_render(rng, strokes, neat)[0])
+            nearest = min((_distance(sketch, other) for other in accepted), default=1.0)
+            if nearest > 0.45 * 0.98**attempt:
+                break
+        accepted.append(sketch)
+        yield _render(rng, strokes, hands)
+
+
+def encode_png(ink: NDArray[np.bool_]) -> bytes:
+    """Encodes `bool[height, width]` as a 1-bit grey PNG, ink black on white.
+
+    The pixels are the same everywhere; how well they are packed depends on the zlib in use.
+    """
+    height, width = ink.shape
+    rows = np.packbits(~ink, axis=1)
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _neat_hand() -> Hands:
+    zero, one = np.zeros(1), np.ones(1)
+    return Hands(
+        slant=zero,
+        rotation=zero,
+        size=one,
+        aspect=one,
+        offset=np.zeros((1, 2)),
+        looseness=zero,
+        tremor=zero,
+        roundness=0.3 * one,
+        pen=1.4 * one,
+    )
+
+
+def _render(
+    rng: np.random.Generator, character: tuple[Placed, ...], hands: Hands
+) -> NDArray[np.bool_]:
+    """Draws a character by every hand: `bool[writers, SIDE, SIDE]`, true where there is ink."""
+    return _stamp(_on_page(draw_paths(rng, character, hands), hands), hands.pen)
+
+
+def _on_page(paths: Floats, hands: Hands) -> Floats:
+    """Centres, scales, slants and moves paths; the result is in pixels, all of it on the page."""
+    writers = len(paths)
+    points = paths.reshape(writers, -1, 2)
+    x, y = points[..., 0], points[..., 1]
+    x, y = x + hands.slant[:, None] * -y, y
+    cos, sin = np.cos(hands.rotation)[:, None], np.sin(hands.rotation)[:, None]
+    x, y = cos * x - sin * y, sin * x + cos * y
+    x, y = x * hands.aspect[:, None], y / hands.aspect[:, None]
+    points = np.stack([x, y], axis=-1)
+    low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
+    # Small characters stay somewhat smaller than large ones, as in real alphabets.
+    extent = (high - low).max(axis=2, keepdims=True)
+    scale = _INK_BOX * hands.size[:, None, None] / (0.75 * extent + 0.25 * np.maximum(extent, 1.2))
+    margin = 4.0
+    half = scale * (high - low) / 2
+    room = SIDE / 2 - margin
+    shrink = np.minimum(1.0, room / np.maximum(half.max(axis=2, keepdims=True), 1e-9))
+    scale, half = scale * shrink, half * shrink
+    slack = np.maximum(room - half, 0.0)
+    centre = SIDE / 2 + np.clip(hands.offset[:, None, :], -slack, slack)
+    page: Floats = (points - (low + high) / 2) * scale + centre
+    return page.reshape(paths.shape)
+
+
+def _stamp(paths: Floats, pen: Floats) -> NDArray[np.bool_]:
+    """Draws a disc of radius `pen` (pixels, at most 2) at every point and between points."""
+    writers = len(paths)
+    shares = np.arange(_UPSAMPLING) / _UPSAMPLING
+    start, end = paths[..., :-1, None, :], paths[..., 1:, None, :]
+    dense = (start + (end - start) * shares[:, None]).reshape(writers, -1, 2)
+    dense = np.concatenate([dense, paths[..., -1, :].reshape(writers, -1, 2)], axis=1)
+    fixed = np.rint(dense * _GRID).astype(np.int64)
+    radius = np.rint(pen * _GRID).astype(np.int64)[:, None]
+    cell = fixed // _GRID
+    offset = fixed - cell * _GRID - _GRID // 2
+    ink = np.zeros((writers, SIDE, SIDE), np.bool_)
+    who = np.broadcast_to(np.arange(writers)[:, None], cell.shape[:2])
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            x = dx * _GRID - offset[..., 0]
+            y = dy * _GRID - offset[..., 1]
+            hit = x * x + y * y <= radius * radius
+            rows = np.clip(cell[..., 1][hit] + dy, 0, SIDE - 1)
+            columns = np.clip(cell[..., 0][hit] + dx, 0, SIDE - 1)
+            ink[who[hit], rows, columns] = True
+    return ink
+
+
+def _sketch(ink: NDArray[np.bool_]) -> Floats:
+    """A character's rough shape, `float64[21, 21]` of norm 1: what looks alike is alike in it."""
+    sketch = ink.reshape(21, 5, 21, 5).mean(axis=(1, 3))
+    padded = np.pad(sketch, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    blurred: Floats = windows.mean(axis=(2, 3))
+    return blurred / np.linalg.norm(blurred)
+
+
+def _distance(a: Floats, b: Floats) -> float:
+    return float(1.0 - (a * b).sum())
