@@ -1,0 +1,55 @@
+"""Package definition. `requirements.lock` holds the exact versions; `make lock` makes it anew from this file."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="siamese-oneshot",
+    version="0.1.0",
+    description="One-shot image recognition with a Siamese network: a TFX pipeline from raw images to TF Serving",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(
+        include=[
+            f"{package}{subpackages}"
+            for package in ("data_ingest", "components", "serving", "pipeline")
+            for subpackages in ("", ".*")
+        ]
+    ),
+    include_package_data=True,
+    install_requires=[
+        # On Python 3.10 tensorflow-metadata wants protobuf <= 6.32, which the newest Beam's [gcp] extra excludes.
+        "apache-beam==2.77.0; python_version >= '3.11'",
+        "apache-beam<2.77; python_version < '3.11'",
+        "httpx",
+        "matplotlib",
+        "ml-metadata==1.21.0",
+        "numpy",
+        "pillow",
+        "pydantic>=2",
+        "pyyaml",
+        "rich",
+        "tensorboard",  # keras.callbacks.TensorBoard needs it and tensorflow no longer installs it
+        "tensorflow==2.21.0",
+        "tensorflow-data-validation==1.21.0",
+        "tensorflow-model-analysis==0.52.0",
+        "tensorflow-serving-api==2.19.1",
+        "tfx==1.21.0",
+        "tqdm",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]==2.21.0"],
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "scikit-learn",
+            "setuptools",  # builds the editable install without a download of its own
+            "types-protobuf",
+            "types-pyyaml",
+            "types-tqdm",
+        ],
+    },
+    entry_points={"console_scripts": ["oneshot=pipeline.cli:main"]},
+)
