@@ -90,7 +90,7 @@ def make_alphabet(rng: np.random.Generator) -> Alphabet:
     """Draws the style of an alphabet."""
     angular = rng.random()
     busy = rng.random()
-    counts = np.array([1.0 - 0.6 * busy, 1.0, 0.4 + 0.6 * busy, 0.5 * busy])
+    counts = np.array([0.7 - 0.5 * busy, 1.0, 0.6 + 0.5 * busy, 0.2 + 0.5 * busy])
     stock = tuple(_make_stroke(rng, angular) for _ in range(7 + int(rng.random() * 6)))
     return Alphabet(
         stock=stock,
@@ -159,7 +159,7 @@ def make_hands(rng: np.random.Generator, writers: int) -> Hands:
         looseness=0.6 + 0.8 * rng.random(writers),
         tremor=0.2 + 0.8 * rng.random(writers),
         roundness=rng.random(writers),
-        pen=1.0 + 0.75 * rng.random(writers),
+        pen=1.2 + 0.7 * rng.random(writers),
     )
 
 

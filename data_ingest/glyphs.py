@@ -31,7 +31,7 @@ SIDE: Final = 105
 """Pixels a side, as in Omniglot."""
 WRITERS: Final = 20
 
-_INK_BOX: Final = 72.0
+_INK_BOX: Final = 80.0
 _GRID: Final = 64
 _UPSAMPLING: Final = 4
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -145,7 +145,7 @@ def _neat_hand() -> Hands:
         looseness=zero,
         tremor=zero,
         roundness=0.3 * one,
-        pen=1.4 * one,
+        pen=1.5 * one,
     )
 
 
