@@ -1,0 +1,1 @@
+"""TFX components and what they run."""

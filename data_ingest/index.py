@@ -1,0 +1,195 @@
+"""A compact, sorted, columnar list of the images that there are, without their bytes."""
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+class ImageRefLike(Protocol):
+    """What an index needs to know of an image."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def writer(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+
+
+class ImageRef(NamedTuple):
+    """An image by name. `key` tells it from the others of its class, wherever the data lies."""
+
+    group: str
+    class_name: str
+    writer: int
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageIndex:
+    """Images as rows, sorted by group, class and key: the order of the files has no influence.
+
+    The images of a class are the rows `class_start[c]:class_start[c + 1]`, the classes of a
+    group are `group_start[g]:group_start[g + 1]`. About 16 bytes an image, besides the names of
+    groups and classes.
+    """
+
+    groups: tuple[str, ...]
+    """Names, sorted."""
+    classes: tuple[str, ...]
+    """Names, sorted within their group."""
+    class_group: Ints
+    """`[C]`: the group of each class, non-decreasing."""
+    row_class: Ints
+    """`[N]`: the class of each image, non-decreasing."""
+    row_writer: Ints
+    """`[N]`: the writer of each image, 0 where unknown."""
+    class_start: Ints
+    """`[C + 1]`: first row of each class."""
+    group_start: Ints
+    """`[G + 1]`: first class of each group."""
+
+    @classmethod
+    def build(cls, refs: Iterable[ImageRefLike]) -> "ImageIndex":
+        """Builds the index; rows are in the order of `sort_order(refs)`.
+
+        Raises:
+          ValueError: two images of a class share a key, or two groups share a class name.
+        """
+        refs = list(refs)
+        ordered = [refs[position] for position in sort_order(refs)]
+        for before, ref in itertools.pairwise(ordered):
+            if (before.group, before.class_name, before.key) == (
+                ref.group,
+                ref.class_name,
+                ref.key,
+            ):
+                raise ValueError(f"two images of {ref.class_name} have the key {ref.key}")
+        class_group_names = {(ref.group, ref.class_name): None for ref in ordered}
+        groups = tuple(dict.fromkeys(group for group, _ in class_group_names))
+        classes = tuple(name for _, name in class_group_names)
+        if len(set(classes)) != len(classes):
+            twice = sorted({name for name in classes if classes.count(name) > 1})
+            raise ValueError(f"two groups have a class named {twice[0]}")
+        group_number = {name: number for number, name in enumerate(groups)}
+        class_number = {name: number for number, name in enumerate(classes)}
+        return cls._from_columns(
+            groups,
+            classes,
+            class_group=np.array([group_number[group] for group, _ in class_group_names], np.int64),
+            row_class=np.array([class_number[ref.class_name] for ref in ordered], np.int64),
+            row_writer=np.array([ref.writer for ref in ordered], np.int64),
+        )
+
+    @classmethod
+    def _from_columns(
+        cls,
+        groups: tuple[str, ...],
+        classes: tuple[str, ...],
+        *,
+        class_group: Ints,
+        row_class: Ints,
+        row_writer: Ints,
+    ) -> "ImageIndex":
+        return cls(
+            groups=groups,
+            classes=classes,
+            class_group=class_group,
+            row_class=row_class,
+            row_writer=row_writer,
+            class_start=np.searchsorted(row_class, np.arange(len(classes) + 1)).astype(np.int64),
+            group_start=np.searchsorted(class_group, np.arange(len(groups) + 1)).astype(np.int64),
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.row_class)
+
+    @property
+    def row_group(self) -> Ints:
+        """`[N]`: the group of each image."""
+        return self.class_group[self.row_class]
+
+    @property
+    def class_sizes(self) -> Ints:
+        """`[C]`: images of each class, all at least 1."""
+        return np.diff(self.class_start)
+
+    @property
+    def group_sizes(self) -> Ints:
+        """`[G]`: classes of each group, all at least 1."""
+        return np.diff(self.group_start)
+
+    def class_rows(self, class_number: int) -> range:
+        return range(int(self.class_start[class_number]), int(self.class_start[class_number + 1]))
+
+    def group_classes(self, group_number: int) -> range:
+        return range(int(self.group_start[group_number]), int(self.group_start[group_number + 1]))
+
+    def class_name(self, row: int) -> str:
+        return self.classes[int(self.row_class[row])]
+
+    def group_name(self, row: int) -> str:
+        return self.groups[int(self.class_group[self.row_class[row]])]
+
+    def writer(self, row: int) -> int:
+        return int(self.row_writer[row])
+
+    def rows_of(
+        self,
+        *,
+        groups: Collection[str] | None = None,
+        classes: Collection[str] | None = None,
+    ) -> Ints:
+        """Rows of the images in these groups and in these classes (None: in any), ascending."""
+        keep = np.ones(len(self.classes), bool)
+        if groups is not None:
+            wanted = np.array([name in groups for name in self.groups], bool)
+            keep &= wanted[self.class_group]
+        if classes is not None:
+            keep &= np.array([name in classes for name in self.classes], bool)
+        return np.flatnonzero(keep[self.row_class])
+
+    def take(self, rows: Sequence[int] | Ints) -> "ImageIndex":
+        """The index of these rows alone; row `i` of it is row `rows[i]` of this one.
+
+        Raises:
+          ValueError: `rows` is not strictly ascending.
+        """
+        chosen = np.asarray(rows, np.int64)
+        if np.any(np.diff(chosen) <= 0):
+            raise ValueError("rows must be strictly ascending")
+        class_numbers, row_class = np.unique(self.row_class[chosen], return_inverse=True)
+        group_numbers, class_group = np.unique(self.class_group[class_numbers], return_inverse=True)
+        return ImageIndex._from_columns(
+            tuple(self.groups[number] for number in group_numbers),
+            tuple(self.classes[number] for number in class_numbers),
+            class_group=class_group.astype(np.int64),
+            row_class=row_class.astype(np.int64),
+            row_writer=self.row_writer[chosen],
+        )
+
+    def subset(
+        self,
+        *,
+        groups: Collection[str] | None = None,
+        classes: Collection[str] | None = None,
+    ) -> "ImageIndex":
+        """The index of the images in these groups and classes alone; rows are renumbered."""
+        return self.take(self.rows_of(groups=groups, classes=classes))
+
+
+def sort_order(refs: Sequence[ImageRefLike]) -> list[int]:
+    """Positions of the images in the order in which an index of them has its rows."""
+    return sorted(
+        range(len(refs)),
+        key=lambda at: (refs[at].group, refs[at].class_name, refs[at].key),
+    )

@@ -1,0 +1,270 @@
+"""One-shot trials: which of `way` candidates is of the query's class?
+
+Everything here is a pure function of (index, settings, seed).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_ingest.draws import Draws
+from data_ingest.errors import InputError
+from data_ingest.index import ImageIndex
+from data_ingest.pair_settings import PairSettings
+from data_ingest.protocols import (
+    PROTOCOL_BETWEEN,
+    PROTOCOL_OFFICIAL,
+    PROTOCOL_VERIFICATION,
+    PROTOCOL_WITHIN,
+)
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_UNKNOWN_WRITER: Final = 0
+
+
+class NotEnoughClasses(InputError):
+    """No trial with that many candidates can be made."""
+
+
+class Trial(NamedTuple):
+    """One query against `way` candidates. Images are rows of the index it was drawn from."""
+
+    trial_id: str
+    """`within/20way/set003/item07`: unique over protocols and ways."""
+    protocol: str
+    way: int
+    query: int
+    support: tuple[int, ...]
+    """One image of each of `way` classes, in random order."""
+    answer: int
+    """Position in `support` of the image that is of the query's class."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """Classes that a set of trials can be drawn from."""
+
+    classes: Ints
+    """Each has two images that are not known to be of one writer."""
+    writers: Ints
+    drawn: Flags
+    """`[classes, writers]`: has the class an image by that writer?"""
+
+
+@dataclass(frozen=True)
+class TrialSampler:
+    """Sets of `way` trials over the same candidates, each candidate's class queried once.
+
+    Set `s` is a pure function of (index, seed, s). Two writers are drawn for a set: one drew all
+    candidates, the other all queries. Where no two writers have drawn enough classes, query and
+    candidate of a class are still by two writers, or, where writers are unknown, two images.
+    """
+
+    index: ImageIndex
+    protocol: str
+    way: int
+    seed: int
+    _cache: dict[int, _Candidates] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def stream(self) -> str:
+        return f"trials/{self.protocol}/{self.way}"
+
+    def check(self) -> None:
+        """Raises `NotEnoughClasses` where `way` is more than the index can give."""
+        largest = largest_way(self.index, self.protocol)
+        if self.way > largest:
+            place = "any one group has" if self.protocol == PROTOCOL_WITHIN else "two groups have"
+            raise NotEnoughClasses(
+                f"{self.way}-way {self.protocol} trials need {self.way} classes with two images "
+                f"each, but {largest} are the most that {place}"
+            )
+
+    def trials(self, set_number: int) -> list[Trial]:
+        """The `way` trials of one set; `check` must have passed."""
+        draws = Draws(self.seed, self.stream, set_number)
+        if self.protocol == PROTOCOL_WITHIN:
+            groups = self._groups()
+            turn = Draws(self.seed, f"{self.stream}/turn", set_number // len(groups))
+            group = int(groups[turn.order(len(groups))[set_number % len(groups)]])
+            candidates = self._candidates(group, self.index.group_classes(group))
+        else:
+            candidates = self._candidates(-1, range(len(self.index.classes)))
+        classes, queries, supports = self._draw_set(draws, candidates)
+        order = draws.order(self.way)
+        support = tuple(int(row) for row in supports[order])
+        place = np.argsort(order)
+        prefix = f"{self.protocol}/{self.way}way/set{set_number:03d}"
+        return [
+            Trial(
+                trial_id=f"{prefix}/item{item + 1:02d}",
+                protocol=self.protocol,
+                way=self.way,
+                query=int(queries[item]),
+                support=support,
+                answer=int(place[item]),
+            )
+            for item in range(len(classes))
+        ]
+
+    def _groups(self) -> Ints:
+        return np.flatnonzero(_usable_in_groups(self.index) >= self.way)
+
+    def _candidates(self, key: int, classes: range) -> _Candidates:
+        if key not in self._cache:
+            usable = np.array(classes, np.int64)[_usable_classes(self.index)[list(classes)]]
+            rows = np.flatnonzero(np.isin(self.index.row_class, usable))
+            rows = rows[self.index.row_writer[rows] != _UNKNOWN_WRITER]
+            writers, writer_at = np.unique(self.index.row_writer[rows], return_inverse=True)
+            drawn = np.zeros((len(usable), len(writers)), bool)
+            drawn[np.searchsorted(usable, self.index.row_class[rows]), writer_at] = True
+            self._cache[key] = _Candidates(usable, writers.astype(np.int64), drawn)
+        return self._cache[key]
+
+    def _draw_set(self, draws: Draws, candidates: _Candidates) -> tuple[Ints, Ints, Ints]:
+        """`way` classes, and for each its query row and its candidate row."""
+        two = self._two_writers(draws, candidates)
+        if two is None:
+            classes = self._draw_classes(draws, candidates.classes)
+            supports = np.array([self._any_row(draws, number) for number in classes], np.int64)
+            queries = np.array([self._other_row(draws, int(row)) for row in supports], np.int64)
+            return classes, queries, supports
+        both = candidates.drawn[:, two[0]] & candidates.drawn[:, two[1]]
+        classes = self._draw_classes(draws, candidates.classes[both])
+        query_writer, support_writer = (int(candidates.writers[at]) for at in two)
+        queries = np.array([self._row_by(draws, c, query_writer) for c in classes], np.int64)
+        supports = np.array([self._row_by(draws, c, support_writer) for c in classes], np.int64)
+        return classes, queries, supports
+
+    def _two_writers(self, draws: Draws, candidates: _Candidates) -> tuple[int, int] | None:
+        drawn = candidates.drawn.astype(np.int64)
+        common = drawn.T @ drawn
+        np.fill_diagonal(common, 0)
+        pairs = np.argwhere(common >= self.way)
+        for at in draws.order(len(pairs)):
+            first, second = (int(writer) for writer in pairs[at])
+            both = candidates.drawn[:, first] & candidates.drawn[:, second]
+            groups = np.unique(self.index.class_group[candidates.classes[both]])
+            if self.protocol == PROTOCOL_WITHIN or len(groups) >= 2:
+                return first, second
+        return None
+
+    def _draw_classes(self, draws: Draws, classes: Ints) -> Ints:
+        shuffled = classes[draws.order(len(classes))]
+        if self.protocol == PROTOCOL_WITHIN:
+            return shuffled[: self.way]
+        # Spread over the groups: every group's first class before any group's second.
+        group = self.index.class_group[shuffled]
+        by_group = np.argsort(group, kind="stable")
+        starts = np.searchsorted(group[by_group], group[by_group])
+        rank = np.empty(len(group), np.int64)
+        rank[by_group] = np.arange(len(group)) - starts
+        priority = draws.order(len(self.index.groups))
+        return shuffled[np.lexsort((priority[group], rank))][: self.way]
+
+    def _any_row(self, draws: Draws, class_number: int) -> int:
+        rows = self.index.class_rows(class_number)
+        return rows[draws.below(len(rows))]
+
+    def _other_row(self, draws: Draws, row: int) -> int:
+        rows = np.array(self.index.class_rows(int(self.index.row_class[row])))
+        writers = self.index.row_writer[rows]
+        own = self.index.row_writer[row]
+        unknown = (writers == _UNKNOWN_WRITER) | (own == _UNKNOWN_WRITER)
+        others = rows[(rows != row) & ((writers != own) | unknown)]
+        return int(others[draws.below(len(others))])
+
+    def _row_by(self, draws: Draws, class_number: int, writer: int) -> int:
+        rows = np.array(self.index.class_rows(class_number))
+        rows = rows[self.index.row_writer[rows] == writer]
+        return int(rows[draws.below(len(rows))])
+
+
+def within_group_trials(index: ImageIndex, *, way: int, trials: int, seed: int) -> Iterator[Trial]:
+    """One-shot trials whose candidates all come from one group (Koch 2015, section 4.3).
+
+    Sets of `way` classes of one group give `way` trials each. Query and candidates are drawn by
+    two different writers, where writers are known, so that a trial never asks for the writer's
+    hand instead of the character. Sets are spread evenly over the groups with enough classes.
+
+    Raises:
+      NotEnoughClasses: no group has `way` classes with two images each.
+    """
+    return _trials(TrialSampler(index, PROTOCOL_WITHIN, way, seed), trials)
+
+
+def between_group_trials(index: ImageIndex, *, way: int, trials: int, seed: int) -> Iterator[Trial]:
+    """One-shot trials whose candidates come from as many groups as possible ("unstructured").
+
+    Much easier than `within_group_trials`, which it otherwise resembles.
+
+    Raises:
+      NotEnoughClasses: there are fewer than two groups, or fewer than `way` classes with two
+        images each.
+    """
+    return _trials(TrialSampler(index, PROTOCOL_BETWEEN, way, seed), trials)
+
+
+def largest_way(index: ImageIndex, protocol: str) -> int:
+    """The most candidates that a trial of this protocol can have; 0 where there is no trial."""
+    in_groups = _usable_in_groups(index)
+    if protocol == PROTOCOL_WITHIN:
+        largest = int(in_groups.max(initial=0))
+    else:
+        largest = int(in_groups.sum()) if np.count_nonzero(in_groups) >= 2 else 0
+    return largest if largest >= 2 else 0
+
+
+def effective_ways(index: ImageIndex, protocol: str, ways: Iterable[int]) -> tuple[int, ...]:
+    """The ways asked for, larger ones than the data has replaced by the largest; descending."""
+    largest = largest_way(index, protocol)
+    return tuple(sorted({min(way, largest) for way in ways}, reverse=True)) if largest else ()
+
+
+def available_protocols(
+    index: ImageIndex, settings: PairSettings, *, official_ways: Iterable[int] = ()
+) -> set[tuple[str, int]]:
+    """Which (protocol, way) a `one_shot` split over this index holds; way 0 outside trials."""
+    protocols = {(PROTOCOL_VERIFICATION, 0)}
+    protocols |= {(PROTOCOL_OFFICIAL, way) for way in official_ways}
+    for protocol, trials in trial_protocols(settings):
+        if trials:
+            ways = effective_ways(index, protocol, settings.ways)
+            protocols |= {(protocol, way) for way in ways}
+    return protocols
+
+
+def trial_protocols(settings: PairSettings) -> tuple[tuple[str, int], tuple[str, int]]:
+    """The sampled protocols with the number of trials a way."""
+    return (
+        (PROTOCOL_WITHIN, settings.within_trials),
+        (PROTOCOL_BETWEEN, settings.between_trials),
+    )
+
+
+def _trials(sampler: TrialSampler, count: int) -> Iterator[Trial]:
+    sampler.check()
+    draw: Callable[[int], list[Trial]] = sampler.trials
+    sets = range(-(-count // sampler.way))
+    return islice((trial for number in sets for trial in draw(number)), count)
+
+
+def _usable_classes(index: ImageIndex) -> Flags:
+    """`[C]`: has the class two images that are not known to be of one writer?"""
+    writers = index.row_writer
+    lowest = np.minimum.reduceat(writers, index.class_start[:-1]) if len(index) else writers
+    highest = np.maximum.reduceat(writers, index.class_start[:-1]) if len(index) else writers
+    usable: Flags = (index.class_sizes >= 2) & ((lowest == _UNKNOWN_WRITER) | (lowest != highest))
+    return usable
+
+
+def _usable_in_groups(index: ImageIndex) -> Ints:
+    """`[G]`: number of usable classes of each group."""
+    counts = np.bincount(index.class_group[_usable_classes(index)], minlength=len(index.groups))
+    return counts.astype(np.int64)
