@@ -30,6 +30,8 @@ from data_ingest.glyph_strokes import (
 SIDE: Final = 105
 """Pixels a side, as in Omniglot."""
 WRITERS: Final = 20
+REVISION: Final = 1
+"""To be raised with every change of what is drawn, so that cached glyphs are drawn again."""
 
 _INK_BOX: Final = 80.0
 _GRID: Final = 64
@@ -60,7 +62,9 @@ def write_glyphs(
       writers: drawings of each character, at most 99.
       first_alphabet: number of the first alphabet.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False) as stream:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=".glyphs-", delete=False
+    ) as stream:
         temporary = Path(stream.name)
         try:
             with zipfile.ZipFile(stream, "w") as archive:
@@ -86,7 +90,8 @@ def _alphabet_images(
     number: int, *, characters: int, writers: int, seed: int
 ) -> Iterator[tuple[str, bytes]]:
     for i, drawings in enumerate(
-        draw_alphabet(number, characters=characters, writers=writers, seed=seed), start=1
+        draw_alphabet(number, characters=characters, writers=writers, seed=seed),
+        start=1,
     ):
         code = ((number - 1) * characters + i - 1) % 9999 + 1
         for writer, ink in enumerate(drawings, start=1):
@@ -97,8 +102,10 @@ def _alphabet_images(
 def draw_alphabet(
     number: int, *, characters: int, writers: int, seed: int
 ) -> Iterator[NDArray[np.bool_]]:
-    """Draws the characters of an alphabet, one array `bool[writers, SIDE, SIDE]` (true: ink) each."""
-    style_rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, 0])))
+    """Draws an alphabet's characters: `bool[writers, SIDE, SIDE]` each, true where there is ink."""
+    style_rng = np.random.Generator(
+        np.random.Philox(np.random.SeedSequence([seed, number, 0]))
+    )
     alphabet = make_alphabet(style_rng)
     hands = make_hands(style_rng, writers)
     neat = _neat_hand()
@@ -129,7 +136,10 @@ def encode_png(ink: NDArray[np.bool_]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
 
@@ -161,7 +171,7 @@ def _on_page(paths: Floats, hands: Hands) -> Floats:
     writers = len(paths)
     points = paths.reshape(writers, -1, 2)
     x, y = points[..., 0], points[..., 1]
-    x, y = x + hands.slant[:, None] * -y, y
+    x = x - hands.slant[:, None] * y
     cos, sin = np.cos(hands.rotation)[:, None], np.sin(hands.rotation)[:, None]
     x, y = cos * x - sin * y, sin * x + cos * y
     x, y = x * hands.aspect[:, None], y / hands.aspect[:, None]
@@ -169,7 +179,11 @@ def _on_page(paths: Floats, hands: Hands) -> Floats:
     low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
     # Small characters stay somewhat smaller than large ones, as in real alphabets.
     extent = (high - low).max(axis=2, keepdims=True)
-    scale = _INK_BOX * hands.size[:, None, None] / (0.75 * extent + 0.25 * np.maximum(extent, 1.2))
+    scale = (
+        _INK_BOX
+        * hands.size[:, None, None]
+        / (0.75 * extent + 0.25 * np.maximum(extent, 1.2))
+    )
     margin = 4.0
     half = scale * (high - low) / 2
     room = SIDE / 2 - margin
