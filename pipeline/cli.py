@@ -1,0 +1,283 @@
+"""The command line: `oneshot run`, `evaluate`, `runs`, `report`, `doctor`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or data, 3 finished but not blessed.
+People's text goes to stderr where `--json` asks for machine-readable stdout.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from data_ingest.errors import InputError
+from pipeline.config import load_config
+from pipeline.logs import console_logging, run_logging
+from pipeline.workspace import Workspace
+
+_LOGGER = logging.getLogger(__name__)
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BLESSED = 0, 1, 2, 3
+_DEFAULT_OUTPUT = Path("output")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    # TensorFlow reads these when it is imported, which the commands do only when they need it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    try:
+        return int(arguments.command(arguments))
+    except InputError as error:
+        return _fail(str(error), EXIT_USAGE)
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted; the same command continues from the last finished step", 130
+        )
+    except BrokenPipeError:
+        # The reader of our stdout went away (`oneshot runs | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_DONE
+    except (RuntimeError, OSError) as error:
+        return _fail(str(error), EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"oneshot: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oneshot", description="Trains, proves and serves a one-shot recogniser."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--json", action="store_true", help="machine-readable result on stdout"
+    )
+    common.add_argument(
+        "-v", "--verbose", action="store_true", help="show every library's log"
+    )
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument(
+        "--output",
+        type=Path,
+        default=_DEFAULT_OUTPUT,
+        help="folder of all results (%(default)s)",
+    )
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument(
+        "--config",
+        type=Path,
+        help="YAML file (pipeline_config.yaml where there is one)",
+    )
+    configured.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override one key, e.g. train.steps=500; repeatable",
+    )
+    configured.add_argument(
+        "--data", type=Path, help="folder or zip of images, <group>/<class>/<image>"
+    )
+
+    run = commands.add_parser(
+        "run", parents=[common, output, configured], help="images to a pushed model"
+    )
+    run.set_defaults(command=_run)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[common],
+        help="one-shot accuracy of an exported model on any images",
+    )
+    evaluate.add_argument(
+        "--model", type=Path, required=True, help="folder of a SavedModel"
+    )
+    evaluate.add_argument(
+        "--images", type=Path, required=True, help="folder or zip of images"
+    )
+    evaluate.add_argument(
+        "--way", type=int, default=20, help="candidates a trial (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--trials", type=int, default=400, help="number of trials (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=1, help="seed of the trials (%(default)s)"
+    )
+    evaluate.set_defaults(command=_evaluate)
+
+    runs = commands.add_parser("runs", parents=[common, output], help="history of runs")
+    runs.add_argument(
+        "--limit", type=int, default=20, help="newest runs shown (%(default)s)"
+    )
+    runs.set_defaults(command=_runs)
+
+    report = commands.add_parser(
+        "report", parents=[common, output], help="write (again) the report of a run"
+    )
+    report.add_argument(
+        "run_id", nargs="?", default="latest", help="run id (%(default)s)"
+    )
+    report.set_defaults(command=_report)
+
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[common, output, configured],
+        help="what would stop a run here",
+    )
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, arguments.overrides)
+    workspace = Workspace(arguments.output.absolute(), config.push.model_name)
+    # Light modules first: a wrong path or an unreadable archive is told before TensorFlow loads.
+    from data_ingest.sources import resolve
+    from pipeline.local import new_run_id
+
+    run_id = new_run_id()
+    log_file = workspace.run_dir(run_id) / "run.log"
+    with workspace.exclusive():
+        with console_logging(sys.stderr):
+            dataset = resolve(
+                config.dataset,
+                data=arguments.data,
+                environ=os.environ,
+                synthetic_dir=workspace.synthetic_data,
+            )
+        with run_logging(log_file, verbose=arguments.verbose):
+            _LOGGER.info("Data     %s", dataset.description)
+            _LOGGER.info("Log      %s", log_file)
+            try:
+                from pipeline.local import run_pipeline
+
+                summary = run_pipeline(
+                    config=config, dataset=dataset, workspace=workspace, run_id=run_id
+                )
+            except Exception:
+                logging.getLogger("oneshot").exception("the run failed")
+                raise
+    from pipeline.summary import print_summary
+
+    # With --json stdout carries nothing but the summary.
+    console = Console(stderr=arguments.json, highlight=False)
+    print_summary(summary, console, workspace=workspace)
+    if arguments.json:
+        print(
+            (workspace.run_dir(run_id) / "summary.json").read_text(encoding="utf-8"),
+            end="",
+        )
+    return EXIT_DONE if summary.blessed else EXIT_NOT_BLESSED
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pipeline.evaluate import evaluate_model, print_evaluation
+
+    with console_logging(sys.stderr, verbose=arguments.verbose):
+        result = evaluate_model(
+            arguments.model,
+            arguments.images,
+            way=arguments.way,
+            trials=arguments.trials,
+            seed=arguments.seed,
+        )
+    if arguments.json:
+        print(json.dumps(asdict(result), indent=2))
+    else:
+        print_evaluation(result, Console(highlight=False))
+    return EXIT_DONE
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    workspace = Workspace(arguments.output.absolute())
+    if not workspace.metadata_db.is_file():
+        raise InputError(
+            f"{arguments.output}: no runs here yet (no metadata.db); see --output"
+        )
+    from pipeline.history import RunHistory, sqlite_connection
+
+    records = RunHistory(sqlite_connection(workspace.metadata_db)).runs()[
+        : arguments.limit
+    ]
+    if arguments.json:
+        print(json.dumps([asdict(record) for record in records], indent=2))
+        return EXIT_DONE
+    table = Table(title=f"Runs in {arguments.output}", title_justify="left")
+    for heading in (
+        "run",
+        "started",
+        "data",
+        "state",
+        "accuracy",
+        "blessed",
+        "pushed",
+        "seconds",
+    ):
+        table.add_column(
+            heading, justify="right" if heading in ("accuracy", "seconds") else "left"
+        )
+    for record in records:
+        table.add_row(
+            record.run_id,
+            datetime.fromtimestamp(record.started).strftime("%Y-%m-%d %H:%M"),
+            record.dataset,
+            record.state,
+            "" if record.accuracy is None else f"{100 * record.accuracy:.1f} %",
+            "" if record.blessed is None else ("yes" if record.blessed else "no"),
+            str(record.pushed_version or ""),
+            "" if record.seconds is None else f"{record.seconds:.0f}",
+        )
+    Console(highlight=False).print(table)
+    return EXIT_DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    workspace = Workspace(arguments.output.absolute())
+    run_dir = workspace.run_dir(arguments.run_id).resolve()
+    if not (run_dir / "summary.json").is_file():
+        raise InputError(
+            f"{run_dir}: no summary.json here; `oneshot runs` lists the runs, and only a "
+            "finished one has a report"
+        )
+    from pipeline.report import write_report
+
+    with console_logging(sys.stderr, verbose=arguments.verbose):
+        path = write_report(run_dir)
+    print(json.dumps({"report": str(path)}) if arguments.json else path)
+    return EXIT_DONE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pipeline.doctor import diagnose, print_checks
+
+    config = load_config(arguments.config, arguments.overrides)
+    checks = diagnose(
+        config.dataset, data=arguments.data, output=arguments.output.absolute()
+    )
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        print_checks(checks, Console(highlight=False))
+    return (
+        EXIT_FAILED
+        if any(check.fatal and not check.ok for check in checks)
+        else EXIT_DONE
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

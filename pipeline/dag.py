@@ -1,0 +1,130 @@
+"""The graph. This is the only place where it is written; every runner uses it."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from components.example_gen import PairExampleGen, input_config
+from components.pusher import Pusher
+from components.schema import SCHEMA_FILE, ReadableExampleValidator, stats_options
+from components.serving_gate import ServingGate
+from ml_metadata.proto import metadata_store_pb2
+from tfx import v1 as tfx
+
+from components.baseline import PreviousBlessedModelStrategy
+from components.evaluation import eval_config
+from data_ingest.sources import Dataset
+from pipeline.config import PipelineConfig
+from pipeline.fingerprint import source_hash
+
+
+def create_pipeline(
+    *,
+    config: PipelineConfig,
+    dataset: Dataset,
+    protocols: AbstractSet[tuple[str, int]],
+    pipeline_root: str,
+    serving_model_dir: str,
+    checkpoint_dir: str,
+    metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
+    beam_pipeline_args: Sequence[str] | None = None,
+) -> tfx.dsl.Pipeline:
+    """From images to a pushed model.
+
+    Args:
+      config: the whole configuration.
+      dataset: where the images lie.
+      protocols: the (protocol, way) trials this data can make; thresholds on others are left out,
+        since TFMA refuses a model over a slice that does not occur.
+      pipeline_root: where artifacts go.
+      serving_model_dir: TF Serving's model base path.
+      checkpoint_dir: a folder that outlives a killed training.
+      metadata_connection_config: ML Metadata's store; None where the orchestrator brings one.
+      beam_pipeline_args: Beam arguments; None takes those of `config.beam`.
+    """
+    examples = PairExampleGen(
+        input_base=str(dataset.base),
+        input_config=input_config(dataset.inputs),
+        pair_settings=config.pairs,
+        max_rejected_share=config.dataset.max_rejected_share,
+        source_hash=source_hash("components.example_gen"),
+    )
+    schema = tfx.components.ImportSchemaGen(schema_file=str(SCHEMA_FILE))
+    statistics = tfx.components.StatisticsGen(
+        examples=examples.outputs["examples"],
+        schema=schema.outputs["schema"],
+        stats_options=stats_options(),
+    )
+    validator = ReadableExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    )
+    nodes = [examples, schema, statistics, validator]
+
+    base_model = None
+    if config.train.warm_start:
+        warm_start = tfx.dsl.Resolver(
+            strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+            model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+            model_blessing=tfx.dsl.Channel(
+                type=tfx.types.standard_artifacts.ModelBlessing
+            ),
+        ).with_id("WarmStartResolver")
+        base_model = warm_start.outputs["model"]
+        nodes.append(warm_start)
+    trainer = tfx.components.Trainer(
+        run_fn="components.trainer.run_fn",
+        examples=examples.outputs["examples"],
+        base_model=base_model,
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["eval"]),
+        custom_config={
+            "train": config.train.model_dump_json(),
+            "source_hash": source_hash("components.trainer"),
+            "dataset": dataset.kind,
+            "checkpoint_dir": checkpoint_dir,
+        },
+    )
+    # Trained only on data that passed; without this a parallel runner would not wait.
+    trainer.add_upstream_node(validator)
+
+    baseline = tfx.dsl.Resolver(
+        strategy_class=PreviousBlessedModelStrategy,
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        candidate=trainer.outputs["model"],
+    ).with_id("BaselineResolver")
+    evaluator = tfx.components.Evaluator(
+        examples=examples.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        eval_config=eval_config(config.evaluate, protocols),
+        example_splits=["one_shot"],
+    )
+    gate = ServingGate(
+        model=trainer.outputs["model"],
+        examples=examples.outputs["examples"],
+        settings=config.gate,
+        source_hash=source_hash("components.serving_gate"),
+    )
+    pusher = Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=gate.outputs["blessing"],
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(
+                base_directory=serving_model_dir
+            )
+        ),
+    )
+    nodes += [trainer, baseline, evaluator, gate, pusher]
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.pipeline_name,
+        pipeline_root=pipeline_root,
+        components=nodes,
+        enable_cache=True,
+        metadata_connection_config=metadata_connection_config,
+        beam_pipeline_args=list(
+            config.beam.pipeline_args()
+            if beam_pipeline_args is None
+            else beam_pipeline_args
+        ),
+    )

@@ -1,0 +1,177 @@
+"""One-shot accuracy of any exported model on any images, through the exported signatures alone."""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from serving.loader import LoadedModel
+
+from components.intervals import wilson_interval
+from data_ingest.errors import InputError
+from data_ingest.index import ImageIndex, ImageRef, sort_order
+from data_ingest.layout import ImageFile, ImageReader, list_images
+from data_ingest.sampling import Trial, within_group_trials
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH = 256
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Within-group one-shot accuracy in [0, 1], with its 95 % interval and number of trials."""
+
+    model: str
+    images: str
+    way: int
+    trials: int
+    seed: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    accuracy_n: int
+    chance: float
+    by_group: dict[str, float]
+    groups_without_trials: list[str]
+    rejected_images: int
+
+
+def evaluate_model(
+    model: Path, images: Path, *, way: int = 20, trials: int = 400, seed: int = 1
+) -> Evaluation:
+    """Runs `trials` within-group trials of `way` candidates on a folder or zip of images.
+
+    Query and support are drawn by two different writers where writers are known. Candidates that
+    tie for the best score share the credit, so a model with constant output scores 1 / way.
+
+    Raises:
+      InputError: no SavedModel at `model`, no usable images, or no group of `way` classes.
+    """
+    if way < 2 or trials < 1 or seed < 0:
+        raise InputError(
+            "--way must be at least 2, --trials at least 1 and --seed at least 0"
+        )
+    if not (model / "saved_model.pb").is_file():
+        raise InputError(
+            f"--model {model}: no saved_model.pb here; give the folder of a version"
+        )
+    found = list_images(images)
+    usable, contents, rejected = _read(found)
+    refs = [ImageRef(f.group, f.class_name, f.writer, f.uri) for f in usable]
+    order = sort_order(refs)
+    index = ImageIndex.build(refs)
+    contents = [contents[position] for position in order]
+    chosen = list(within_group_trials(index, way=way, trials=trials, seed=seed))
+    needed = sorted({row for trial in chosen for row in (trial.query, *trial.support)})
+    with LoadedModel(model) as loaded:
+        vectors = _embed(loaded, [contents[row] for row in needed])
+        scores = _score(loaded, chosen, dict(zip(needed, vectors, strict=True)))
+    credits = [
+        _credit(row, trial.answer) for row, trial in zip(scores, chosen, strict=True)
+    ]
+    by_group: dict[str, list[float]] = defaultdict(list)
+    for credit, trial in zip(credits, chosen, strict=True):
+        by_group[index.group_name(trial.query)].append(credit)
+    accuracy = float(np.mean(credits))
+    return Evaluation(
+        model=str(model),
+        images=str(images),
+        way=way,
+        trials=trials,
+        seed=seed,
+        accuracy=accuracy,
+        accuracy_ci95=wilson_interval(accuracy, len(credits)),
+        accuracy_n=len(credits),
+        chance=1 / way,
+        by_group={
+            group: float(np.mean(values)) for group, values in sorted(by_group.items())
+        },
+        groups_without_trials=sorted(set(index.groups) - set(by_group)),
+        rejected_images=rejected,
+    )
+
+
+def _read(files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[bytes], int]:
+    usable, contents = [], []
+    with ImageReader() as reader:
+        for file in files:
+            data, reason = reader.read_checked(file)
+            if reason is None:
+                usable.append(file)
+                contents.append(data)
+            else:
+                _LOGGER.warning("%s left out: %s", file.member, reason)
+    if not usable:
+        raise InputError(
+            f"{files[0].container}: none of its {len(files)} images can be read"
+        )
+    return usable, contents, len(files) - len(usable)
+
+
+def _embed(model: LoadedModel, images: Sequence[bytes]) -> Floats:
+    """`[N, D]` vectors of encoded images."""
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        batch = np.array(images[start : start + _BATCH], dtype=object)
+        parts.append(model.run("embed", {"image": batch})["embedding"])
+        if start // _BATCH % 20 == 19:
+            _LOGGER.info("embedded %d of %d images", start + len(batch), len(images))
+    return np.concatenate(parts)
+
+
+def _score(
+    model: LoadedModel, trials: Sequence[Trial], vectors: dict[int, Floats]
+) -> list[Floats]:
+    """Logits of each trial's candidates, `[way]` a trial: scores near 1 would tie in float32."""
+    rows = []
+    per_call = max(1, 4096 // max(len(trial.support) for trial in trials))
+    for start in range(0, len(trials), per_call):
+        part = trials[start : start + per_call]
+        queries = np.stack(
+            [vectors[trial.query] for trial in part for _ in trial.support]
+        )
+        supports = np.stack([vectors[row] for trial in part for row in trial.support])
+        logits = model.run("match", {"embedding_a": queries, "embedding_b": supports})[
+            "logit"
+        ]
+        rows += np.split(logits, np.cumsum([len(trial.support) for trial in part])[:-1])
+    return rows
+
+
+def _credit(scores: Floats, answer: int) -> float:
+    """1 for a right answer, 1/k where k candidates tie for the best with the right one."""
+    if not all(math.isfinite(score) for score in scores):
+        return 0.0
+    best = np.flatnonzero(scores == scores.max())
+    return 1 / len(best) if answer in best else 0.0
+
+
+def print_evaluation(result: Evaluation, console: Console) -> None:
+    """The figures for a person."""
+    low, high = result.accuracy_ci95
+    console.print(
+        f"{result.way}-way within-group one-shot accuracy: [bold]{100 * result.accuracy:.1f} %[/]"
+        f"  (95 % interval {100 * low:.1f} to {100 * high:.1f}, {result.accuracy_n} trials, "
+        f"chance {100 * result.chance:.1f} %)",
+        soft_wrap=True,
+    )
+    if len(result.by_group) > 1:
+        table = Table()
+        table.add_column("group")
+        table.add_column("accuracy", justify="right")
+        for group, accuracy in result.by_group.items():
+            table.add_row(group, f"{100 * accuracy:.1f} %")
+        console.print(table)
+    if result.groups_without_trials:
+        console.print(
+            f"Too few classes for {result.way}-way trials: {', '.join(result.groups_without_trials)}",
+            soft_wrap=True,
+        )
+    if result.rejected_images:
+        console.print(f"{result.rejected_images} unreadable images were left out")

@@ -1,0 +1,191 @@
+"""Runs the graph on this machine with TFX's LocalDagRunner."""
+
+import errno
+import logging
+import time
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.portable import runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+
+from data_ingest.errors import InputError
+from data_ingest.sources import Dataset
+from pipeline.config import PipelineConfig
+from pipeline.dag import create_pipeline
+from pipeline.history import RunHistory, RunRecord, sqlite_connection
+from pipeline.summary import RunSummary, summarize
+from pipeline.workspace import Workspace
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class RunFailed(RuntimeError):
+    """A node failed for a reason that is not the user's input."""
+
+
+def new_run_id() -> str:
+    """Sortable and unique to the microsecond, for example `20260131-184501-203311`."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+
+
+def run_pipeline(
+    *,
+    config: PipelineConfig,
+    dataset: Dataset,
+    protocols: AbstractSet[tuple[str, int]],
+    workspace: Workspace,
+    run_id: str,
+) -> RunSummary:
+    """Runs every node that is not cached and writes `runs/<run_id>/summary.json`.
+
+    The caller holds `workspace.exclusive()`.
+
+    Raises:
+      InputError: a node found bad input; the message is for the user.
+      RunFailed: a node failed otherwise; what had finished is kept and not repeated.
+    """
+    connection = sqlite_connection(workspace.metadata_db)
+    history = RunHistory(connection)
+    for node in history.close_interrupted(workspace.artifacts):
+        _LOGGER.info(
+            "%s of an earlier run was cut off; its partial output is removed", node
+        )
+    _refuse_to_replace_real_data(history, dataset, workspace)
+    ir = compiler.Compiler().compile(
+        create_pipeline(
+            config=config,
+            dataset=dataset,
+            protocols=protocols,
+            pipeline_root=str(workspace.artifacts),
+            serving_model_dir=str(workspace.serving_model),
+            checkpoint_dir=str(workspace.checkpoints),
+            metadata_connection_config=connection,
+        )
+    )
+    runtime_parameter_utils.substitute_runtime_parameter(
+        ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+    )
+    started = time.time()
+    record = RunRecord(
+        run_id=run_id, state="running", started=started, dataset=dataset.kind
+    )
+    history.record(record)
+    try:
+        with _node_progress(ir):
+            LocalDagRunner().run_with_ir(ir)
+        summary = summarize(
+            history=history,
+            run_id=run_id,
+            config=config,
+            dataset=dataset,
+            workspace=workspace,
+            seconds=time.time() - started,
+        )
+    except BaseException as error:
+        seconds = time.time() - started
+        history.record(
+            replace(record, state="failed", seconds=seconds, error=str(error)[:1000])
+        )
+        bad_input = find_input_error(error)
+        if bad_input is not None or not isinstance(error, Exception):
+            raise bad_input or error from None
+        raise RunFailed(_explain(error, workspace)) from error
+    history.record(
+        replace(
+            record,
+            state="done",
+            accuracy=summary.headline[1],
+            accuracy_metric=summary.headline[0],
+            blessed=summary.blessed,
+            pushed_version=summary.pushed_version,
+            seconds=time.time() - started,
+        )
+    )
+    workspace.point_latest_at(run_id)
+    return summary
+
+
+def find_input_error(error: BaseException) -> InputError | None:
+    """The InputError in a chain of causes, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, InputError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _refuse_to_replace_real_data(
+    history: RunHistory, dataset: Dataset, workspace: Workspace
+) -> None:
+    """A lost network must not put a model of generated glyphs in the place of a real one."""
+    if dataset.kind != "synthetic":
+        return
+    for run in history.runs():
+        if run.dataset not in ("", "synthetic"):
+            raise InputError(
+                f"{workspace.root}: this output folder holds models of real data ({run.dataset}, "
+                f"run {run.run_id}), and only generated glyphs were found for this run. Give the "
+                "data with --data, or another folder with --output"
+            )
+
+
+def _explain(error: Exception, workspace: Workspace) -> str:
+    text = str(error).strip() or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return _disk_full(workspace)
+        cause = cause.__cause__ or cause.__context__
+    if "No space left on device" in text or "ENOSPC" in text:
+        return _disk_full(workspace)
+    first_line = text.splitlines()[0]
+    return f"{type(error).__name__}: {first_line}"
+
+
+def _disk_full(workspace: Workspace) -> str:
+    return (
+        f"the disk of {workspace.root} is full. Free some space, or give another folder with "
+        "--output, and run the same command again: finished steps are kept"
+    )
+
+
+@contextmanager
+def _node_progress(ir: pipeline_pb2.Pipeline) -> Iterator[None]:
+    """Tells when each node starts and how long it took.
+
+    LocalDagRunner offers no callback, only these two log lines.
+    """
+    handler = _NodeProgress([node.pipeline_node.node_info.id for node in ir.nodes])
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _NodeProgress(logging.Handler):
+    def __init__(self, nodes: list[str]) -> None:
+        super().__init__(logging.INFO)
+        self._nodes = nodes
+        self._started = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "Component %s is running." and isinstance(record.args, tuple):
+            node = str(record.args[0])
+            self._started = time.monotonic()
+            position = self._nodes.index(node) + 1
+            _LOGGER.info("[%d/%d] %s", position, len(self._nodes), node)
+        elif record.msg == "Component %s is finished.":
+            seconds = time.monotonic() - self._started
+            _LOGGER.info("      done in %.1f s", seconds)

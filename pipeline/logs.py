@@ -1,0 +1,83 @@
+"""What a person sees of a run, and the log file that gets the rest."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from pipeline.fingerprint import OUR_PACKAGES
+
+
+@contextmanager
+def console_logging(stream: TextIO, *, verbose: bool = False) -> Iterator[None]:
+    """Our own progress lines go to `stream`; with `verbose` every library's lines do too."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_ConsoleFormatter(datefmt="%H:%M:%S"))
+    loggers = (
+        [logging.getLogger()]
+        if verbose
+        else [logging.getLogger(name) for name in OUR_PACKAGES]
+    )
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+@contextmanager
+def run_logging(log_file: Path, *, verbose: bool = False) -> Iterator[TextIO]:
+    """Everything goes to `log_file`; a person gets our progress lines on the console.
+
+    The file descriptors of stdout and stderr point at the file meanwhile: TensorFlow's C++ code
+    and child processes write there without asking Python's logging.
+
+    Yields:
+      the console, for what must reach a person all the same.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    root = logging.getLogger()
+    root_handlers, root_level = root.handlers[:], root.level
+    with (
+        log_file.open("a", encoding="utf-8", buffering=1) as log,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as console,
+    ):
+        file_handler = logging.StreamHandler(log)
+        file_handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        )
+        root.handlers = [file_handler]
+        root.setLevel(logging.INFO)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            with console_logging(console, verbose=verbose):
+                yield console
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in zip(saved, (1, 2), strict=True):
+                os.dup2(descriptor, original)
+                os.close(descriptor)
+            root.handlers = root_handlers
+            root.setLevel(root_level)
+
+
+class _ConsoleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
+        text = f"{self.formatTime(record, self.datefmt)}  {prefix}{record.getMessage()}"
+        if record.exc_info:
+            text += f"\n{self.formatException(record.exc_info)}"
+        return text

@@ -1,0 +1,197 @@
+"""The report of a run: one HTML file with its pictures inside, readable offline."""
+
+import base64
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.files import write_text_atomically
+from pipeline.mistakes import Mistake, hardest_mistakes
+from pipeline.summary import HUMAN_ACCURACY, KOCH_2015_ACCURACY, RunSummary, ways_of
+
+_LOGGER = logging.getLogger(__name__)
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_MODEL_COLOUR, _BASELINE_COLOUR, _REFERENCE_COLOUR = "#1f6feb", "#9aa4b2", "#d1842c"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` beside `summary.json` and returns its path."""
+    content = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    summary = RunSummary(**content)
+    training = _training(summary)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    groups = group_accuracies(summary.metrics)
+    html = template.render(
+        summary=summary,
+        accuracy_picture=_embedded(_accuracy_figure(summary)),
+        group_picture=_embedded(_group_figure(groups)) if groups else "",
+        training_picture=_embedded(_training_figure(training))
+        if training.get("history")
+        else "",
+        seconds_picture=_embedded(_seconds_figure(summary)),
+        mistakes=[
+            (m, [_png(m.query), _png(m.chosen), _png(m.correct)])
+            for m in _mistakes(summary)
+        ],
+        percent=lambda value: f"{100 * value:.1f} %",
+        ways_of=ways_of,
+        zip=zip,
+    )
+    path = run_dir / "report.html"
+    write_text_atomically(path, html)
+    return path
+
+
+def group_accuracies(metrics: dict[str, Any]) -> dict[str, float]:
+    """Within-group accuracy by group (alphabet), of the trials of most ways; {} if unknown."""
+    by_group = metrics.get("by_group", {})
+    names = [name for name in by_group if name.startswith("within_")]
+    if not names:
+        return {}
+    values: dict[str, float] = by_group[max(names, key=ways_of)]
+    return values
+
+
+def _training(summary: RunSummary) -> dict[str, Any]:
+    path = Path(summary.artifacts.get("model_run", "")) / "training.json"
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _mistakes(summary: RunSummary) -> list[Mistake]:
+    model, examples = summary.artifacts.get("model"), summary.artifacts.get("examples")
+    if (
+        not model
+        or not examples
+        or not Path(model).exists()
+        or not Path(examples).exists()
+    ):
+        return []
+    return hardest_mistakes(
+        model=Path(model) / "Format-Serving", examples=Path(examples), most=12
+    )
+
+
+def _accuracy_figure(summary: RunSummary) -> Figure:
+    names = [name for name in summary.metrics if name.endswith("way_accuracy")]
+    figure, axes = _subplots(7.5, 0.75 * len(names) + 1.2)
+    for row, name in enumerate(reversed(names)):
+        value = summary.metrics[name]
+        low, high = summary.metrics.get(f"{name}_ci95", (value, value))
+        axes.barh(row + 0.18, value, height=0.34, color=_MODEL_COLOUR)
+        axes.errorbar(
+            value, row + 0.18, xerr=[[value - low], [high - value]], color="black", lw=1
+        )
+        axes.text(
+            0.01,
+            row + 0.18,
+            f"{100 * value:.1f} %",
+            va="center",
+            color="white",
+            fontsize=9,
+        )
+        axes.barh(
+            row - 0.18,
+            summary.baselines.get(name, 0),
+            height=0.34,
+            color=_BASELINE_COLOUR,
+        )
+        axes.plot(
+            [1 / ways_of(name)] * 2, [row - 0.4, row + 0.4], color="black", ls=":", lw=1
+        )
+    if summary.dataset == "omniglot" and "official_20way_accuracy" in names:
+        for value, label in (
+            (KOCH_2015_ACCURACY, "Koch 92.0"),
+            (HUMAN_ACCURACY, "human 95.5"),
+        ):
+            axes.axvline(value, color=_REFERENCE_COLOUR, lw=1, ls="--")
+            axes.text(
+                value - 0.003, len(names) - 0.42, label, ha="right", va="bottom", fontsize=7,
+                color=_REFERENCE_COLOUR, rotation=90 if label.startswith("Koch") else 0,
+            )  # fmt: skip
+    axes.set_yticks(range(len(names)))
+    axes.set_yticklabels(
+        [n.removesuffix("_accuracy").replace("_", " ") for n in reversed(names)]
+    )
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(
+        "accuracy: model with its 95 % interval (blue), pixel 1-NN (grey), chance (dots)"
+    )
+    return figure
+
+
+def _group_figure(groups: dict[str, float]) -> Figure:
+    ordered = sorted(groups.items(), key=lambda item: item[1])
+    figure, axes = _subplots(7.5, 0.32 * len(ordered) + 1)
+    axes.barh(
+        [name for name, _ in ordered],
+        [value for _, value in ordered],
+        color=_MODEL_COLOUR,
+    )
+    for row, (_, value) in enumerate(ordered):
+        axes.text(
+            0.01, row, f"{100 * value:.1f} %", va="center", color="white", fontsize=8
+        )
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("within-group one-shot accuracy")
+    return figure
+
+
+def _training_figure(training: dict[str, Any]) -> Figure:
+    history = training["history"]
+    figure, axes = _subplots(7.5, 3)
+    steps = [entry["step"] for entry in history]
+    axes.plot(steps, [entry["loss"] for entry in history], color=_BASELINE_COLOUR)
+    axes.set_ylabel("training loss (grey)")
+    axes.set_xlabel("step")
+    right = axes.twinx()
+    validated = [e for e in history if e.get("validation_accuracy") is not None]
+    right.plot(
+        [e["step"] for e in validated],
+        [e["validation_accuracy"] for e in validated],
+        color=_MODEL_COLOUR,
+        marker=".",
+    )
+    right.set_ylabel("one-shot accuracy, held-out (blue)")
+    return figure
+
+
+def _seconds_figure(summary: RunSummary) -> Figure:
+    steps = [(k, v) for k, v in summary.seconds.items() if k != "total" and v >= 0.05]
+    figure, axes = _subplots(7.5, 0.32 * max(len(steps), 1) + 1)
+    axes.barh(
+        [k for k, _ in reversed(steps)],
+        [v for _, v in reversed(steps)],
+        color=_MODEL_COLOUR,
+    )
+    for row, (_, value) in enumerate(reversed(steps)):
+        axes.text(value, row, f" {value:.1f} s", va="center", fontsize=8)
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds (cached steps left out)")
+    return figure
+
+
+def _subplots(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of its own, in inches: pyplot would keep it and choose a backend."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _embedded(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _png(buffer.getvalue())
+
+
+def _png(image: bytes) -> str:
+    kind = "jpeg" if image.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

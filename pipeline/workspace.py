@@ -1,0 +1,83 @@
+"""Where everything a run makes lies: the folder given as `--output`."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class WorkspaceBusy(RuntimeError):
+    """Another process runs the pipeline in this output folder."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths under one output folder; nothing is created until it is needed."""
+
+    root: Path
+    model_name: str = "siamese"
+
+    @property
+    def metadata_db(self) -> Path:
+        return self.root / "metadata.db"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state that outlives a killed run; emptied when the training finishes."""
+        return self.root / "checkpoints"
+
+    @property
+    def synthetic_data(self) -> Path:
+        return self.root / "synthetic"
+
+    @property
+    def serving_model(self) -> Path:
+        """TF Serving's model base path: `<root>/serving_model/<model_name>/<version>`."""
+        return self.root / "serving_model" / self.model_name
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def run_dir(self, run_id: str) -> Path:
+        return self.runs / run_id
+
+    @property
+    def latest_run(self) -> Path:
+        return self.runs / "latest"
+
+    def point_latest_at(self, run_id: str) -> None:
+        """Makes `runs/latest` a link to the run, in one step."""
+        staged = self.runs / f".latest-{os.getpid()}"
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(run_id, target_is_directory=True)
+        staged.replace(self.latest_run)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Holds the folder for one pipeline run; freed by the kernel if the process dies.
+
+        Raises:
+          WorkspaceBusy: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise WorkspaceBusy(
+                    f"{self.root}: another run (process {owner}) is using this output folder; "
+                    "wait for it, or give this one another --output"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
