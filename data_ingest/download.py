@@ -122,16 +122,12 @@ def download(
             f"the proxy settings of the environment do not work: {error}"
         ) from error
     with client:
-        _require_network(
-            client, urljoin(base_url, archives[0].path), seconds=connect_timeout
-        )
+        _require_network(client, urljoin(base_url, archives[0].path), seconds=connect_timeout)
         directory.mkdir(parents=True, exist_ok=True)
         for archive in archives:
             with _locked(directory / f".{archive.name}.lock"):
                 if not is_readable_zip(directory / archive.name):
-                    _fetch_checked(
-                        client, archive, directory, base_url=base_url, pause=pause
-                    )
+                    _fetch_checked(client, archive, directory, base_url=base_url, pause=pause)
 
 
 def _require_network(client: httpx.Client, url: str, *, seconds: float) -> None:
@@ -151,13 +147,9 @@ def _require_network(client: httpx.Client, url: str, *, seconds: float) -> None:
     thread.start()
     thread.join(seconds + 0.5)
     if thread.is_alive():
-        raise DownloadError(
-            f"no answer from {url} within {seconds:g} s: is there a network?"
-        )
+        raise DownloadError(f"no answer from {url} within {seconds:g} s: is there a network?")
     if failures:
-        raise DownloadError(
-            f"{url} cannot be reached ({failures[0]}): is there a network?"
-        )
+        raise DownloadError(f"{url} cannot be reached ({failures[0]}): is there a network?")
 
 
 @contextmanager
@@ -249,7 +241,8 @@ def _continue_part(client: httpx.Client, url: str, part: Path) -> bool:
                 disable=None,
             ) as progress,
         ):
-            for chunk in response.iter_raw(_CHUNK):
+            # No chunk size: httpx would hold back, and on a lost connection drop, the last bytes.
+            for chunk in response.iter_raw():
                 stream.write(chunk)
                 progress.update(len(chunk))
     return total is None or part.stat().st_size == total

@@ -12,8 +12,17 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError
-from data_ingest.image_check import MAX_BYTES
-from data_ingest.image_check import check_image as check_image
+from data_ingest.image_check import MAX_BYTES, check_image
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageFile",
+    "ImageReader",
+    "UnreadableImage",
+    "check_image",
+    "list_images",
+    "read_image",
+]
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 _MAX_DEPTH: Final = 12

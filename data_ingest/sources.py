@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from data_ingest.dataset import Dataset as Dataset
+from data_ingest.dataset import Dataset
 from data_ingest.download import (
     DownloadError,
     download,
@@ -17,6 +17,8 @@ from data_ingest.errors import InputError
 from data_ingest.glyphs import REVISION, write_glyphs
 from data_ingest.settings import DatasetSettings
 from data_ingest.spans import has_span, latest, split_at_span
+
+__all__ = ["DATA_VARIABLE", "Dataset", "find", "resolve"]
 
 DATA_VARIABLE: Final = "OMNIGLOT_DIR"
 _RUN_PLACES: Final = (
@@ -66,9 +68,7 @@ def resolve(
         return _generate(settings, synthetic_dir)
 
 
-def find(
-    settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, str]
-) -> str:
+def find(settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, str]) -> str:
     """Says in one line where `resolve` would take the images from; changes nothing, asks no server.
 
     Raises:
@@ -79,9 +79,7 @@ def find(
         return found.description
     if settings.source == "synthetic":
         return "generated glyphs"
-    otherwise = (
-        "" if settings.source == "omniglot" else "; without a network, generated glyphs"
-    )
+    otherwise = "" if settings.source == "omniglot" else "; without a network, generated glyphs"
     return f"not here yet: Omniglot, to be downloaded from {settings.download_url}{otherwise}"
 
 
@@ -101,22 +99,16 @@ def _local(
     if place is None and settings.source != "folder" and environ.get(DATA_VARIABLE):
         place, named_by = Path(environ[DATA_VARIABLE]), DATA_VARIABLE
     if place is not None:
-        return _named(
-            settings, Path(os.path.abspath(place.expanduser())), named_by=named_by
-        )
+        return _named(settings, Path(os.path.abspath(place.expanduser())), named_by=named_by)
     if settings.source == "folder":
-        raise InputError(
-            "dataset.source is folder: name it with --data DIR or dataset.data"
-        )
+        raise InputError("dataset.source is folder: name it with --data DIR or dataset.data")
     return _cached(settings)
 
 
 def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
     if has_span(place):
         if settings.source == "omniglot":
-            raise InputError(
-                f"{named_by}: {place}: spans are for dataset.source=folder"
-            )
+            raise InputError(f"{named_by}: {place}: spans are for dataset.source=folder")
         base, pattern = split_at_span(place)
         _refuse_wildcards(base, named_by=named_by)
         found = latest(base, pattern)
@@ -125,9 +117,7 @@ def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
         ).check()
     _refuse_wildcards(place, named_by=named_by)
     if not os.path.exists(place):
-        raise InputError(
-            f"{named_by}: {place} does not exist: give a folder or a zip of images"
-        )
+        raise InputError(f"{named_by}: {place} does not exist: give a folder or a zip of images")
     if settings.source != "folder" and place.is_dir():
         for base in (place, place / "python"):
             dataset = _omniglot_in(settings, base, where=f"{place} ({named_by})")
@@ -146,9 +136,7 @@ def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
     ).check()
 
 
-def _omniglot_in(
-    settings: DatasetSettings, base: Path, *, where: str
-) -> Dataset | None:
+def _omniglot_in(settings: DatasetSettings, base: Path, *, where: str) -> Dataset | None:
     """Omniglot's archives, zipped or unpacked, in a folder; None where there is none of them.
 
     Raises:
@@ -170,9 +158,7 @@ def _omniglot_in(
     pattern = backgrounds[0]
     if len(backgrounds) > 1:
         if pattern != backgrounds[1].replace("small2", "small1"):
-            raise InputError(
-                f"{where}: unpack both of {' and '.join(backgrounds)}, or neither"
-            )
+            raise InputError(f"{where}: unpack both of {' and '.join(backgrounds)}, or neither")
         pattern = pattern.replace("small1", "small[12]")
     inputs = {"background": pattern, "evaluation": there["images_evaluation"]}
     runs = next((place for place in _RUN_PLACES if (base / place).exists()), None)
