@@ -1,0 +1,247 @@
+"""PairExampleGen: images in; TFRecords of pairs out, as the splits train, eval and one_shot."""
+
+import copy
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import json_format, struct_pb2
+from tfx import types
+from tfx.components.example_gen import component, driver, input_processor, write_split
+from tfx.components.example_gen import utils as example_gen_utils
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.proto import example_gen_pb2, range_config_pb2
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import proto_utils
+
+from data_ingest.dataset import Dataset
+from data_ingest.errors import InputError
+from data_ingest.pair_settings import PairSettings
+from data_ingest.protocols import SPLITS
+from data_ingest.transforms import SUMMARY_FILE, WritePairs, list_inputs
+
+_SETTINGS: Final = "pair_settings"
+_MAX_REJECTED_SHARE: Final = "max_rejected_share"
+_DATASET: Final = "dataset"
+_SOURCE_HASH: Final = "source_hash"
+
+_log = logging.getLogger(__name__)
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Samples and writes the records of all splits.
+
+    Takes the place of TFX's `BaseExampleGenExecutor`, which names output splits after the input
+    splits and writes records in an order that changes from run to run.
+    """
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes gzip TFRecords of Examples, `sampling.json` and `rejected.jsonl`.
+
+        Raises:
+          InputError: the images do not do, or too many are rejected. Nothing is left behind.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        config = _custom_config(exec_properties)
+        examples = artifact_utils.get_single_instance(
+            output_dict[standard_component_specs.EXAMPLES_KEY]
+        )
+        try:
+            summary = self._write(examples.uri, exec_properties, config)
+        except BaseException:
+            _clear(examples.uri)
+            raise
+        _log_summary(summary)
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        examples_utils.set_payload_format(
+            examples, exec_properties[standard_component_specs.OUTPUT_DATA_FORMAT_KEY]
+        )
+        examples_utils.set_file_format(
+            examples,
+            write_split.to_file_format_str(
+                exec_properties[standard_component_specs.OUTPUT_FILE_FORMAT_KEY]
+            ),
+        )
+
+    def _write(
+        self, directory: str, exec_properties: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        inputs = list_inputs(_dataset(exec_properties).containers())
+        _log.info("Reading %d images", sum(len(portion.images) for portion in inputs.portions))
+        with self._make_beam_pipeline() as pipeline:
+            _ = pipeline | "WritePairs" >> WritePairs(
+                inputs,
+                PairSettings.model_validate_json(config[_SETTINGS]),
+                directory=directory,
+                max_rejected_share=config[_MAX_REJECTED_SHARE],
+                dataset=config[_DATASET],
+            )
+        with fileio.open(f"{directory}/{SUMMARY_FILE}") as stream:
+            summary: dict[str, Any] = json.loads(stream.read())
+        if summary["problem"]:
+            raise InputError(summary["problem"])
+        return summary
+
+
+class ContentInputProcessor(input_processor.FileBasedInputProcessor):
+    """Resolves spans as TFX does, but takes the fingerprint of the images, not of their container.
+
+    TFX's fingerprint is made of sizes and modification times in seconds of what the pattern
+    matches: blind to a change deep in a folder, alarmed by a fresh copy of the same zip.
+    """
+
+    def resolve_span_and_version(self) -> tuple[int, int | None]:
+        """Finds the latest span and version.
+
+        Raises:
+          InputError: nothing matches a pattern, or the patterns do not go together.
+        """
+        resolved = [copy.deepcopy(split) for split in self._splits]
+        try:
+            _, span, version = example_gen_utils.calculate_splits_fingerprint_span_and_version(
+                self._input_base_uri, resolved, self._range_config
+            )
+        except ValueError as error:
+            raise InputError(f"{self._input_base_uri}: {error}") from error
+        self._resolved = {
+            given.pattern: found.pattern
+            for given, found in zip(self._splits, resolved, strict=True)
+        }
+        dataset = _dataset_of(self._input_base_uri, resolved)
+        for split, containers in dataset.containers().items():
+            if not containers:
+                raise InputError(f"{dataset.base}: nothing matches {dataset.inputs[split]}")
+        self._fingerprint = dataset.fingerprint()
+        return span, version
+
+    def get_pattern_for_span_version(self, pattern: str, span: int, version: int | None) -> str:
+        """The pattern as found on disk: `span-01` where `span-{SPAN}` matched that."""
+        del span, version
+        return self._resolved[pattern]
+
+
+class Driver(driver.FileBasedDriver):
+    """Chooses the span, and decides by content whether there is anything new to read."""
+
+    def get_input_processor(
+        self,
+        splits: Iterable[example_gen_pb2.Input.Split],
+        range_config: range_config_pb2.RangeConfig | None = None,
+        input_base_uri: str | None = None,
+    ) -> ContentInputProcessor:
+        return ContentInputProcessor(input_base_uri, splits, range_config)
+
+
+class PairExampleGen(component.FileBasedExampleGen):
+    """Samples image pairs and one-shot trials from zips or folders of images.
+
+    Output `examples`: splits `train`, `eval` and `one_shot` of `data_ingest.features` records;
+    beside them `sampling.json` (what was read and written) and `rejected.jsonl` (images that
+    cannot be used, and why).
+    """
+
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(
+        self,
+        *,
+        input_base: str,
+        input_config: example_gen_pb2.Input,
+        pair_settings: PairSettings,
+        max_rejected_share: float,
+        source_hash: str,
+        dataset: str = "folder",
+        range_config: range_config_pb2.RangeConfig | None = None,
+    ) -> None:
+        """Declares the node.
+
+        Args:
+          input_base: folder that the patterns are relative to.
+          input_config: patterns by input split, as `make_input_config` gives them.
+          pair_settings: what is sampled.
+          max_rejected_share: share of unusable images, 0 to 1, above which the node fails.
+          source_hash: hash of the code that makes the records; part of the cache key.
+          dataset: kind of the images (`omniglot`, `folder`, `synthetic`), noted in `sampling.json`.
+          range_config: which span to take; the latest where None.
+        """
+        values = struct_pb2.Struct()
+        values.update(
+            {
+                _SETTINGS: pair_settings.model_dump_json(),
+                _MAX_REJECTED_SHARE: max_rejected_share,
+                _DATASET: dataset,
+                _SOURCE_HASH: source_hash,
+            }
+        )
+        custom_config = example_gen_pb2.CustomConfig()
+        custom_config.custom_config.Pack(values)
+        super().__init__(
+            input_base=input_base,
+            input_config=input_config,
+            # Left empty: TFX allows none beside several inputs, and the executor names the splits.
+            output_config=example_gen_pb2.Output(),
+            custom_config=custom_config,
+            range_config=range_config,
+        )
+
+
+def make_input_config(inputs: Mapping[str, str]) -> example_gen_pb2.Input:
+    """Makes ExampleGen's input configuration of `Dataset.inputs`."""
+    return example_gen_pb2.Input(
+        splits=[
+            example_gen_pb2.Input.Split(name=name, pattern=pattern)
+            for name, pattern in sorted(inputs.items())
+        ]
+    )
+
+
+def _dataset(exec_properties: Mapping[str, Any]) -> Dataset:
+    config = example_gen_pb2.Input()
+    proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
+    return _dataset_of(exec_properties[standard_component_specs.INPUT_BASE_KEY], config.splits)
+
+
+def _dataset_of(base: str, splits: Iterable[example_gen_pb2.Input.Split]) -> Dataset:
+    patterns = {split.name: split.pattern for split in splits}
+    return Dataset("folder", Path(base), patterns, f"images in {base}")
+
+
+def _custom_config(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
+    custom_config = example_gen_pb2.CustomConfig()
+    proto_utils.json_to_proto(
+        exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], custom_config
+    )
+    values = struct_pb2.Struct()
+    custom_config.custom_config.Unpack(values)
+    unpacked: dict[str, Any] = json_format.MessageToDict(values)
+    return unpacked
+
+
+def _clear(directory: str) -> None:
+    """Empties the folder but leaves it: TFX, too, removes it, and fails where it is not there."""
+    if fileio.isdir(directory):
+        for name in fileio.listdir(directory):
+            path = f"{directory}/{name}"
+            fileio.rmtree(path) if fileio.isdir(path) else fileio.remove(path)
+
+
+def _log_summary(summary: Mapping[str, Any]) -> None:
+    rejected = summary["images"]["rejected"]
+    if rejected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+        _log.warning("Images left out: %s (listed in rejected.jsonl)", reasons)
+    written = ", ".join(
+        f"{sum(kind['pairs'] for kind in split['pairs']):,} {name}"
+        for name, split in summary["splits"].items()
+    )
+    _log.info("Pairs written: %s", written)
