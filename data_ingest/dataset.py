@@ -1,7 +1,6 @@
 """A set of images that is on disk: what kind it is, where it lies, and what is in it."""
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ def _contents(container: Path) -> Iterator[str]:
         return
     for image in list_images(container):
         try:
-            status = os.stat(container / image.member)
+            status = (container / image.member).stat()
         except OSError:
             yield f"{image.member}\0unreadable"
         else:

@@ -113,11 +113,7 @@ def _make_stroke(rng: np.random.Generator, angular: float) -> Stroke:
         elif kind > 0.1 + 0.5 * angular:
             turns[i] = sign * np.pi * (1.3 + 0.6 * rng.random())
         if i and rng.random() < 0.35 + 0.6 * angular:
-            corners[i] = (
-                (1.0 if rng.random() < 0.5 else -1.0)
-                * np.pi
-                * (0.4 + 0.4 * rng.random())
-            )
+            corners[i] = (1.0 if rng.random() < 0.5 else -1.0) * np.pi * (0.4 + 0.4 * rng.random())
     return Stroke(
         heading=compass + 0.15 * float(normal(rng, 1)[0]),
         lengths=0.35 + 0.75 * rng.random(segments),
@@ -167,9 +163,7 @@ def make_hands(rng: np.random.Generator, writers: int) -> Hands:
     )
 
 
-def draw_paths(
-    rng: np.random.Generator, character: tuple[Placed, ...], hands: Hands
-) -> Floats:
+def draw_paths(rng: np.random.Generator, character: tuple[Placed, ...], hands: Hands) -> Floats:
     """Draws a character once by each hand, before it is put on a page.
 
     Returns:
@@ -187,9 +181,7 @@ def draw_paths(
             slip = 0.05 * loose * normal(rng, writers)
             at = np.clip(placed.on + slip, 0.0, 1.0) * (STEPS - 1)
             parent = drawn[placed.parent]
-            target = parent[np.arange(writers), np.rint(at).astype(np.int64)][
-                :, None, :
-            ]
+            target = parent[np.arange(writers), np.rint(at).astype(np.int64)][:, None, :]
             miss = 0.035 * loose[:, None] * normal(rng, writers, 2)
             target = target + np.asarray(placed.gap) + miss[:, None, :]
         drawn.append(path - own + target)
@@ -216,9 +208,7 @@ def _draw_stroke(rng: np.random.Generator, stroke: Stroke, hands: Hands) -> Floa
         start, end = starts[:, i, None], ends[:, i, None]
         angle += turns[:, i, None] * np.clip((along - start) / (end - start), 0.0, 1.0)
         if i:
-            angle += corners[:, i, None] * np.clip(
-                (along - start) / stretch + 0.5, 0.0, 1.0
-            )
+            angle += corners[:, i, None] * np.clip((along - start) / stretch + 0.5, 0.0, 1.0)
     angle += 0.12 * hands.tremor[:, None] * _waves(rng, writers, along)
     step = total / (STEPS - 1)
     path = np.zeros((writers, STEPS, 2))
@@ -230,9 +220,7 @@ def _draw_stroke(rng: np.random.Generator, stroke: Stroke, hands: Hands) -> Floa
 def _waves(rng: np.random.Generator, writers: int, along: Floats) -> Floats:
     """Smooth noise along strokes, `float64[writers, len(along)]`, variance about 1."""
     frequencies = np.array([1.5, 3.0, 5.0, 8.0])
-    waves = np.cos(
-        2 * np.pi * (frequencies[:, None, None] * along + rng.random((4, writers, 1)))
-    )
+    waves = np.cos(2 * np.pi * (frequencies[:, None, None] * along + rng.random((4, writers, 1))))
     weights = normal(rng, 4, writers, 1)
     noise: Floats = (waves * weights).sum(axis=0) / np.sqrt(2.0)
     return noise

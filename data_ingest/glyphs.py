@@ -62,9 +62,7 @@ def write_glyphs(
       writers: drawings of each character, at most 99.
       first_alphabet: number of the first alphabet.
     """
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=".glyphs-", delete=False
-    ) as stream:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False) as stream:
         temporary = Path(stream.name)
         try:
             with zipfile.ZipFile(stream, "w") as archive:
@@ -103,9 +101,7 @@ def draw_alphabet(
     number: int, *, characters: int, writers: int, seed: int
 ) -> Iterator[NDArray[np.bool_]]:
     """Draws an alphabet's characters: `bool[writers, SIDE, SIDE]` each, true where there is ink."""
-    style_rng = np.random.Generator(
-        np.random.Philox(np.random.SeedSequence([seed, number, 0]))
-    )
+    style_rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, 0])))
     alphabet = make_alphabet(style_rng)
     hands = make_hands(style_rng, writers)
     neat = _neat_hand()
@@ -136,10 +132,7 @@ def encode_png(ink: NDArray[np.bool_]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data))
-        + kind
-        + data
-        + struct.pack(">I", zlib.crc32(kind + data))
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
 
@@ -179,11 +172,7 @@ def _on_page(paths: Floats, hands: Hands) -> Floats:
     low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
     # Small characters stay somewhat smaller than large ones, as in real alphabets.
     extent = (high - low).max(axis=2, keepdims=True)
-    scale = (
-        _INK_BOX
-        * hands.size[:, None, None]
-        / (0.75 * extent + 0.25 * np.maximum(extent, 1.2))
-    )
+    scale = _INK_BOX * hands.size[:, None, None] / (0.75 * extent + 0.25 * np.maximum(extent, 1.2))
     margin = 4.0
     half = scale * (high - low) / 2
     room = SIDE / 2 - margin

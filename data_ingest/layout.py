@@ -18,7 +18,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ImageFile",
     "ImageReader",
-    "UnreadableImage",
+    "UnreadableImageError",
     "check_image",
     "list_images",
     "read_image",
@@ -32,7 +32,7 @@ _ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedEr
 _log = logging.getLogger(__name__)
 
 
-class UnreadableImage(Exception):
+class UnreadableImageError(Exception):
     """The bytes of one image cannot be had from its folder or zip."""
 
 
@@ -99,11 +99,12 @@ class ImageReader:
         """Returns the encoded image, at most `MAX_BYTES` + 1 bytes of it.
 
         Raises:
-          UnreadableImage: the file or member is missing, damaged, encrypted or not readable.
+          UnreadableImageError: the file or member is missing, damaged, encrypted or not readable.
         """
         try:
-            if os.path.isdir(image.container):
-                with open(os.path.join(image.container, image.member), "rb") as stream:
+            container = Path(image.container)
+            if container.is_dir():
+                with (container / image.member).open("rb") as stream:
                     return stream.read(MAX_BYTES + 1)
             archive = self._zips.get(image.container)
             if archive is None:
@@ -111,13 +112,13 @@ class ImageReader:
             with archive.open(image.member) as member:
                 return member.read(MAX_BYTES + 1)
         except (OSError, KeyError, *_ZIP_ERRORS) as error:
-            raise UnreadableImage(f"{image.container}: {image.member}: {error}") from error
+            raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
 
     def read_checked(self, image: ImageFile) -> tuple[bytes, str | None]:
         """Returns (encoded image, None), or (empty, reason) where it must be rejected."""
         try:
             data = self.read(image)
-        except UnreadableImage:
+        except UnreadableImageError:
             return b"", "unreadable"
         reason = check_image(data)
         return (data, None) if reason is None else (b"", reason)
@@ -142,7 +143,7 @@ def read_image(image: ImageFile) -> bytes:
     """Reads one image; `ImageReader` is quicker for many.
 
     Raises:
-      UnreadableImage: the file or member is missing, damaged, encrypted or not readable.
+      UnreadableImageError: the file or member is missing, damaged, encrypted or not readable.
     """
     with ImageReader() as reader:
         return reader.read(image)

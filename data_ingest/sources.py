@@ -1,7 +1,6 @@
 """Where the images of a run come from: a place the user names, the cache, a download, or glyphs."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -99,7 +98,10 @@ def _local(
     if place is None and settings.source != "folder" and environ.get(DATA_VARIABLE):
         place, named_by = Path(environ[DATA_VARIABLE]), DATA_VARIABLE
     if place is not None:
-        return _named(settings, Path(os.path.abspath(place.expanduser())), named_by=named_by)
+        try:
+            return _named(settings, _absolute(place), named_by=named_by)
+        except PermissionError as error:
+            raise InputError(f"{named_by}: {place} may not be read: {error}") from error
     if settings.source == "folder":
         raise InputError("dataset.source is folder: name it with --data DIR or dataset.data")
     return _cached(settings)
@@ -116,7 +118,7 @@ def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
             "folder", base, {"images": pattern}, f"images in {found} (latest span)"
         ).check()
     _refuse_wildcards(place, named_by=named_by)
-    if not os.path.exists(place):
+    if not place.exists():
         raise InputError(f"{named_by}: {place} does not exist: give a folder or a zip of images")
     if settings.source != "folder" and place.is_dir():
         for base in (place, place / "python"):
@@ -194,8 +196,14 @@ def _refuse_wildcards(path: Path, *, named_by: str) -> None:
         )
 
 
+def _absolute(path: Path) -> Path:
+    # Links are kept, so that a link can stand in for a folder whose name TFX cannot take.
+    path = path.expanduser().absolute()
+    return path.resolve() if ".." in path.parts else path
+
+
 def _cache(settings: DatasetSettings) -> Path:
-    return Path(os.path.abspath(settings.cache_dir.expanduser())) / "omniglot"
+    return _absolute(settings.cache_dir) / "omniglot"
 
 
 def _cached(settings: DatasetSettings) -> Dataset | None:
@@ -235,7 +243,7 @@ def _generate(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:
     background = settings.synthetic_alphabets
     evaluation = settings.synthetic_evaluation_alphabets
     characters = settings.synthetic_characters
-    base = Path(os.path.abspath(synthetic_dir)) / (
+    base = _absolute(synthetic_dir) / (
         f"glyphs-r{REVISION}-{background}-{evaluation}-{characters}-seed{settings.synthetic_seed}"
     )
     _refuse_wildcards(base, named_by="the folder for generated glyphs")

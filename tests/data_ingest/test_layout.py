@@ -15,7 +15,7 @@ from data_ingest.glyphs import encode_png
 from data_ingest.layout import (
     ImageFile,
     ImageReader,
-    UnreadableImage,
+    UnreadableImageError,
     check_image,
     list_images,
     read_image,
@@ -170,16 +170,13 @@ def test_a_password_protected_zip_is_refused(tmp_path: Path) -> None:
 
 def test_a_link_that_points_back_up_is_refused_and_not_followed_for_ever(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a/b/1.png": png()})
-    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
     with pytest.raises(InputError, match="nested too deeply"):
         list_images(tmp_path)
 
 
 def test_undecodable_file_names_are_refused(tmp_path: Path) -> None:
-    folder = os.fsencode(tmp_path) + b"/a/b"
-    os.makedirs(folder)
-    with open(folder + b"/\xff.png", "wb"):
-        pass
+    make_folder(tmp_path, {"a/b/" + os.fsdecode(b"\xff.png"): png()})
     with pytest.raises(InputError, match="unsafe file name"):
         list_images(tmp_path)
 
@@ -223,14 +220,14 @@ def test_a_damaged_or_missing_member_is_unreadable_and_the_others_are_not(tmp_pa
     missing = ImageFile("a", "a/b", 0, str(path), "a/b/3.png")
     with ImageReader() as reader:
         read = [reader.read_checked(image) for image in (*list_images(path), missing)]
-        with pytest.raises(UnreadableImage, match=r"a/b/3\.png"):
+        with pytest.raises(UnreadableImageError, match=r"a/b/3\.png"):
             reader.read(missing)
     assert read == [(good, None), (b"", "unreadable"), (b"", "unreadable")]
 
 
 def test_a_dangling_link_counts_as_one_unreadable_image(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a/b/1.png": png()})
-    os.symlink(tmp_path / "nowhere", tmp_path / "a" / "b" / "2.png")
+    (tmp_path / "a" / "b" / "2.png").symlink_to(tmp_path / "nowhere")
     with ImageReader() as reader:
         assert [reader.read_checked(i)[1] for i in list_images(tmp_path)] == [None, "unreadable"]
 

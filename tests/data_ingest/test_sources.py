@@ -352,3 +352,10 @@ def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
 def test_settings_survive_the_way_through_json(tmp_path: Path) -> None:
     settings = DatasetSettings(data=tmp_path / "span-{SPAN}", background="small1+small2")
     assert DatasetSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_a_link_stands_in_for_a_folder_whose_name_has_wildcards(
+    settings: DatasetSettings, tmp_path: Path, archives: Path
+) -> None:
+    (tmp_path / "link").symlink_to(own_images(tmp_path / "scans [2020]", archives))
+    assert where(settings, tmp_path, data=tmp_path / "link").inputs == {"images": "link"}
