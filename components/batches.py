@@ -1,0 +1,123 @@
+"""Which images make up batch number i: a pure function of (data, recipe, i).
+
+So training that was interrupted goes on with exactly the batches that it would have seen.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from components.train_data import PairData
+from components.train_settings import Recipe
+from data_ingest.errors import InputError
+from data_ingest.index import ImageIndex
+
+Ints = npt.NDArray[np.int32]
+
+
+class Batch(NamedTuple):
+    """One batch of a single replica."""
+
+    rows: Ints
+    """`int32[N]`: images, as rows of the index. For pairs: P first images, then P second ones."""
+    labels: Ints
+    """Class-balanced: `int32[N]`, equal where images are of one class. Pairs: `int32[P]`, 1 same."""
+    turns: Ints
+    """`int32[N]`: quarter turns, the same for all images of a class (or of a pair)."""
+
+
+class Batches(Protocol):
+    """Batches by number."""
+
+    def __getitem__(self, number: int) -> Batch: ...
+
+
+def batches(data: PairData, recipe: Recipe) -> Batches:
+    """The batches for the recipe's loss.
+
+    Raises:
+      InputError: the data has fewer than two classes.
+    """
+    if recipe.loss == "pair":
+        return PairBatches(data, recipe)
+    return ClassBatches(data.index, recipe)
+
+
+class ClassBatches:
+    """Class-balanced batches, a share of whose classes comes from a single group.
+
+    Rivals from one's own alphabet are the hard ones; the rest of the batch keeps the network
+    from specialising in it. Classes are drawn without replacement, and so are images of a class
+    unless it has too few. Data with fewer classes than `classes_per_batch` gives batches of the
+    same size with more images a class.
+    """
+
+    def __init__(self, index: ImageIndex, recipe: Recipe) -> None:
+        count = len(index.classes)
+        if count < 2:
+            raise InputError(f"training needs images of two classes or more, the data has {count}")
+        self._index = index
+        self._seed = recipe.seed
+        self._classes = min(recipe.classes_per_batch, count)
+        self._images = recipe.images_per_batch // self._classes
+        self._own = round(recipe.same_group_share * self._classes)
+        self._turns = 4 if recipe.quarter_turns else 1
+
+    def __getitem__(self, number: int) -> Batch:
+        draw = _generator(self._seed, number)
+        index = self._index
+        anchor = int(index.class_group[draw.integers(len(index.classes))])
+        own = np.array(index.group_classes(anchor))
+        own = draw.choice(own, min(self._own, len(own)), replace=False)
+        rest = np.setdiff1d(np.arange(len(index.classes)), own)
+        rest = draw.choice(rest, min(self._classes - len(own), len(rest)), replace=False)
+        classes = np.concatenate([own, rest])
+        rows = [self._rows(draw, int(number)) for number in classes]
+        turns = draw.integers(self._turns, size=len(classes))
+        return Batch(
+            rows=np.concatenate(rows).astype(np.int32),
+            labels=np.repeat(np.arange(len(classes)), self._images).astype(np.int32),
+            turns=np.repeat(turns, self._images).astype(np.int32),
+        )
+
+    def _rows(self, draw: np.random.Generator, class_number: int) -> npt.NDArray[np.int64]:
+        rows = self._index.class_rows(class_number)
+        picked = draw.choice(len(rows), self._images, replace=len(rows) < self._images)
+        return rows.start + picked.astype(np.int64)
+
+
+class PairBatches:
+    """The recorded pairs, every one once an epoch, in an order of its own each epoch."""
+
+    def __init__(self, data: PairData, recipe: Recipe) -> None:
+        self._pairs = data.pairs
+        self._labels = data.labels
+        self._seed = recipe.seed
+        self._size = recipe.images_per_batch // 2
+        self._turns = 4 if recipe.quarter_turns else 1
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def __getitem__(self, number: int) -> Batch:
+        places = np.arange(number * self._size, (number + 1) * self._size)
+        epochs, offsets = np.divmod(places, len(self._pairs))
+        chosen = np.concatenate(
+            [self._epoch(int(epoch))[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
+        pairs = self._pairs[chosen]
+        turns = _generator(self._seed, number).integers(self._turns, size=len(chosen))
+        return Batch(
+            rows=np.concatenate([pairs[:, 0], pairs[:, 1]]).astype(np.int32),
+            labels=self._labels[chosen],
+            turns=np.concatenate([turns, turns]).astype(np.int32),
+        )
+
+    def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            draw = _generator(self._seed, epoch, stream=1)
+            self._order = (epoch, draw.permutation(len(self._pairs)))
+        return self._order[1]
+
+
+def _generator(seed: int, number: int, *, stream: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, number, 0, 0]))

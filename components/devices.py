@@ -1,0 +1,56 @@
+"""What training runs on, and how."""
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import tensorflow as tf
+
+from components.train_settings import Switch
+
+BFLOAT16_CAPABILITY: Final = (8, 0)
+"""CUDA compute capability from which bfloat16 is fast (Ampere)."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Attributes:
+    strategy: the default one for a single device, MirroredStrategy for several GPUs.
+    mixed_precision: compute in bfloat16.
+    xla: compile the gradient with XLA.
+    description: for people, as "2 CPU cores" or "1 x NVIDIA L4".
+    """
+
+    strategy: tf.distribute.Strategy
+    mixed_precision: bool
+    xla: bool
+    description: str
+
+    @property
+    def replicas(self) -> int:
+        return int(self.strategy.num_replicas_in_sync)
+
+
+def choose_accelerator(*, mixed_precision: Switch = "auto", xla: Switch = "auto") -> Accelerator:
+    """All GPUs that TensorFlow sees, or else the CPU.
+
+    Left at auto, bfloat16 is on where every GPU computes it fast, and XLA on a single GPU.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    fast = bool(gpus) and all(
+        detail.get("compute_capability", (0, 0)) >= BFLOAT16_CAPABILITY for detail in details
+    )
+    names = sorted({str(detail.get("device_name", "GPU")) for detail in details})
+    return Accelerator(
+        strategy=(
+            tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+        ),
+        mixed_precision=fast if mixed_precision == "auto" else mixed_precision == "on",
+        xla=len(gpus) == 1 if xla == "auto" else xla == "on",
+        description=(
+            f"{len(gpus)} x {', '.join(names)}"
+            if gpus
+            else f"{len(os.sched_getaffinity(0))} CPU cores"
+        ),
+    )

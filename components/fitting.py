@@ -1,0 +1,209 @@
+"""The training loop: compiled steps, validation, choice of the best weights, checkpoints."""
+
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from components.batches import batches
+from components.checkpoints import FitCheckpoint
+from components.devices import Accelerator
+from components.model import build_model, embedding_function
+from components.progress import Progress
+from components.train_data import PairData
+from components.train_settings import Recipe
+from components.training_step import TrainingStep
+from components.validation import OneShotValidation
+
+logger = logging.getLogger(__name__)
+
+Weights = Sequence[npt.NDArray[np.float32]]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Progression:
+    """How far a fit has come: what a checkpoint holds besides variables."""
+
+    step: int = 0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    misses: int = 0
+    """Validations since the best one."""
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    """`step`, `loss` and `accuracy` of each validation."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model and how it came about.
+
+    Attributes:
+      model: float32, with the averaged weights of the best validation.
+      facts: JSON-able, for people and reports.
+      checkpoint: to be removed once the model is safely stored.
+    """
+
+    model: keras.Model
+    facts: dict[str, Any]
+    checkpoint: FitCheckpoint
+
+
+def fit(
+    recipe: Recipe,
+    train: PairData,
+    held_out: PairData,
+    *,
+    accelerator: Accelerator,
+    initial_weights: Weights | None = None,
+    checkpoint_dir: Path | None = None,
+    checkpoint_every: int = 100,
+    log_dir: Path | None = None,
+) -> Fit:
+    """Trains the model.
+
+    Everything random is a function of `recipe.seed` and the step, so a fit that was killed and
+    is called again with the same arguments goes on from its last checkpoint with what would have
+    come next.
+
+    Args:
+      held_out: other classes, best of other groups; weights are chosen by one-shot accuracy on
+        them, and by nothing else.
+      initial_weights: of a warm start, in the order of `model.get_weights()`.
+      checkpoint_dir: folder that outlives the process; None: no checkpoints.
+      checkpoint_every: steps between checkpoints.
+      log_dir: where TensorBoard scalars go; None: nowhere.
+
+    Raises:
+      TrainingDiverged: the loss became NaN or infinite.
+      InputError: `train` has fewer than two classes.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    average = build_model(recipe)
+    if initial_weights is not None:
+        average.set_weights(initial_weights)
+    feed = batches(train, recipe)
+    training_step = TrainingStep(recipe, average, accelerator)
+    validation = OneShotValidation(held_out, trials=recipe.validation_trials)
+    if not validation.way:
+        logger.warning("Held-out data allow no one-shot trial: the last weights are kept.")
+    embed = embedding_function(average)
+    best = [tf.Variable(weight.value, trainable=False) for weight in average.weights]
+    checkpoint = FitCheckpoint(
+        checkpoint_dir,
+        key=(
+            f"{recipe.model_dump_json()} {train.fingerprint} {held_out.fingerprint} "
+            f"{accelerator.replicas} {_digest(initial_weights)}"
+        ),
+        variables={
+            "student": training_step.student_variables,
+            "optimizer": training_step.optimizer_variables,
+            "average": [weight.value for weight in average.weights],
+            "best": best,
+        },
+    )
+    at = Progression(**(checkpoint.restore() or {}))
+    resumed_from = at.step
+    if resumed_from:
+        logger.info(f"Training goes on from the checkpoint of step {resumed_from}.")
+    progress = Progress(
+        first=at.step,
+        last=recipe.steps,
+        images_per_step=recipe.images_per_batch * accelerator.replicas,
+    )
+    started = time.monotonic() - at.seconds
+    with _writer(log_dir).as_default():
+        while at.step < recipe.steps and not _patience_is_over(recipe, at):
+            first_batch = at.step * accelerator.replicas
+            parts = [feed[first_batch + replica] for replica in range(accelerator.replicas)]
+            loss = training_step(parts, train.images, at.step)
+            at.step += 1
+            last = at.step == recipe.steps
+            if progress.step(at.step, loss) or last:
+                _require_finite(progress.settle(), at.step)
+                tf.summary.scalar("train/loss", progress.loss, step=at.step)
+                tf.summary.scalar("train/images_per_s", progress.images_per_second, step=at.step)
+                tf.summary.scalar("train/learning_rate", training_step.learning_rate, step=at.step)
+            if validation.way and (at.step % recipe.validate_every == 0 or last):
+                _require_finite(progress.settle(), at.step)
+                accuracy = validation.accuracy(embed)
+                tf.summary.scalar("validation/one_shot_accuracy", accuracy, step=at.step)
+                at.history.append({"step": at.step, "loss": progress.loss, "accuracy": accuracy})
+                progress.validated(at.step, accuracy, way=validation.way)
+                # Of equals the later one: it is averaged over more steps.
+                if accuracy >= at.best_accuracy:
+                    at.best_accuracy, at.best_step, at.misses = accuracy, at.step, 0
+                    _copy(average.weights, best)
+                else:
+                    at.misses += 1
+            if at.step % checkpoint_every == 0 or last:
+                _require_finite(progress.settle(), at.step)
+                at.seconds = time.monotonic() - started
+                checkpoint.save(at.step, dataclasses.asdict(at))
+    if validation.way:
+        _copy(best, average.weights)
+    facts = {
+        "steps": at.step,
+        "stopped_early": at.step < recipe.steps,
+        "resumed_from_step": resumed_from or None,
+        "best_step": at.best_step if validation.way else at.step,
+        "best_validation_accuracy": at.best_accuracy if validation.way else None,
+        "validation_protocol": validation.protocol,
+        "validation_way": validation.way,
+        "seconds": time.monotonic() - started,
+        "images_per_second": progress.average_images_per_second,
+        "device": accelerator.description,
+        "replicas": accelerator.replicas,
+        "mixed_precision": accelerator.mixed_precision,
+        "xla": accelerator.xla,
+        "parameters": average.count_params(),
+        "history": at.history,
+    }
+    return Fit(average, facts, checkpoint)
+
+
+def _patience_is_over(recipe: Recipe, at: Progression) -> bool:
+    over = bool(recipe.patience) and at.misses >= recipe.patience
+    if over:
+        logger.info(f"Stopped at step {at.step}: no better validation since step {at.best_step}.")
+    return over
+
+
+def _require_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss} at step {step}: lower train.learning_rate, or look for images "
+            "that are all alike in the training data"
+        )
+
+
+def _copy(source: Sequence[Any], target: Sequence[Any]) -> None:
+    for held, variable in zip(source, target, strict=True):
+        variable.assign(tf.convert_to_tensor(held))
+
+
+def _writer(log_dir: Path | None) -> tf.summary.SummaryWriter:
+    if log_dir is None:
+        return tf.summary.create_noop_writer()
+    return tf.summary.create_file_writer(str(log_dir))
+
+
+def _digest(weights: Weights | None) -> str:
+    digest = hashlib.sha256()
+    for weight in weights or ():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,217 @@
+"""Typed settings of training, and the recipe that a preset and its overrides amount to."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from data_ingest.settings import Settings
+from serving.preprocessing import Polarity
+
+Preset = Literal["fast", "accurate", "koch2015"]
+Switch = Literal["auto", "on", "off"]
+
+
+class Recipe(Settings):
+    """Everything that training depends on, with no value left open.
+
+    One batch of the loss `batch` is `classes_per_batch * images_per_class` images; one of the
+    loss `pair` is half as many pairs, so an image budget means the same for both.
+    """
+
+    network: Literal["residual", "koch2015"]
+    widths: tuple[int, ...]
+    embedding_size: int
+    image_size: int
+    polarity: Polarity
+    loss: Literal["batch", "pair"]
+    steps: int
+    seed: int
+    classes_per_batch: int
+    images_per_class: int
+    same_group_share: float
+    quarter_turns: bool
+    augmentation: float
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    ema: float
+    validate_every: int
+    validation_trials: int
+    patience: int
+
+    @property
+    def images_per_batch(self) -> int:
+        return self.classes_per_batch * self.images_per_class
+
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "fast": MappingProxyType(
+            {
+                "network": "residual",
+                "widths": (32, 64, 128),
+                "embedding_size": 128,
+                "image_size": 35,
+                "loss": "batch",
+                "steps": 1500,
+                "classes_per_batch": 24,
+                "images_per_class": 4,
+                "same_group_share": 0.5,
+                "quarter_turns": True,
+                "augmentation": 1.0,
+                "learning_rate": 2e-3,
+                "warmup_steps": 50,
+                "weight_decay": 4e-3,
+                "ema": 0.99,
+                "validate_every": 150,
+                "validation_trials": 1200,
+                "patience": 0,
+            }
+        ),
+        "accurate": MappingProxyType(
+            {
+                "network": "residual",
+                "widths": (48, 96, 144),
+                "embedding_size": 128,
+                "image_size": 35,
+                "loss": "batch",
+                "steps": 3600,
+                "classes_per_batch": 24,
+                "images_per_class": 4,
+                "same_group_share": 0.5,
+                "quarter_turns": True,
+                "augmentation": 1.0,
+                "learning_rate": 2e-3,
+                "warmup_steps": 50,
+                "weight_decay": 4e-3,
+                "ema": 0.998,
+                "validate_every": 300,
+                "validation_trials": 2000,
+                "patience": 0,
+            }
+        ),
+        "koch2015": MappingProxyType(
+            {
+                "network": "koch2015",
+                "widths": (64, 128, 128, 256),
+                "embedding_size": 4096,
+                "image_size": 105,
+                "loss": "pair",
+                "steps": 20_000,
+                "classes_per_batch": 64,
+                "images_per_class": 4,
+                "same_group_share": 0.5,
+                "quarter_turns": False,
+                "augmentation": 1.0,
+                "learning_rate": 1e-4,
+                "warmup_steps": 200,
+                "weight_decay": 1e-3,
+                "ema": 0.999,
+                "validate_every": 500,
+                "validation_trials": 400,
+                "patience": 20,
+            }
+        ),
+    }
+)
+
+
+class TrainSettings(Settings):
+    """How the model is trained. What is left at null is the preset's."""
+
+    preset: Preset = Field(
+        default="fast",
+        description="fast: minutes on two CPU cores; accurate: larger and longer; "
+        "koch2015: the paper's network, for a GPU",
+    )
+    steps: int | None = Field(default=None, ge=1, le=10_000_000, description="training steps")
+    seed: int = Field(
+        default=1,
+        ge=0,
+        lt=2**31,
+        description="seed of weights, batches and augmentation",
+    )
+    loss: Literal["batch", "pair"] | None = Field(
+        default=None,
+        description="batch: every same-class pair against all others of its batch; "
+        "pair: cross-entropy of the sampled pairs",
+    )
+    image_size: int | None = Field(
+        default=None,
+        ge=16,
+        le=512,
+        description="side to which images are resized, pixels",
+    )
+    polarity: Polarity = Field(
+        default="auto",
+        description="which is ink: auto decides by the brightness of the border",
+    )
+    embedding_size: int | None = Field(
+        default=None, ge=2, le=16_384, description="floats in an embedding"
+    )
+    classes_per_batch: int | None = Field(
+        default=None, ge=2, le=4096, description="classes in a batch"
+    )
+    images_per_class: int | None = Field(
+        default=None, ge=2, le=256, description="images of each class in a batch"
+    )
+    same_group_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of a batch's classes from a single alphabet",
+    )
+    quarter_turns: bool | None = Field(
+        default=None,
+        description="classes turned by 90, 180 and 270 degrees count as new classes",
+    )
+    augmentation: float | None = Field(
+        default=None,
+        ge=0,
+        le=3,
+        description="strength of random distortions; 0 is none",
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=1, description="peak learning rate of AdamW"
+    )
+    weight_decay: float | None = Field(default=None, ge=0, le=1, description="weight decay")
+    ema: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="momentum of the averaged weights; 0 is no averaging",
+    )
+    validate_every: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="steps between one-shot validations",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="stop after so many validations without a better one; 0 is never",
+    )
+    checkpoint_every: int = Field(
+        default=100, ge=1, le=10_000_000, description="steps between checkpoints"
+    )
+    warm_start: bool = Field(
+        default=False, description="start from the weights of the latest blessed model"
+    )
+    mixed_precision: Switch = Field(
+        default="auto", description="bfloat16 arithmetic; auto: on GPUs that have it"
+    )
+    xla: Switch = Field(default="auto", description="XLA compilation; auto: on a GPU")
+
+    def recipe(self) -> Recipe:
+        """The preset's values with this object's overrides."""
+        values = dict(PRESETS[self.preset])
+        for name in Recipe.model_fields:
+            own = getattr(self, name, None)
+            if own is not None:
+                values[name] = own
+        values["warmup_steps"] = min(values["warmup_steps"], values["steps"] // 5)
+        return Recipe(**values)

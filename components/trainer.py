@@ -1,0 +1,148 @@
+"""What TFX's Trainer runs: read, fit, calibrate, export."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import keras
+import numpy as np
+
+from components.calibration import fit_platt
+from components.devices import choose_accelerator
+from components.fitting import Fit, fit
+from components.model import HEAD, embedding_function
+from components.train_data import PairData, read_pair_data
+from components.train_settings import Recipe, TrainSettings
+from components.validation import embed_all
+from components.warm_start import initial_weights
+from serving.export import export_model
+
+logger = logging.getLogger(__name__)
+
+TRAINING_FACTS = "training.json"
+
+
+class FnArgs(Protocol):
+    """The part of `tfx.components.FnArgs` that is used."""
+
+    train_files: list[str]
+    eval_files: list[str]
+    serving_model_dir: str
+    model_run_dir: str
+    base_model: str | None
+    custom_config: Mapping[str, Any]
+
+
+class Calibration(NamedTuple):
+    """How the head was scaled, and what its scores are worth on held-out pairs."""
+
+    scale: float
+    shift: float
+    pairs: int
+    accuracy: float
+    """Share of the pairs on the right side of score 0.5."""
+
+
+def run_fn(fn_args: FnArgs) -> None:
+    """Trains on the `train` pairs and exports the model; weights are chosen on the `eval` pairs.
+
+    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (it
+    makes TFX's cache notice edited code) and, optional, 'checkpoint_dir' (a folder that outlives
+    the process).
+
+    Raises:
+      InputError: no or unusable records, or a model that a warm start does not fit.
+      TrainingDiverged: the loss became NaN or infinite.
+    """
+    config = fn_args.custom_config
+    settings = TrainSettings.model_validate_json(config["train"])
+    recipe = settings.recipe()
+    train = _read("Training", fn_args.train_files, recipe)
+    held_out = _read("Held-out", fn_args.eval_files, recipe)
+    checkpoint_dir = config.get("checkpoint_dir")
+    fitted = fit(
+        recipe,
+        train,
+        held_out,
+        accelerator=choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla),
+        initial_weights=initial_weights(settings, fn_args.base_model),
+        checkpoint_dir=Path(checkpoint_dir) if checkpoint_dir else None,
+        checkpoint_every=settings.checkpoint_every,
+        log_dir=Path(fn_args.model_run_dir),
+    )
+    calibration = calibrate(fitted.model, held_out)
+    facts = {**fitted.facts, "calibration": calibration._asdict()}
+    export_model(
+        fitted.model,
+        Path(fn_args.serving_model_dir),
+        image_size=recipe.image_size,
+        polarity=recipe.polarity,
+        card={
+            "dataset": config.get("dataset"),
+            "source_hash": config.get("source_hash"),
+            "recipe": recipe.model_dump(mode="json"),
+            "data": {"train": _summary(train), "eval": _summary(held_out)},
+            "metrics": {
+                f"eval_{facts['validation_protocol']}_{facts['validation_way']}way_accuracy": (
+                    facts["best_validation_accuracy"]
+                ),
+                "eval_verification_accuracy": calibration.accuracy,
+            },
+            "calibration": calibration._asdict(),
+            "training": {name: facts[name] for name in ("steps", "best_step", "device")},
+        },
+        warmup_images=held_out.samples,
+    )
+    _write_facts(Path(fn_args.model_run_dir), facts)
+    fitted.checkpoint.remove()
+    _log_end(fitted)
+
+
+def calibrate(model: keras.Model, held_out: PairData) -> Calibration:
+    """Scales the head of `model` so that its scores on the held-out pairs are probabilities."""
+    head = model.get_layer(HEAD)
+    vectors = embed_all(embedding_function(model), held_out.images)
+    first, second = vectors[held_out.pairs[:, 0]], vectors[held_out.pairs[:, 1]]
+    b0 = float(head.b0)
+    logits = b0 - np.abs(first - second).sum(axis=1)
+    platt = fit_platt(logits, held_out.labels)
+    w, b0 = platt.fold(np.asarray(head.w, np.float64), b0)
+    head.w.assign(w.astype(np.float32))
+    head.b0.assign(b0)
+    right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
+    return Calibration(platt.scale, platt.shift, len(right), float(right.mean()))
+
+
+def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:
+    data = read_pair_data(patterns, size=recipe.image_size, polarity=recipe.polarity)
+    logger.info(
+        f"{name} data: {len(data.labels)} pairs of {len(data.index)} images, "
+        f"{len(data.index.classes)} classes, {len(data.index.groups)} groups"
+    )
+    return data
+
+
+def _summary(data: PairData) -> dict[str, int | str]:
+    return {
+        "pairs": len(data.labels),
+        "images": len(data.index),
+        "classes": len(data.index.classes),
+        "groups": len(data.index.groups),
+        "fingerprint": data.fingerprint,
+    }
+
+
+def _write_facts(directory: Path, facts: Mapping[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / TRAINING_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _log_end(fitted: Fit) -> None:
+    facts = fitted.facts
+    accuracy = facts["best_validation_accuracy"]
+    best = (
+        f", best validation {100 * accuracy:.1f} % at step {facts['best_step']}" if accuracy else ""
+    )
+    logger.info(f"Trained {facts['steps']} steps in {facts['seconds']:.0f} s{best}.")

@@ -1,0 +1,126 @@
+"""From an encoded image to what the network sees, inside the TensorFlow graph.
+
+Training and serving call the same function, so what the model was trained on and what a client
+sends are prepared alike. There is no Python in the graph: TF Serving runs it as it is.
+"""
+
+from typing import Final, Literal
+
+import tensorflow as tf
+
+Polarity = Literal["auto", "dark_on_light", "light_on_dark"]
+
+MAX_SIDE: Final = 4096
+"""Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Largest accepted encoded image, bytes."""
+
+PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+PNG_HEADER_BYTES: Final = 26
+"""Signature, chunk length and name, width, height, bit depth and colour type of a PNG."""
+JPEG_MAGIC: Final = b"\xff\xd8\xff"
+
+
+def decode_images(images: tf.Tensor, *, size: int, polarity: Polarity = "auto") -> tf.Tensor:
+    """Decodes PNG or JPEG images to square drawings, ink 1 on paper 0.
+
+    The header is read first: what is neither PNG nor JPEG, larger than `MAX_BYTES`, or more than
+    `MAX_SIDE` pixels a side is refused without decoding, which takes well under a millisecond
+    however large the image claims to be. Transparent pixels become paper-white. An image that is
+    not square is padded with paper, so that shapes keep their proportions.
+
+    Args:
+      images: `string[N]`, encoded images.
+      size: side of the result, pixels.
+      polarity: 'dark_on_light' (ink is dark), 'light_on_dark', or 'auto': whichever makes the
+        image's border paper.
+
+    Returns:
+      `float32[N, size, size, 1]` in [0, 1], each pixel the average over the area it covers.
+
+    Raises:
+      tf.errors.InvalidArgumentError: when run, if any image of the batch is refused or broken.
+    """
+
+    def decode(image: tf.Tensor) -> tf.Tensor:
+        ink = _ink(_decode_gray(image), polarity)
+        return tf.image.resize(_padded_to_square(ink), [size, size], method="area")[0]
+
+    drawings = tf.map_fn(
+        decode, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
+    )
+    return tf.ensure_shape(drawings, [None, size, size, 1])
+
+
+def _decode_gray(image: tf.Tensor) -> tf.Tensor:
+    """Decodes one image: `string[]` to `float32[H, W, 1]` in [0, 1]."""
+    size = tf.strings.length(image)
+    is_png = tf.strings.substr(image, 0, len(PNG_MAGIC)) == PNG_MAGIC
+    is_jpeg = tf.strings.substr(image, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
+    checks = [
+        tf.debugging.Assert(
+            size <= MAX_BYTES, [f"image refused: more than {MAX_BYTES} bytes:", size]
+        ),
+        tf.debugging.Assert(is_png | is_jpeg, ["image refused: neither PNG nor JPEG"]),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.cond(is_png, lambda: _decode_png(image, size), lambda: _decode_jpeg(image))
+
+
+def _decode_png(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    complete = tf.debugging.Assert(size > PNG_HEADER_BYTES, ["image refused: truncated PNG header"])
+    with tf.control_dependencies([complete]):
+        header = tf.cast(
+            tf.io.decode_raw(tf.strings.substr(image, 0, PNG_HEADER_BYTES), tf.uint8),
+            tf.int64,
+        )
+    powers = tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
+    width = tf.reduce_sum(header[16:20] * powers)
+    height = tf.reduce_sum(header[20:24] * powers)
+    colour_type = header[25]
+
+    def opaque() -> tf.Tensor:
+        return tf.cast(tf.io.decode_png(image, channels=1), tf.float32) / 255.0
+
+    def transparent() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(image, channels=4), tf.float32) / 255.0
+        gray = tf.image.rgb_to_grayscale(pixels[..., :3])
+        return gray * pixels[..., 3:] + (1.0 - pixels[..., 3:])
+
+    with tf.control_dependencies([_side_check(height, width)]):
+        # Colour types 0 and 2 (gray, RGB) carry no alpha worth a four-channel decode; 3 (palette),
+        # 4 and 6 may.
+        return tf.cond((colour_type == 0) | (colour_type == 2), opaque, transparent)
+
+
+def _decode_jpeg(image: tf.Tensor) -> tf.Tensor:
+    shape = tf.io.extract_jpeg_shape(image, output_type=tf.int64)
+    with tf.control_dependencies([_side_check(shape[0], shape[1])]):
+        return tf.cast(tf.io.decode_jpeg(image, channels=1), tf.float32) / 255.0
+
+
+def _side_check(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+    return tf.debugging.Assert(
+        (tf.minimum(height, width) >= 1) & (tf.maximum(height, width) <= MAX_SIDE),
+        [f"image refused: sides must be 1 to {MAX_SIDE} pixels, not", height, width],
+    )
+
+
+def _ink(gray: tf.Tensor, polarity: Polarity) -> tf.Tensor:
+    """Brightness to ink: `float32[H, W, 1]` in [0, 1], ink 1."""
+    if polarity == "dark_on_light":
+        return 1.0 - gray
+    if polarity == "light_on_dark":
+        return gray
+    border = tf.concat([gray[0], gray[-1], gray[:, 0], gray[:, -1]], axis=0)
+    return tf.where(tf.reduce_mean(border) > 0.5, 1.0 - gray, gray)
+
+
+def _padded_to_square(ink: tf.Tensor) -> tf.Tensor:
+    """`float32[H, W, 1]` to `float32[1, S, S, 1]` with S = max(H, W), the drawing centred."""
+    shape = tf.shape(ink)
+    height, width = shape[0], shape[1]
+    side = tf.maximum(height, width)
+    return tf.image.pad_to_bounding_box(
+        ink[tf.newaxis], (side - height) // 2, (side - width) // 2, side, side
+    )
