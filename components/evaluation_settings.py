@@ -1,0 +1,84 @@
+"""Settings of the Evaluator and of the ServingGate."""
+
+import re
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from data_ingest.settings import Settings
+
+ONE_SHOT_METRIC = re.compile(r"(official|within|between)_([1-9]\d*)way_accuracy")
+VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
+LOWER_IS_BETTER = ("eer", "ece")
+
+
+class Threshold(Settings):
+    """What a figure must satisfy for the model to be blessed."""
+
+    min: float | None = Field(default=None, ge=0, le=1, description="refused below this")
+    max: float | None = Field(default=None, ge=0, le=1, description="refused above this")
+    max_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="refused when worse than the latest blessed model by more than this",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Threshold":
+        if self.min is None and self.max is None and self.max_drop is None:
+            raise ValueError("give at least one of min, max and max_drop")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+def _default_thresholds() -> dict[str, Threshold]:
+    return {
+        "official_20way_accuracy": Threshold(min=0.80, max_drop=0.02),
+        "within_20way_accuracy": Threshold(min=0.55, max_drop=0.03),
+        "auc": Threshold(min=0.75, max_drop=0.02),
+    }
+
+
+class EvaluateSettings(Settings):
+    """When a model is good enough."""
+
+    thresholds: dict[str, Threshold] = Field(
+        default_factory=_default_thresholds,
+        description="by figure: official_20way_accuracy, within_5way_accuracy, auc, eer, ...; "
+        "those on trials that the data does not have are left out",
+    )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _names_are_known(cls, thresholds: dict[str, Threshold]) -> dict[str, Threshold]:
+        for name in thresholds:
+            if name not in VERIFICATION_METRICS and not ONE_SHOT_METRIC.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no figure; there are official_<way>way_accuracy, "
+                    f"within_<way>way_accuracy, between_<way>way_accuracy, "
+                    f"{', '.join(VERIFICATION_METRICS)}"
+                )
+        return thresholds
+
+
+class GateSettings(Settings):
+    """What an export must stand before it is pushed."""
+
+    compared_pairs: int = Field(
+        default=256,
+        ge=1,
+        le=100_000,
+        description="pairs on which the export's scores are compared with the trained model's",
+    )
+    max_score_difference: float = Field(
+        default=1e-4, gt=0, le=0.1, description="largest difference allowed between the two"
+    )
+    latency_requests: int = Field(
+        default=100, ge=1, le=10_000, description="requests a latency figure is measured over"
+    )
+    max_p99_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="99th percentile of embedding one image, in ms, above which it is refused",
+    )
