@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import httpx
 from tqdm import tqdm
 
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, naming
 from data_ingest.layout import list_images
 
 _CHUNK: Final = 2**16
@@ -231,6 +231,7 @@ def _continue_part(client: httpx.Client, url: str, part: Path) -> bool:
             return False
         total = int(announced) if announced.isdigit() else None
         with (
+            naming(part),
             part.open("ab" if have else "wb") as stream,
             tqdm(
                 total=total,

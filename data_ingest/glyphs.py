@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data_ingest.errors import naming
 from data_ingest.glyph_strokes import (
     Floats,
     Hands,
@@ -62,7 +63,8 @@ def write_glyphs(
       writers: drawings of each character, at most 99.
       first_alphabet: number of the first alphabet.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False) as stream:
+    temporary_file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False)
+    with naming(path), temporary_file as stream:
         temporary = Path(stream.name)
         try:
             with zipfile.ZipFile(stream, "w") as archive:

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import resource
 import threading
 import time
 import zipfile
@@ -283,3 +284,14 @@ def test_the_official_archives_have_the_published_checksums() -> None:
     assert archives["images_background"].md5 == "68d2efa1b9178cc56df9314c21c6e718"
     assert archives["images_evaluation"].md5 == "6b91aef0f799c5bb55b94e3f2daec811"
     assert archives["all_runs"].path == "one-shot-classification/all_runs.zip"
+
+
+def test_a_disk_that_fills_up_is_named(server: Server, tmp_path: Path) -> None:
+    data = server.files["sub/set.zip"] = archive_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match=r"set\.zip\.part"):
+            fetch(server, archive(data), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,14 @@ def test_raw_pixels_do_not_tell_characters_apart(alphabets: list[Alphabet]) -> N
 
 def test_coarse_shape_does_tell_something(alphabets: list[Alphabet]) -> None:
     assert nearest_is_right(alphabets, size=7) > 0.25
+
+
+def test_a_disk_that_fills_up_is_named_and_left_clean(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match=r"g\.zip"):
+            write_glyphs(tmp_path / "g.zip", alphabets=1, characters=2, writers=9, seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
