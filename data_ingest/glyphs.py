@@ -63,8 +63,10 @@ def write_glyphs(
       writers: drawings of each character, at most 99.
       first_alphabet: number of the first alphabet.
     """
-    temporary_file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False)
-    with naming(path), temporary_file as stream:
+    with (
+        naming(path),
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False) as stream,
+    ):
         temporary = Path(stream.name)
         try:
             with zipfile.ZipFile(stream, "w") as archive:
