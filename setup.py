@@ -1,11 +1,11 @@
-"""Package definition. `requirements.lock` holds the exact versions; `make lock` makes it anew from this file."""
+"""Package definition. `make lock` makes requirements.lock, the exact versions, from this file."""
 
 from setuptools import find_packages, setup
 
 setup(
     name="siamese-oneshot",
     version="0.1.0",
-    description="One-shot image recognition with a Siamese network: a TFX pipeline from raw images to TF Serving",
+    description="One-shot image recognition: a TFX pipeline from raw images to TF Serving",
     python_requires=">=3.10,<3.14",
     packages=find_packages(
         include=[
@@ -16,7 +16,7 @@ setup(
     ),
     include_package_data=True,
     install_requires=[
-        # On Python 3.10 tensorflow-metadata wants protobuf <= 6.32, which the newest Beam's [gcp] extra excludes.
+        # On Python 3.10 tensorflow-metadata wants protobuf <= 6.32, which Beam 2.77 rules out.
         "apache-beam==2.77.0; python_version >= '3.11'",
         "apache-beam<2.77; python_version < '3.11'",
         "httpx",

@@ -1,15 +1,17 @@
 """Lets an extension module built for a newer glibc or libstdc++ load on this host.
 
-ml-metadata and tensorflow-data-validation are published for x86-64 Linux as `manylinux_2_39` wheels only. What their
-extension modules really need beyond glibc 2.34 and GCC 12's libstdc++ is a handful of symbols that have an exact
-stand-in in every older version (see `STAND_INS`). So it is enough to edit three of the file's dynamic tables:
+ml-metadata and tensorflow-data-validation are published for x86-64 Linux as `manylinux_2_39`
+wheels only. What their extension modules really need beyond glibc 2.34 and GCC 12's libstdc++ is a
+handful of symbols that have a stand-in in every older version (see `STAND_INS`). So it is enough to
+edit three of the file's dynamic tables:
 
-* `.gnu.version_r`: a version that the host lacks becomes weak, so the loader no longer insists on it;
+* `.gnu.version_r`: a version that the host lacks becomes weak, so the loader does not insist on it;
 * `.gnu.version`: the symbols bound to such a version become unversioned;
-* `.dynsym`: those symbols take the name of their stand-in (a string that `.dynstr` already holds) or weak binding.
+* `.dynsym`: those symbols take the name of their stand-in (a string that `.dynstr` already holds),
+  or weak binding.
 
-Nothing moves, so file size and all addresses stay as they were. Only the standard library is used. Layouts are those of
-the System V ABI (ELF-64, little endian) and of the LSB's symbol versioning chapter.
+Nothing moves, so the file's size and all addresses stay as they were. Layouts are those of the
+System V ABI (ELF-64, little endian) and of the LSB's chapter on symbol versioning.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-# The C23 variants differ from the old functions only in accepting binary literals ("0b1") in base 0 and 2;
-# __cxa_call_terminate ends the process when an exception leaves a noexcept function, as abort() does.
-# None: the symbol is an anchor that is referenced and never called, so it may stay unresolved.
+# The C23 variants differ from the old functions only in accepting binary literals ("0b1") in bases
+# 0 and 2. __cxa_call_terminate ends the process when an exception leaves a noexcept function, as
+# abort() does. None: an anchor that is referenced and never called, so it may stay unresolved.
 STAND_INS: Mapping[str, str | None] = {
     "__isoc23_strtol": "strtol",
     "__isoc23_strtoul": "strtoul",
@@ -40,21 +42,21 @@ _SHT_GNU_VERNEED = 0x6FFFFFFE
 _SHT_GNU_VERSYM = 0x6FFFFFFF
 _VER_FLG_WEAK = 2
 _VER_NDX_GLOBAL = 1
-_VERSYM_VERSION = 0x7FFF  # the top bit of an entry hides the symbol; the rest is the version's index
+_VERSYM_VERSION = 0x7FFF  # the top bit hides the symbol; the rest is the version's index
 _STB_WEAK = 2
 _SYMBOL_BYTES = 24
 
 
 class ElfError(ValueError):
-    """The file is no ELF-64 file for a little endian machine, or needs something that has no known stand-in."""
+    """The file is not ELF-64 little endian, or needs something that has no known stand-in."""
 
 
 class NeededVersion(NamedTuple):
-    """One entry of `.gnu.version_r`: a symbol version that the loader looks for in another library."""
+    """One entry of `.gnu.version_r`: a symbol version expected of another library."""
 
     library: str
     name: str
-    index: int
+    number: int
     weak: bool
     flags_at: int  # file offset of vna_flags
 
@@ -63,7 +65,7 @@ class Symbol(NamedTuple):
     """One entry of `.dynsym` with its version."""
 
     name: str
-    version_index: int
+    version: int
     at: int  # file offset of the entry
     version_at: int  # file offset of its `.gnu.version` entry
 
@@ -100,12 +102,12 @@ class ElfFile:
             _, count, file_name, first, following = self._unpack("<HHIII", entry)
             auxiliary = entry + first
             for _ in range(count):
-                _, flags, index, name, next_auxiliary = self._unpack("<IHHII", auxiliary)
+                _, flags, number, name, next_auxiliary = self._unpack("<IHHII", auxiliary)
                 needed.append(
                     NeededVersion(
                         library=self._string(strings + file_name),
                         name=self._string(strings + name),
-                        index=index & _VERSYM_VERSION,
+                        number=number & _VERSYM_VERSION,
                         weak=bool(flags & _VER_FLG_WEAK),
                         flags_at=auxiliary + 4,
                     )
@@ -142,11 +144,11 @@ class ElfFile:
             yield Symbol(self._string(strings + name), version & _VERSYM_VERSION, at, version_at)
 
     def adapt(self, offered: Mapping[str, set[str]]) -> list[str]:
-        """Edits the tables so that the file loads beside libraries that offer only the given versions.
+        """Edits the tables so that the file loads where only the given versions are offered.
 
         Args:
-            offered: for each library name, the versions that the host's copy defines. A library that is not
-                among the keys is taken to offer everything.
+            offered: for each library name, the versions that the host's copy defines. A library
+                that is not among the keys is taken to offer everything.
 
         Returns:
             The missing versions, sorted; empty when nothing had to be changed.
@@ -155,15 +157,15 @@ class ElfFile:
             ElfError: a symbol of a missing version has no known stand-in.
         """
         missing = {
-            need.index: need
+            need.number: need
             for need in self.needed_versions()
             if not need.weak and need.library in offered and need.name not in offered[need.library]
         }
         if not missing:
             return []
         for symbol in list(self.symbols()):
-            if symbol.version_index in missing:
-                self._replace(symbol, missing[symbol.version_index])
+            if symbol.version in missing:
+                self._replace(symbol, missing[symbol.version])
         for need in missing.values():
             (flags,) = self._unpack("<H", need.flags_at)
             struct.pack_into("<H", self.data, need.flags_at, flags | _VER_FLG_WEAK)
@@ -171,7 +173,9 @@ class ElfFile:
 
     def _replace(self, symbol: Symbol, need: NeededVersion) -> None:
         if symbol.name not in STAND_INS:
-            raise ElfError(f"needs {symbol.name} of {need.name}, which {need.library} of this host lacks")
+            raise ElfError(
+                f"needs {symbol.name} of {need.name}, which {need.library} of this host lacks"
+            )
         stand_in = STAND_INS[symbol.name]
         if stand_in is None:
             info_at = symbol.at + 4
@@ -194,7 +198,9 @@ class ElfFile:
         (table,) = self._unpack("<Q", 40)
         entry_bytes, count = self._unpack("<HH", 58)
         for number in range(count):
-            _, kind, _, _, offset, size, link, info = self._unpack("<IIQQQQII", table + number * entry_bytes)
+            _, kind, _, _, offset, size, link, info = self._unpack(
+                "<IIQQQQII", table + number * entry_bytes
+            )
             yield _Section(kind, offset, size, link, info)
 
     def _find(self, kind: int) -> _Section | None:
@@ -207,14 +213,14 @@ class ElfFile:
         return self.data[at : self.data.index(0, at)].decode()
 
 
-def host_versions(libraries: tuple[str, ...] = ("libc.so.6", "libstdc++.so.6")) -> dict[str, set[str]]:
-    """Symbol versions of the libraries that this very process gets from the loader.
+def host_versions() -> dict[str, set[str]]:
+    """Symbol versions of the C and C++ libraries that this very process gets from the loader.
 
     Raises:
         ElfError: a library cannot be loaded, or its file cannot be found.
     """
     offered = {}
-    for library in libraries:
+    for library in ("libc.so.6", "libstdc++.so.6"):
         try:
             ctypes.CDLL(library)
         except OSError as error:
@@ -250,10 +256,10 @@ def adapted_versions(path: Path) -> list[str]:
 
 
 def _mapped_file(library: str) -> Path:
-    """The file behind a library loaded into this process, e.g. /usr/lib/x86_64-linux-gnu/libc.so.6."""
+    """The file behind a library that is loaded into this process."""
     for line in Path("/proc/self/maps").read_text().splitlines():
-        name = line.partition("/")[2]
-        # A library may be mapped under its full version's name: libstdc++.so.6.0.30.
-        if name and (os.path.basename(name) == library or os.path.basename(name).startswith(f"{library}.")):
-            return Path(f"/{name}")
+        path = Path("/" + line.partition("/")[2])
+        # It may be mapped under its full name: libstdc++.so.6.0.30.
+        if path.name == library or path.name.startswith(f"{library}."):
+            return path
     raise ElfError(f"{library} is loaded but its file was not found in /proc/self/maps")

@@ -1,0 +1,51 @@
+# Every target does the set-up it needs; a finished set-up costs a fraction of a second.
+# `make` itself exits with 2 whenever a command fails: for oneshot's own exit codes call .venv/bin/oneshot.
+
+PYTHON ?= python3
+ARGS ?=
+# Workers for the tests: each imports TensorFlow and TFX for itself, so more than cores only costs.
+WORKERS ?= 2
+COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format doctor lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo '  GPU=1 adds CUDA for TensorFlow, once: make run GPU=1'
+
+setup:
+	@$(PYTHON) scripts/bootstrap.py $(if $(GPU),--gpu)
+
+run: setup ## images to a model that TF Serving can use; options: make run ARGS="--set train.seed=2"
+	@$(BIN)/oneshot run $(ARGS)
+
+test: setup ## all tests; options for pytest: make test ARGS="-k pairs"
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## formats the code, with the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+doctor: setup ## what is installed, which devices and data are found, what would stop a run
+	@$(BIN)/oneshot doctor $(ARGS)
+
+# Pins stay as they are unless setup.py rules them out; ARGS=--upgrade takes the newest. The marker that all
+# lines have in common is dropped (see [tool.uv] in pyproject.toml: nothing else is supported).
+lock: setup ## makes the lock files anew from setup.py
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra dev $(ARGS) setup.py \
+	  -o requirements.lock --custom-compile-command 'make lock'
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra gpu --no-annotate --no-header setup.py \
+	  -c requirements.lock | grep '^nvidia' > requirements-gpu.lock
+	sed -i "s/ and $(COMMON_MARKER)//; s/ ; python_full_version < '3.14'$$//; s/ and python_full_version < '3.14'//" \
+	  requirements.lock requirements-gpu.lock
+
+clean: ## removes the environment and caches; output/ stays
+	rm -rf .venv .venv.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './output/*' -prune -exec rm -rf {} +
