@@ -1,0 +1,13 @@
+"""Settings that hold for all tests."""
+
+import os
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before any test module imports TensorFlow. Inherited by the processes that tests start.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # A run must not depend on data that happens to lie on the machine of whoever tests.
+    os.environ.pop("OMNIGLOT_DIR", None)
