@@ -1,0 +1,194 @@
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import tfx.v1 as tfx
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration import metadata
+
+from components.example_gen import PairExampleGen, make_input_config
+from data_ingest.errors import InputError
+from data_ingest.pair_settings import PairSettings
+from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
+
+BEAM_ARGS = [
+    "--runner=FnApiRunner",
+    "--direct_running_mode=in_memory",
+    "--sdk_container_image=none",
+]
+SETTINGS = PairSettings(
+    train_pairs=40,
+    eval_pairs=10,
+    verification_pairs=10,
+    ways=(3,),
+    within_trials=3,
+    between_trials=3,
+)
+
+
+class Runs:
+    """Runs of a pipeline of PairExampleGen alone, with one metadata store and caching on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "artifacts"
+        self._database = str(folder / "metadata.db")
+
+    def run(
+        self,
+        base: Path,
+        inputs: Mapping[str, str],
+        *,
+        source_hash: str = "code",
+        share: float = 0.0,
+    ) -> None:
+        node = PairExampleGen(
+            input_base=str(base),
+            input_config=make_input_config(inputs),
+            pair_settings=SETTINGS,
+            max_rejected_share=share,
+            source_hash=source_hash,
+        )
+        tfx.orchestration.LocalDagRunner().run(
+            tfx.dsl.Pipeline(
+                pipeline_name="pairs",
+                pipeline_root=str(self.root),
+                components=[node],
+                enable_cache=True,
+                metadata_connection_config=metadata.sqlite_metadata_connection_config(
+                    self._database
+                ),
+                beam_pipeline_args=BEAM_ARGS,
+            )
+        )
+
+    def states(self) -> list[str]:
+        state = metadata_store_pb2.Execution.State
+        return [
+            state.Name(execution.last_known_state) for execution in self._store().get_executions()
+        ]
+
+    def artifacts(self) -> list[metadata_store_pb2.Artifact]:
+        found: list[metadata_store_pb2.Artifact] = self._store().get_artifacts_by_type("Examples")
+        return found
+
+    def _store(self) -> MetadataStore:
+        return MetadataStore(metadata.sqlite_metadata_connection_config(self._database))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+TREE = omniglot_tree("letters", groups=4, classes=3, writers=3)
+
+
+def test_the_artifact_has_the_three_splits_and_nothing_else_in_their_folders(
+    runs: Runs, tmp_path: Path
+) -> None:
+    write_zip(tmp_path / "data/images.zip", TREE)
+    runs.run(tmp_path / "data", {"images": "images.zip"})
+    (artifact,) = runs.artifacts()
+    assert artifact.properties["split_names"].string_value == '["train", "eval", "one_shot"]'
+    assert artifact.custom_properties["payload_format"].string_value == "FORMAT_TF_EXAMPLE"
+    assert artifact.custom_properties["file_format"].string_value == "tfrecords_gzip"
+    found = sorted(path.relative_to(artifact.uri).as_posix() for path in files(Path(artifact.uri)))
+    assert found == [
+        "Split-eval/data_tfrecord-00000-of-00001.gz",
+        "Split-one_shot/data_tfrecord-00000-of-00002.gz",
+        "Split-one_shot/data_tfrecord-00001-of-00002.gz",
+        "Split-train/data_tfrecord-00000-of-00001.gz",
+        "rejected.jsonl",
+        "sampling.json",
+    ]
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_unchanged_images_are_served_from_the_cache_even_if_copied_afresh(
+    runs: Runs, tmp_path: Path
+) -> None:
+    archive = write_zip(tmp_path / "data/images.zip", TREE)
+    runs.run(tmp_path / "data", {"images": "images.zip"})
+    os.utime(archive, (1, 1))
+    runs.run(tmp_path / "data", {"images": "images.zip"})
+    assert runs.states() == ["COMPLETE", "CACHED"]
+    assert len(runs.artifacts()) == 1
+
+
+def test_an_image_changed_deep_in_a_folder_or_changed_code_is_read_again(
+    runs: Runs, tmp_path: Path
+) -> None:
+    """TFX's own fingerprint of a folder does not see a change in a folder inside it."""
+    folder = write_folder(tmp_path / "data/images", TREE)
+    changed = folder / sorted(TREE)[0]
+    runs.run(tmp_path / "data", {"images": "images"})
+    before = folder.stat().st_mtime
+    changed.write_bytes(TREE[sorted(TREE)[0]] + b"\0")
+    os.utime(changed, (2, 2))
+    assert folder.stat().st_mtime == before
+    runs.run(tmp_path / "data", {"images": "images"})
+    runs.run(tmp_path / "data", {"images": "images"}, source_hash="other code")
+    assert runs.states() == ["COMPLETE"] * 3
+
+
+def test_the_latest_span_and_version_are_read_however_they_are_padded(
+    runs: Runs, tmp_path: Path
+) -> None:
+    for span, version in (("01", "1"), ("9", "1"), ("010", "1"), ("010", "02")):
+        tree = omniglot_tree(f"span{span}v{version}-", groups=4, classes=3, writers=2)
+        write_folder(tmp_path / f"data/span-{span}/v{version}/images", tree)
+    runs.run(tmp_path / "data", {"images": "span-{SPAN}/v{VERSION}/images"})
+    (artifact,) = runs.artifacts()
+    assert artifact.custom_properties["span"].int_value == 10
+    assert artifact.custom_properties["version"].int_value == 2
+    assert "span010v02-0" in (Path(artifact.uri) / "sampling.json").read_text()
+
+
+def test_broken_images_over_the_share_fail_by_name_and_leave_nothing(
+    runs: Runs, tmp_path: Path
+) -> None:
+    broken = dict.fromkeys(sorted(TREE)[:2], b"broken")
+    write_zip(tmp_path / "data/images.zip", {**TREE, **broken})
+    with pytest.raises(InputError, match=r"(?s)2 of 36 images .*letters0/character01/0001_01\.png"):
+        runs.run(tmp_path / "data", {"images": "images.zip"}, share=0.05)
+    assert runs.states() == ["FAILED"]
+    assert files(runs.root) == []
+
+
+def test_broken_images_below_the_share_are_listed_beside_the_splits(
+    runs: Runs, tmp_path: Path
+) -> None:
+    broken = dict.fromkeys(sorted(TREE)[:2], b"broken")
+    write_zip(tmp_path / "data/images.zip", {**TREE, **broken})
+    runs.run(tmp_path / "data", {"images": "images.zip"}, share=0.06)
+    (artifact,) = runs.artifacts()
+    assert len((Path(artifact.uri) / "rejected.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (omniglot_tree("lone", groups=1, classes=1, writers=3), "there are 1 classes in 1 groups"),
+        (omniglot_tree("once", groups=4, classes=3, writers=1), "0 of them with two images"),
+    ],
+    ids=["an alphabet with one character", "no character drawn twice"],
+)
+def test_too_little_to_sample_from_fails_by_name_and_leaves_nothing(
+    runs: Runs, tmp_path: Path, tree: dict[str, bytes], message: str
+) -> None:
+    write_zip(tmp_path / "data/images.zip", tree)
+    with pytest.raises(InputError, match=message):
+        runs.run(tmp_path / "data", {"images": "images.zip"})
+    assert files(runs.root) == []
+
+
+def test_a_pattern_that_matches_nothing_fails_by_name(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.zip"):
+        runs.run(tmp_path, {"images": "gone.zip"})
+    with pytest.raises(InputError, match=r"span-\{SPAN\}"):
+        runs.run(tmp_path, {"images": "span-{SPAN}/images"})
