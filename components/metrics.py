@@ -132,8 +132,8 @@ class _OneShotCombiner(beam.CombineFn):  # type: ignore[misc]
         )
 
     def merge_accumulators(self, accumulators: Iterable[_OneShotCount]) -> _OneShotCount:
-        credits, counts, malformed = zip(*accumulators, strict=True)
-        return _OneShotCount(math.fsum(credits), sum(counts), sum(malformed))
+        credit, counts, malformed = zip(*accumulators, strict=True)
+        return _OneShotCount(math.fsum(credit), sum(counts), sum(malformed))
 
     def extract_output(self, accumulator: _OneShotCount) -> dict[metric_types.MetricKey, float]:
         credit, n, malformed = accumulator

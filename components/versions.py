@@ -1,0 +1,122 @@
+"""Puts a model into TF Serving's base path as a numbered version: whole, or not at all."""
+
+import errno
+import logging
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.time) -> Path:
+    """Copies a SavedModel with everything beside it to `base/<version>`.
+
+    The version is the time in seconds, or one more than the newest version if that is not older.
+    The copy is made, and brought to the disk, under a name that is no number, which TF Serving
+    does not look at, and then renamed: a server sees the whole version or none. Where another
+    push was quicker with the same number, the next one is taken. A push that dies leaves only its
+    temporary folder, which a later push removes.
+
+    Args:
+      source: a SavedModel folder.
+      base: the model base path; made if missing.
+      now: the clock, seconds since 1970.
+
+    Raises:
+      FileNotFoundError: `source` holds no `saved_model.pb`.
+      OSError: the copy failed, for instance for want of space; nothing of it is left.
+    """
+    if not (source / "saved_model.pb").is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no SavedModel", str(source))
+    base.mkdir(parents=True, exist_ok=True)
+    remove_stale(base)
+    temporary = base / temporary_name()
+    try:
+        shutil.copytree(source, temporary)
+        synchronize(temporary)
+        while True:
+            version = max([int(now()), *(number + 1 for number in versions(base))])
+            target = base / str(version)
+            try:
+                temporary.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue
+            synchronize_folder(base)
+            return target
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def versions(base: Path) -> list[int]:
+    """Numbers of the versions in a base path, ascending; empty if it does not exist."""
+    if not base.is_dir():
+        return []
+    return sorted(
+        int(entry.name) for entry in base.iterdir() if entry.name.isascii() and entry.name.isdigit()
+    )
+
+
+def temporary_name() -> str:
+    """A name that tells who is writing: host, process, and when that process started."""
+    pid = os.getpid()
+    return f"{TEMPORARY_PREFIX}{socket.gethostname()}-{pid}-{_started(pid)}-{uuid.uuid4().hex[:8]}"
+
+
+def remove_stale(base: Path) -> None:
+    """Removes temporary folders of pushes from this host whose process is gone.
+
+    Those of other hosts, which may share the file system, cannot be told dead and stay.
+    """
+    ours = f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    for entry in base.iterdir():
+        if not entry.name.startswith(ours):
+            continue
+        pid, started, _ = entry.name.removeprefix(ours).split("-")
+        if _started(int(pid)) != started:
+            logger.warning("Removing what an interrupted push left: %s", entry)
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def synchronize(directory: Path) -> None:
+    """Waits until a tree's files and folders are on the disk."""
+    for path, _, files in os.walk(directory):
+        for name in files:
+            descriptor = os.open(Path(path, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        synchronize_folder(Path(path))
+
+
+def synchronize_folder(folder: Path) -> None:
+    """Waits until a folder's own entries are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks since boot; "0" if it does not run.
+
+    With it a process that was given a dead one's number is told from it.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "0"
+    # The second field is the program's name in brackets and may hold anything; starttime is
+    # field 22 (proc(5)), the 20th behind it.
+    return stat.rpartition(")")[2].split()[19]

@@ -1,0 +1,103 @@
+"""Loads an exported model the way TF Serving does: the TF1 loader and a Session."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+
+class Signature(NamedTuple):
+    """Graph tensor names by input and output name."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+class LoadedModel:
+    """An exported model in a Session of its own.
+
+    `tf.saved_model.load` accepts exports that TF Serving cannot: those of
+    `tf.saved_model.save(keras_model)` load there, and here fail with "Could not find variable" at
+    the first request. So this is the loader to check an export with.
+
+    Example:
+      with LoadedModel(Path("output/serving_model/siamese/1700000000")) as model:
+          embedding = model.run("embed", {"image": np.array([png])})["embedding"]
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Loads the graph and its variables.
+
+        Raises:
+          OSError: there is no SavedModel in `directory`.
+          tf.errors.OpError: it is damaged.
+        """
+        self.directory = directory
+        graph = tf.Graph()
+        with graph.as_default():
+            self._session = tf.compat.v1.Session(graph=graph)
+            try:
+                meta_graph = tf.compat.v1.saved_model.loader.load(
+                    self._session, [tf.saved_model.SERVING], str(directory)
+                )
+            except BaseException:
+                self._session.close()
+                raise
+        self.signatures: dict[str, Signature] = {
+            name: Signature(_tensor_names(definition.inputs), _tensor_names(definition.outputs))
+            for name, definition in meta_graph.signature_def.items()
+            if not name.startswith("__")  # what initialises the model is no signature
+        }
+
+    def run(
+        self, signature: str, inputs: Mapping[str, npt.ArrayLike]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Calls a signature.
+
+        Args:
+          signature: one of `signatures`.
+          inputs: by input name; strings as `bytes` in an object array or a list.
+
+        Raises:
+          KeyError: there is no such signature, or the input names are not its own.
+          tf.errors.InvalidArgumentError: the graph refuses the values.
+          tf.errors.OpError: anything else that the graph raises.
+        """
+        if signature not in self.signatures:
+            raise KeyError(f"no signature {signature!r}; there are {sorted(self.signatures)}")
+        names = self.signatures[signature]
+        if set(inputs) != set(names.inputs):
+            raise KeyError(f"{signature} takes {sorted(names.inputs)}, not {sorted(inputs)}")
+        fed = {names.inputs[name]: _as_array(value) for name, value in inputs.items()}
+        outputs: dict[str, npt.NDArray[Any]] = self._session.run(names.outputs, fed)
+        return outputs
+
+    def close(self) -> None:
+        """Frees the session; the model cannot be used afterwards."""
+        self._session.close()
+
+    def __enter__(self) -> "LoadedModel":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _tensor_names(tensors: Mapping[str, Any]) -> dict[str, str]:
+    return {name: info.name for name, info in tensors.items()}
+
+
+def _as_array(value: npt.ArrayLike) -> npt.NDArray[Any]:
+    # numpy's fixed-width bytes would lose trailing zero bytes of an image.
+    if isinstance(value, list) and value and isinstance(value[0], bytes):
+        return np.array(value, dtype=object)
+    return np.asarray(value)
