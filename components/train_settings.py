@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_ingest.settings import Settings
-from serving.preprocessing import Polarity
+from serving import Polarity
 
 Preset = Literal["fast", "accurate", "koch2015"]
 Switch = Literal["auto", "on", "off"]
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+KOCH_STAGES: Final = 4
+KOCH_SMALLEST: Final = 65
+"""Below this its unpadded convolutions leave nothing."""
 
 
 class Recipe(Settings):
@@ -148,6 +154,12 @@ class TrainSettings(Settings):
         default="auto",
         description="which is ink: auto decides by the brightness of the border",
     )
+    widths: tuple[Width, ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=6,
+        description="channels of each stage of the network, the stem's first",
+    )
     embedding_size: int | None = Field(
         default=None, ge=2, le=16_384, description="floats in an embedding"
     )
@@ -205,6 +217,20 @@ class TrainSettings(Settings):
         default="auto", description="bfloat16 arithmetic; auto: on GPUs that have it"
     )
     xla: Switch = Field(default="auto", description="XLA compilation; auto: on a GPU")
+
+    @model_validator(mode="after")
+    def _network_fits_image(self) -> "TrainSettings":
+        recipe = self.recipe()
+        stages = len(recipe.widths)
+        if recipe.network == "koch2015" and stages != KOCH_STAGES:
+            raise ValueError(f"widths: preset koch2015 has {KOCH_STAGES} stages, not {stages}")
+        smallest = KOCH_SMALLEST if recipe.network == "koch2015" else 2**stages
+        if recipe.image_size < smallest:
+            raise ValueError(
+                f"image_size: {stages} stages need {smallest} pixels or more, "
+                f"not {recipe.image_size}"
+            )
+        return self
 
     def recipe(self) -> Recipe:
         """The preset's values with this object's overrides."""

@@ -1,1 +1,1 @@
-"""The pipeline: typed configuration, the graph, its runners, run history, reports and the command line."""
+"""Typed configuration, the graph, its runners, run history, reports, the command line."""

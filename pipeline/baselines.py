@@ -1,4 +1,4 @@
-"""Recognisers without learning, on the same trials as the model: what a figure must be held against."""
+"""Recognisers without learning, on the same trials as the model."""
 
 import io
 from collections import defaultdict
@@ -51,18 +51,16 @@ def pixel_nearest_neighbour_accuracy(examples: Path) -> dict[str, float]:
         label = values[features.LABEL].int64_list.value[0]
         distances[protocol, way, trial].append((distance, label))
 
-    credits: dict[str, list[float]] = defaultdict(list)
+    earned: dict[str, list[float]] = defaultdict(list)
     for (protocol, way, _), candidates in distances.items():
         nearest = min(distance for distance, _ in candidates)
         labels = [label for distance, label in candidates if distance == nearest]
-        credits[f"{protocol}_{way}way_accuracy"].append(sum(labels) / len(labels))
-    return {name: float(np.mean(values)) for name, values in sorted(credits.items())}
+        earned[f"{protocol}_{way}way_accuracy"].append(sum(labels) / len(labels))
+    return {name: float(np.mean(values)) for name, values in sorted(earned.items())}
 
 
 def read_examples(examples: Path, split: str) -> Iterator[tf.train.Example]:
     """The records of one split of an Examples artifact."""
     files = sorted(str(path) for path in (examples / f"Split-{split}").glob("*.gz"))
-    for record in tf.data.TFRecordDataset(
-        files, compression_type="GZIP"
-    ).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator():
         yield tf.train.Example.FromString(record)

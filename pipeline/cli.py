@@ -20,7 +20,7 @@ from rich.table import Table
 from data_ingest.errors import InputError
 from pipeline.config import load_config
 from pipeline.logs import console_logging, run_logging
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, new_run_id
 
 _LOGGER = logging.getLogger(__name__)
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_BLESSED = 0, 1, 2, 3
@@ -36,21 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except InputError as error:
-        return _fail(str(error), EXIT_USAGE)
+        return _fail(error, EXIT_USAGE)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; the same command continues from the last finished step", 130
-        )
+        return _fail("interrupted; the same command continues from the last finished step", 130)
     except BrokenPipeError:
         # The reader of our stdout went away (`oneshot runs | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
     except (RuntimeError, OSError) as error:
-        return _fail(str(error), EXIT_FAILED)
+        return _fail(error, EXIT_FAILED)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"oneshot: {message}", file=sys.stderr)
+def _fail(error: Exception | str, code: int) -> int:
+    notes = getattr(error, "__notes__", [])
+    print("\n".join([f"oneshot: {error}", *notes]), file=sys.stderr)
     return code
 
 
@@ -61,12 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--json", action="store_true", help="machine-readable result on stdout"
-    )
-    common.add_argument(
-        "-v", "--verbose", action="store_true", help="show every library's log"
-    )
+    common.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+    common.add_argument("-v", "--verbose", action="store_true", help="show every library's log")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument(
         "--output",
@@ -102,35 +97,21 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
         help="one-shot accuracy of an exported model on any images",
     )
-    evaluate.add_argument(
-        "--model", type=Path, required=True, help="folder of a SavedModel"
-    )
-    evaluate.add_argument(
-        "--images", type=Path, required=True, help="folder or zip of images"
-    )
-    evaluate.add_argument(
-        "--way", type=int, default=20, help="candidates a trial (%(default)s)"
-    )
-    evaluate.add_argument(
-        "--trials", type=int, default=400, help="number of trials (%(default)s)"
-    )
-    evaluate.add_argument(
-        "--seed", type=int, default=1, help="seed of the trials (%(default)s)"
-    )
+    evaluate.add_argument("--model", type=Path, required=True, help="folder of a SavedModel")
+    evaluate.add_argument("--images", type=Path, required=True, help="folder or zip of images")
+    evaluate.add_argument("--way", type=int, default=20, help="candidates a trial (%(default)s)")
+    evaluate.add_argument("--trials", type=int, default=400, help="number of trials (%(default)s)")
+    evaluate.add_argument("--seed", type=int, default=1, help="seed of the trials (%(default)s)")
     evaluate.set_defaults(command=_evaluate)
 
     runs = commands.add_parser("runs", parents=[common, output], help="history of runs")
-    runs.add_argument(
-        "--limit", type=int, default=20, help="newest runs shown (%(default)s)"
-    )
+    runs.add_argument("--limit", type=int, default=20, help="newest runs shown (%(default)s)")
     runs.set_defaults(command=_runs)
 
     report = commands.add_parser(
         "report", parents=[common, output], help="write (again) the report of a run"
     )
-    report.add_argument(
-        "run_id", nargs="?", default="latest", help="run id (%(default)s)"
-    )
+    report.add_argument("run_id", nargs="?", default="latest", help="run id (%(default)s)")
     report.set_defaults(command=_report)
 
     doctor = commands.add_parser(
@@ -147,7 +128,6 @@ def _run(arguments: argparse.Namespace) -> int:
     workspace = Workspace(arguments.output.absolute(), config.push.model_name)
     # Light modules first: a wrong path or an unreadable archive is told before TensorFlow loads.
     from data_ingest.sources import resolve
-    from pipeline.local import new_run_id
 
     run_id = new_run_id()
     log_file = workspace.run_dir(run_id) / "run.log"
@@ -168,9 +148,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 summary = run_pipeline(
                     config=config, dataset=dataset, workspace=workspace, run_id=run_id
                 )
-            except Exception:
+            except Exception as error:
                 logging.getLogger("oneshot").exception("the run failed")
+                error.add_note(f"Log: {log_file}")
                 raise
+            _write_report(workspace.run_dir(run_id))
     from pipeline.summary import print_summary
 
     # With --json stdout carries nothing but the summary.
@@ -182,6 +164,16 @@ def _run(arguments: argparse.Namespace) -> int:
             end="",
         )
     return EXIT_DONE if summary.blessed else EXIT_NOT_BLESSED
+
+
+def _write_report(run_dir: Path) -> None:
+    """A picture that cannot be drawn must not fail a run whose model is already served."""
+    from pipeline.report import write_report
+
+    try:
+        write_report(run_dir)
+    except Exception:
+        _LOGGER.exception("no report: `oneshot report %s` tries again", run_dir.name)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -205,14 +197,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _runs(arguments: argparse.Namespace) -> int:
     workspace = Workspace(arguments.output.absolute())
     if not workspace.metadata_db.is_file():
-        raise InputError(
-            f"{arguments.output}: no runs here yet (no metadata.db); see --output"
-        )
+        raise InputError(f"{arguments.output}: no runs here yet (no metadata.db); see --output")
     from pipeline.history import RunHistory, sqlite_connection
 
-    records = RunHistory(sqlite_connection(workspace.metadata_db)).runs()[
-        : arguments.limit
-    ]
+    records = RunHistory(sqlite_connection(workspace.metadata_db)).runs()[: arguments.limit]
     if arguments.json:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return EXIT_DONE
@@ -227,9 +215,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         "pushed",
         "seconds",
     ):
-        table.add_column(
-            heading, justify="right" if heading in ("accuracy", "seconds") else "left"
-        )
+        table.add_column(heading, justify="right" if heading in ("accuracy", "seconds") else "left")
     for record in records:
         table.add_row(
             record.run_id,
@@ -265,18 +251,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from pipeline.doctor import diagnose, print_checks
 
     config = load_config(arguments.config, arguments.overrides)
-    checks = diagnose(
-        config.dataset, data=arguments.data, output=arguments.output.absolute()
-    )
+    checks = diagnose(config.dataset, data=arguments.data, output=arguments.output.absolute())
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         print_checks(checks, Console(highlight=False))
-    return (
-        EXIT_FAILED
-        if any(check.fatal and not check.ok for check in checks)
-        else EXIT_DONE
-    )
+    return EXIT_FAILED if any(check.fatal and not check.ok for check in checks) else EXIT_DONE
 
 
 if __name__ == "__main__":

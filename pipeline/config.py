@@ -30,12 +30,8 @@ class BeamSettings(Settings):
     running_mode: Literal["in_memory", "multi_threading", "multi_processing"] = Field(
         "in_memory", description="how FnApiRunner runs workers on one machine"
     )
-    workers: int = Field(
-        1, ge=0, le=1024, description="workers of FnApiRunner; 0 is one per core"
-    )
-    extra_args: tuple[str, ...] = Field(
-        (), description="further Beam arguments, each --name=value"
-    )
+    workers: int = Field(1, ge=0, le=1024, description="workers of FnApiRunner; 0 is one per core")
+    extra_args: tuple[str, ...] = Field((), description="further Beam arguments, each --name=value")
 
     def pipeline_args(self) -> list[str]:
         """Beam arguments, complete: nothing is left for Beam to find on the network."""
@@ -77,16 +73,12 @@ class PipelineConfig(Settings):
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys without a word; here that is an error."""
 
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
-                raise ConfigError(
-                    f"key '{key}' appears twice in the section at line {line}"
-                )
+                raise ConfigError(f"key '{key}' appears twice in the section at line {line}")
         return super().construct_mapping(node, deep=deep)
 
 
@@ -113,9 +105,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> PipelineCon
         return PipelineConfig.model_validate(tree)
     except pydantic.ValidationError as error:
         faults = "\n".join(f"  {line}" for line in _explain(error))
-        raise ConfigError(
-            f"{path}: the configuration is not valid:\n{faults}"
-        ) from None
+        raise ConfigError(f"{path}: the configuration is not valid:\n{faults}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -132,24 +122,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: expected `key: value` lines at the top, found {tree!r}"
-        )
+        raise ConfigError(f"{path}: expected `key: value` lines at the top, found {tree!r}")
     return tree
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(
-            f"--set {override}: write it as key.path=value, e.g. train.steps=500"
-        )
+        raise ConfigError(f"--set {override}: write it as key.path=value, e.g. train.steps=500")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set {override}: the value is not valid YAML: {error}"
-        ) from None
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from None
     *sections, name = key.split(".")
     node = tree
     for section in sections:
@@ -171,11 +155,7 @@ def _explain(error: pydantic.ValidationError) -> Iterator[str]:
             yield f"{key}: unknown key; allowed here: {allowed}"
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            given = (
-                ""
-                if isinstance(fault["input"], Mapping)
-                else f" (got {fault['input']!r})"
-            )
+            given = "" if isinstance(fault["input"], Mapping) else f" (got {fault['input']!r})"
             yield f"{key}: {message}{given}"
 
 
@@ -184,14 +164,10 @@ def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         field = model.model_fields.get(str(part))
         if field is None:
-            # A step inside a mapping of settings (`evaluate.thresholds.<metric>`): its name is free.
+            # A key of a mapping (`evaluate.thresholds.<metric>`) is free.
             continue
         candidates = [field.annotation, *get_args(field.annotation)]
-        inner = [
-            c
-            for c in candidates
-            if isinstance(c, type) and issubclass(c, pydantic.BaseModel)
-        ]
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)]
         if inner:
             model = inner[-1]
     return list(model.model_fields)

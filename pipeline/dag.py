@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from components.example_gen import PairExampleGen, input_config
-from components.pusher import Pusher
-from components.schema import SCHEMA_FILE, ReadableExampleValidator, stats_options
-from components.serving_gate import ServingGate
 from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 
 from components.baseline import PreviousBlessedModelStrategy
-from components.evaluation import eval_config
-from data_ingest.sources import Dataset
+from components.evaluation import EXTRACTORS_MODULE, eval_config
+from components.example_gen import PairExampleGen, make_input_config
+from components.pusher import Pusher
+from components.schema import (
+    CuratedSchemaGen,
+    ReadableExampleValidator,
+    schema_text,
+    stats_options,
+)
+from components.serving_gate import ServingGate
+from data_ingest.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.fingerprint import source_hash
 
@@ -43,12 +48,13 @@ def create_pipeline(
     """
     examples = PairExampleGen(
         input_base=str(dataset.base),
-        input_config=input_config(dataset.inputs),
+        input_config=make_input_config(dataset.inputs),
         pair_settings=config.pairs,
         max_rejected_share=config.dataset.max_rejected_share,
         source_hash=source_hash("components.example_gen"),
+        dataset=dataset.kind,
     )
-    schema = tfx.components.ImportSchemaGen(schema_file=str(SCHEMA_FILE))
+    schema = CuratedSchemaGen(schema_text=schema_text())
     statistics = tfx.components.StatisticsGen(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
@@ -56,7 +62,7 @@ def create_pipeline(
     )
     validator = ReadableExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
-    )
+    ).with_id("ExampleValidator")
     nodes = [examples, schema, statistics, validator]
 
     base_model = None
@@ -64,9 +70,7 @@ def create_pipeline(
         warm_start = tfx.dsl.Resolver(
             strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
             model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-            model_blessing=tfx.dsl.Channel(
-                type=tfx.types.standard_artifacts.ModelBlessing
-            ),
+            model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
         ).with_id("WarmStartResolver")
         base_model = warm_start.outputs["model"]
         nodes.append(warm_start)
@@ -96,7 +100,12 @@ def create_pipeline(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(config.evaluate, protocols),
+        eval_config=eval_config(
+            config.evaluate,
+            protocols,
+            source_hash=source_hash("components.metrics", EXTRACTORS_MODULE),
+        ),
+        module_path=EXTRACTORS_MODULE,
         example_splits=["one_shot"],
     )
     gate = ServingGate(
@@ -110,9 +119,7 @@ def create_pipeline(
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=gate.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(
-                base_directory=serving_model_dir
-            )
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=serving_model_dir)
         ),
     )
     nodes += [trainer, baseline, evaluator, gate, pusher]
@@ -123,8 +130,6 @@ def create_pipeline(
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
         beam_pipeline_args=list(
-            config.beam.pipeline_args()
-            if beam_pipeline_args is None
-            else beam_pipeline_args
+            config.beam.pipeline_args() if beam_pipeline_args is None else beam_pipeline_args
         ),
     )

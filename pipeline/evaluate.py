@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
-from serving.loader import LoadedModel
 
 from components.intervals import wilson_interval
 from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex, ImageRef, sort_order
 from data_ingest.layout import ImageFile, ImageReader, list_images
 from data_ingest.sampling import Trial, within_group_trials
+from serving.loader import LoadedModel
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 256
@@ -54,13 +54,9 @@ def evaluate_model(
       InputError: no SavedModel at `model`, no usable images, or no group of `way` classes.
     """
     if way < 2 or trials < 1 or seed < 0:
-        raise InputError(
-            "--way must be at least 2, --trials at least 1 and --seed at least 0"
-        )
+        raise InputError("--way must be at least 2, --trials at least 1 and --seed at least 0")
     if not (model / "saved_model.pb").is_file():
-        raise InputError(
-            f"--model {model}: no saved_model.pb here; give the folder of a version"
-        )
+        raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
     found = list_images(images)
     usable, contents, rejected = _read(found)
     refs = [ImageRef(f.group, f.class_name, f.writer, f.uri) for f in usable]
@@ -72,13 +68,11 @@ def evaluate_model(
     with LoadedModel(model) as loaded:
         vectors = _embed(loaded, [contents[row] for row in needed])
         scores = _score(loaded, chosen, dict(zip(needed, vectors, strict=True)))
-    credits = [
-        _credit(row, trial.answer) for row, trial in zip(scores, chosen, strict=True)
-    ]
+    earned = [_credit(row, trial.answer) for row, trial in zip(scores, chosen, strict=True)]
     by_group: dict[str, list[float]] = defaultdict(list)
-    for credit, trial in zip(credits, chosen, strict=True):
+    for credit, trial in zip(earned, chosen, strict=True):
         by_group[index.group_name(trial.query)].append(credit)
-    accuracy = float(np.mean(credits))
+    accuracy = float(np.mean(earned))
     return Evaluation(
         model=str(model),
         images=str(images),
@@ -86,12 +80,10 @@ def evaluate_model(
         trials=trials,
         seed=seed,
         accuracy=accuracy,
-        accuracy_ci95=wilson_interval(accuracy, len(credits)),
-        accuracy_n=len(credits),
+        accuracy_ci95=wilson_interval(accuracy, len(earned)),
+        accuracy_n=len(earned),
         chance=1 / way,
-        by_group={
-            group: float(np.mean(values)) for group, values in sorted(by_group.items())
-        },
+        by_group={group: float(np.mean(values)) for group, values in sorted(by_group.items())},
         groups_without_trials=sorted(set(index.groups) - set(by_group)),
         rejected_images=rejected,
     )
@@ -108,9 +100,7 @@ def _read(files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[bytes], int
             else:
                 _LOGGER.warning("%s left out: %s", file.member, reason)
     if not usable:
-        raise InputError(
-            f"{files[0].container}: none of its {len(files)} images can be read"
-        )
+        raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
     return usable, contents, len(files) - len(usable)
 
 
@@ -125,21 +115,15 @@ def _embed(model: LoadedModel, images: Sequence[bytes]) -> Floats:
     return np.concatenate(parts)
 
 
-def _score(
-    model: LoadedModel, trials: Sequence[Trial], vectors: dict[int, Floats]
-) -> list[Floats]:
+def _score(model: LoadedModel, trials: Sequence[Trial], vectors: dict[int, Floats]) -> list[Floats]:
     """Logits of each trial's candidates, `[way]` a trial: scores near 1 would tie in float32."""
     rows = []
     per_call = max(1, 4096 // max(len(trial.support) for trial in trials))
     for start in range(0, len(trials), per_call):
         part = trials[start : start + per_call]
-        queries = np.stack(
-            [vectors[trial.query] for trial in part for _ in trial.support]
-        )
+        queries = np.stack([vectors[trial.query] for trial in part for _ in trial.support])
         supports = np.stack([vectors[row] for trial in part for row in trial.support])
-        logits = model.run("match", {"embedding_a": queries, "embedding_b": supports})[
-            "logit"
-        ]
+        logits = model.run("match", {"embedding_a": queries, "embedding_b": supports})["logit"]
         rows += np.split(logits, np.cumsum([len(trial.support) for trial in part])[:-1])
     return rows
 
@@ -170,7 +154,7 @@ def print_evaluation(result: Evaluation, console: Console) -> None:
         console.print(table)
     if result.groups_without_trials:
         console.print(
-            f"Too few classes for {result.way}-way trials: {', '.join(result.groups_without_trials)}",
+            f"Fewer than {result.way} classes: {', '.join(result.groups_without_trials)}",
             soft_wrap=True,
         )
     if result.rejected_images:

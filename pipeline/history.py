@@ -47,8 +47,8 @@ class NodeRun:
 def sqlite_connection(path: Path) -> metadata_store_pb2.ConnectionConfig:
     """Connection to a store in one SQLite file, made if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    config: metadata_store_pb2.ConnectionConfig = (
-        metadata.sqlite_metadata_connection_config(str(path))
+    config: metadata_store_pb2.ConnectionConfig = metadata.sqlite_metadata_connection_config(
+        str(path)
     )
     return config
 
@@ -66,9 +66,7 @@ class RunHistory:
             context = context_lib.register_context_if_not_exists(
                 handle, context_type_name=_RUN_CONTEXT, context_name=run.run_id
             )
-        context.custom_properties[_RECORD_PROPERTY].string_value = json.dumps(
-            asdict(run)
-        )
+        context.custom_properties[_RECORD_PROPERTY].string_value = json.dumps(asdict(run))
         self._store.put_contexts([context])
 
     def runs(self) -> list[RunRecord]:
@@ -79,9 +77,7 @@ class RunHistory:
             text = context.custom_properties[_RECORD_PROPERTY].string_value
             if text:
                 values = json.loads(text)
-                records.append(
-                    RunRecord(**{k: v for k, v in values.items() if k in known})
-                )
+                records.append(RunRecord(**{k: v for k, v in values.items() if k in known}))
         return sorted(records, key=lambda run: run.started, reverse=True)
 
     def nodes(self, run_id: str) -> list[NodeRun]:
@@ -91,9 +87,7 @@ class RunHistory:
             return []
         executions = self._store.get_executions_by_context(context.id)
         finished = [
-            e
-            for e in executions
-            if e.last_known_state in (_Execution.COMPLETE, _Execution.CACHED)
+            e for e in executions if e.last_known_state in (_Execution.COMPLETE, _Execution.CACHED)
         ]
         return [self._node_run(e) for e in sorted(finished, key=lambda e: e.id)]
 
@@ -121,14 +115,11 @@ class RunHistory:
 
     def _node_run(self, execution: metadata_store_pb2.Execution) -> NodeRun:
         cached = execution.last_known_state == _Execution.CACHED
-        milliseconds = (
-            execution.last_update_time_since_epoch - execution.create_time_since_epoch
-        )
+        milliseconds = execution.last_update_time_since_epoch - execution.create_time_since_epoch
         outputs: dict[str, list[metadata_store_pb2.Artifact]] = {}
         events = self._store.get_events_by_execution_ids([execution.id])
         artifacts = {
-            a.id: a
-            for a in self._store.get_artifacts_by_id([e.artifact_id for e in events])
+            a.id: a for a in self._store.get_artifacts_by_id([e.artifact_id for e in events])
         }
         for event in events:
             if event.type in (

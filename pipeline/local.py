@@ -4,18 +4,17 @@ import errno
 import logging
 import time
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
+from data_ingest.dataset import Dataset
 from data_ingest.errors import InputError
-from data_ingest.sources import Dataset
+from data_ingest.plan import expected_protocols
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
 from pipeline.history import RunHistory, RunRecord, sqlite_connection
@@ -25,20 +24,14 @@ from pipeline.workspace import Workspace
 _LOGGER = logging.getLogger(__name__)
 
 
-class RunFailed(RuntimeError):
+class RunFailedError(RuntimeError):
     """A node failed for a reason that is not the user's input."""
-
-
-def new_run_id() -> str:
-    """Sortable and unique to the microsecond, for example `20260131-184501-203311`."""
-    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")
 
 
 def run_pipeline(
     *,
     config: PipelineConfig,
     dataset: Dataset,
-    protocols: AbstractSet[tuple[str, int]],
     workspace: Workspace,
     run_id: str,
 ) -> RunSummary:
@@ -48,20 +41,18 @@ def run_pipeline(
 
     Raises:
       InputError: a node found bad input; the message is for the user.
-      RunFailed: a node failed otherwise; what had finished is kept and not repeated.
+      RunFailedError: a node failed otherwise; what had finished is kept and not repeated.
     """
     connection = sqlite_connection(workspace.metadata_db)
     history = RunHistory(connection)
     for node in history.close_interrupted(workspace.artifacts):
-        _LOGGER.info(
-            "%s of an earlier run was cut off; its partial output is removed", node
-        )
+        _LOGGER.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
     ir = compiler.Compiler().compile(
         create_pipeline(
             config=config,
             dataset=dataset,
-            protocols=protocols,
+            protocols=expected_protocols(dataset.containers(), config.pairs),
             pipeline_root=str(workspace.artifacts),
             serving_model_dir=str(workspace.serving_model),
             checkpoint_dir=str(workspace.checkpoints),
@@ -72,9 +63,7 @@ def run_pipeline(
         ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
     )
     started = time.time()
-    record = RunRecord(
-        run_id=run_id, state="running", started=started, dataset=dataset.kind
-    )
+    record = RunRecord(run_id=run_id, state="running", started=started, dataset=dataset.kind)
     history.record(record)
     try:
         with _node_progress(ir):
@@ -82,20 +71,17 @@ def run_pipeline(
         summary = summarize(
             history=history,
             run_id=run_id,
-            config=config,
             dataset=dataset,
             workspace=workspace,
             seconds=time.time() - started,
         )
     except BaseException as error:
         seconds = time.time() - started
-        history.record(
-            replace(record, state="failed", seconds=seconds, error=str(error)[:1000])
-        )
+        history.record(replace(record, state="failed", seconds=seconds, error=str(error)[:1000]))
         bad_input = find_input_error(error)
         if bad_input is not None or not isinstance(error, Exception):
             raise bad_input or error from None
-        raise RunFailed(_explain(error, workspace)) from error
+        raise RunFailedError(_explain(error, workspace)) from error
     history.record(
         replace(
             record,

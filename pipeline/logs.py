@@ -17,9 +17,7 @@ def console_logging(stream: TextIO, *, verbose: bool = False) -> Iterator[None]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_ConsoleFormatter(datefmt="%H:%M:%S"))
     loggers = (
-        [logging.getLogger()]
-        if verbose
-        else [logging.getLogger(name) for name in OUR_PACKAGES]
+        [logging.getLogger()] if verbose else [logging.getLogger(name) for name in OUR_PACKAGES]
     )
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from serving.loader import LoadedModel
 
-from data_ingest import features
+from data_ingest import features, protocols
 from pipeline.baselines import read_examples
+from serving.loader import LoadedModel
 
 _BATCH = 2000
 
@@ -35,13 +35,11 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
       most: how many at the most.
     """
     by_protocol: dict[str, list[tf.train.Example]] = defaultdict(list)
-    for example in read_examples(examples, features.ONE_SHOT_SPLIT):
+    for example in read_examples(examples, protocols.ONE_SHOT_SPLIT):
         protocol = _text(example, features.PROTOCOL)
-        if protocol in (features.PROTOCOL_OFFICIAL, features.PROTOCOL_WITHIN):
+        if protocol in (protocols.PROTOCOL_OFFICIAL, protocols.PROTOCOL_WITHIN):
             by_protocol[protocol].append(example)
-    candidates = (
-        by_protocol[features.PROTOCOL_OFFICIAL] or by_protocol[features.PROTOCOL_WITHIN]
-    )
+    candidates = by_protocol[protocols.PROTOCOL_OFFICIAL] or by_protocol[protocols.PROTOCOL_WITHIN]
     if not candidates:
         return []
     serialized = [example.SerializeToString() for example in candidates]
@@ -62,9 +60,7 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
     for trial, positions in trials.items():
         chosen = max(positions, key=lambda position: scores[position])
         correct = next(
-            p
-            for p in positions
-            if candidates[p].features.feature["label"].int64_list.value[0]
+            p for p in positions if candidates[p].features.feature["label"].int64_list.value[0]
         )
         if chosen != correct:
             mistakes.append(

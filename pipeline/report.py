@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 
 from pipeline.files import write_text_atomically
 from pipeline.mistakes import Mistake, hardest_mistakes
-from pipeline.summary import HUMAN_ACCURACY, KOCH_2015_ACCURACY, RunSummary, ways_of
+from pipeline.summary import (
+    HUMAN_ACCURACY,
+    KOCH_2015_ACCURACY,
+    RunSummary,
+    accuracy_names,
+    ways_of,
+)
 
 _LOGGER = logging.getLogger(__name__)
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -27,19 +33,17 @@ def write_report(run_dir: Path) -> Path:
     training = _training(summary)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    groups = group_accuracies(summary.metrics)
+    groups = group_accuracies(summary.per_group)
     html = template.render(
         summary=summary,
         accuracy_picture=_embedded(_accuracy_figure(summary)),
         group_picture=_embedded(_group_figure(groups)) if groups else "",
-        training_picture=_embedded(_training_figure(training))
-        if training.get("history")
-        else "",
+        training_picture=_embedded(_training_figure(training)) if training.get("history") else "",
         seconds_picture=_embedded(_seconds_figure(summary)),
         mistakes=[
-            (m, [_png(m.query), _png(m.chosen), _png(m.correct)])
-            for m in _mistakes(summary)
+            (m, [_png(m.query), _png(m.chosen), _png(m.correct)]) for m in _mistakes(summary)
         ],
+        accuracy_names=accuracy_names(summary.metrics),
         percent=lambda value: f"{100 * value:.1f} %",
         ways_of=ways_of,
         zip=zip,
@@ -49,14 +53,13 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def group_accuracies(metrics: dict[str, Any]) -> dict[str, float]:
+def group_accuracies(per_group: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Within-group accuracy by group (alphabet), of the trials of most ways; {} if unknown."""
-    by_group = metrics.get("by_group", {})
-    names = [name for name in by_group if name.startswith("within_")]
+    names = [name for name in per_group if name.startswith("within_")]
     if not names:
         return {}
-    values: dict[str, float] = by_group[max(names, key=ways_of)]
-    return values
+    groups = per_group[max(names, key=ways_of)]
+    return {group: figure["value"] for group, figure in groups.items()}
 
 
 def _training(summary: RunSummary) -> dict[str, Any]:
@@ -69,59 +72,32 @@ def _training(summary: RunSummary) -> dict[str, Any]:
 
 def _mistakes(summary: RunSummary) -> list[Mistake]:
     model, examples = summary.artifacts.get("model"), summary.artifacts.get("examples")
-    if (
-        not model
-        or not examples
-        or not Path(model).exists()
-        or not Path(examples).exists()
-    ):
+    if not model or not examples or not Path(model).exists() or not Path(examples).exists():
         return []
-    return hardest_mistakes(
-        model=Path(model) / "Format-Serving", examples=Path(examples), most=12
-    )
+    return hardest_mistakes(model=Path(model) / "Format-Serving", examples=Path(examples), most=12)
 
 
 def _accuracy_figure(summary: RunSummary) -> Figure:
-    names = [name for name in summary.metrics if name.endswith("way_accuracy")]
-    figure, axes = _subplots(7.5, 0.75 * len(names) + 1.2)
+    names = accuracy_names(summary.metrics)
+    figure, axes = _subplots(7.5, 0.75 * len(names) + 1.4)
     for row, name in enumerate(reversed(names)):
         value = summary.metrics[name]
-        low, high = summary.metrics.get(f"{name}_ci95", (value, value))
+        low, high = summary.metrics[f"{name}_ci95"]
         axes.barh(row + 0.18, value, height=0.34, color=_MODEL_COLOUR)
-        axes.errorbar(
-            value, row + 0.18, xerr=[[value - low], [high - value]], color="black", lw=1
-        )
-        axes.text(
-            0.01,
-            row + 0.18,
-            f"{100 * value:.1f} %",
-            va="center",
-            color="white",
-            fontsize=9,
-        )
-        axes.barh(
-            row - 0.18,
-            summary.baselines.get(name, 0),
-            height=0.34,
-            color=_BASELINE_COLOUR,
-        )
-        axes.plot(
-            [1 / ways_of(name)] * 2, [row - 0.4, row + 0.4], color="black", ls=":", lw=1
-        )
-    if summary.dataset == "omniglot" and "official_20way_accuracy" in names:
-        for value, label in (
-            (KOCH_2015_ACCURACY, "Koch 92.0"),
-            (HUMAN_ACCURACY, "human 95.5"),
-        ):
-            axes.axvline(value, color=_REFERENCE_COLOUR, lw=1, ls="--")
-            axes.text(
-                value - 0.003, len(names) - 0.42, label, ha="right", va="bottom", fontsize=7,
-                color=_REFERENCE_COLOUR, rotation=90 if label.startswith("Koch") else 0,
-            )  # fmt: skip
+        axes.errorbar(value, row + 0.18, xerr=[[value - low], [high - value]], color="black", lw=1)
+        axes.text(0.01, row + 0.18, f"{100 * value:.1f} %", va="center", color="white", fontsize=9)
+        axes.barh(row - 0.18, summary.baselines.get(name, 0), height=0.34, color=_BASELINE_COLOUR)
+        axes.plot([1 / ways_of(name)] * 2, [row - 0.4, row + 0.4], color="black", ls=":", lw=1)
+        if name == "official_20way_accuracy" and summary.dataset == "omniglot":
+            for reference, label, style in (
+                (KOCH_2015_ACCURACY, "Koch 2015, 92.0 %", "--"),
+                (HUMAN_ACCURACY, "humans, 95.5 %", "-"),
+            ):
+                span = [row - 0.4, row + 0.4]
+                axes.plot([reference] * 2, span, color=_REFERENCE_COLOUR, ls=style, label=label)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, frameon=False)
     axes.set_yticks(range(len(names)))
-    axes.set_yticklabels(
-        [n.removesuffix("_accuracy").replace("_", " ") for n in reversed(names)]
-    )
+    axes.set_yticklabels([n.removesuffix("_accuracy").replace("_", " ") for n in reversed(names)])
     axes.set_xlim(0, 1)
     axes.set_xlabel(
         "accuracy: model with its 95 % interval (blue), pixel 1-NN (grey), chance (dots)"
@@ -138,9 +114,7 @@ def _group_figure(groups: dict[str, float]) -> Figure:
         color=_MODEL_COLOUR,
     )
     for row, (_, value) in enumerate(ordered):
-        axes.text(
-            0.01, row, f"{100 * value:.1f} %", va="center", color="white", fontsize=8
-        )
+        axes.text(0.01, row, f"{100 * value:.1f} %", va="center", color="white", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_xlabel("within-group one-shot accuracy")
     return figure
@@ -154,10 +128,10 @@ def _training_figure(training: dict[str, Any]) -> Figure:
     axes.set_ylabel("training loss (grey)")
     axes.set_xlabel("step")
     right = axes.twinx()
-    validated = [e for e in history if e.get("validation_accuracy") is not None]
+    validated = [e for e in history if e.get("accuracy") is not None]
     right.plot(
         [e["step"] for e in validated],
-        [e["validation_accuracy"] for e in validated],
+        [e["accuracy"] for e in validated],
         color=_MODEL_COLOUR,
         marker=".",
     )

@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata as package_metadata
@@ -12,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from components.evaluation import read_metrics
-from data_ingest.sources import Dataset
+from components.evaluation import read_metrics, refusals
+from components.serving_gate import REPORT as GATE_REPORT
+from data_ingest.dataset import Dataset
 from pipeline.baselines import pixel_nearest_neighbour_accuracy
-from pipeline.config import PipelineConfig
 from pipeline.files import write_text_atomically
 from pipeline.history import NodeRun, RunHistory
 from pipeline.workspace import Workspace
@@ -30,7 +31,7 @@ PACKAGES = (
     "tensorflow-model-analysis",
     "ml-metadata",
 )
-# Within-alphabet 20-way accuracy on Omniglot: Koch et al. 2015, table 2; Lake et al. 2015, figure 6.
+# Within-alphabet 20-way accuracy on Omniglot, as given in Koch et al. 2015, table 2.
 KOCH_2015_ACCURACY = 0.920
 HUMAN_ACCURACY = 0.955
 
@@ -55,8 +56,10 @@ class RunSummary:
     versions: dict[str, str]
     data_found: str = ""
     cached: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
     baselines: dict[str, float] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
+    per_group: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def headline(self) -> tuple[str, float | None]:
@@ -66,13 +69,8 @@ class RunSummary:
 
 def headline_metric(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
     """Name and value of the official accuracy, else of the within-group trials of most ways."""
-    names = [name for name in metrics if name.endswith("way_accuracy")]
-    for prefix in ("official_", "within_", "between_"):
-        candidates = [name for name in names if name.startswith(prefix)]
-        if candidates:
-            best = max(candidates, key=ways_of)
-            return best, float(metrics[best])
-    return "", None
+    names = accuracy_names(metrics)
+    return (names[0], float(metrics[names[0]])) if names else ("", None)
 
 
 def ways_of(metric: str) -> int:
@@ -84,7 +82,6 @@ def summarize(
     *,
     history: RunHistory,
     run_id: str,
-    config: PipelineConfig,
     dataset: Dataset,
     workspace: Workspace,
     seconds: float,
@@ -94,13 +91,15 @@ def summarize(
     artifacts = _artifact_uris(nodes)
     training = _read_json(Path(artifacts.get("model_run", "")) / "training.json")
     version = _pushed_version(nodes)
+    metrics = read_metrics(artifacts["evaluation"])
+    per_group = metrics.pop("per_group")
     summary = RunSummary(
         run_id=run_id,
         dataset=dataset.kind,
         blessed=_is_blessed(nodes),
         pushed_version=version,
         model_dir=str(workspace.serving_model / str(version)) if version else None,
-        metrics=read_metrics(artifacts["evaluation"]),
+        metrics=metrics,
         seconds={node.node_id: round(node.seconds, 2) for node in nodes}
         | {"total": round(seconds, 2)},
         train_images_per_second=training.get("images_per_second"),
@@ -110,7 +109,9 @@ def summarize(
         data_found=dataset.description,
         cached=[node.node_id for node in nodes if node.cached],
         baselines=_baselines(artifacts["examples"], workspace),
+        refusals=_refusals(nodes, artifacts["evaluation"]),
         artifacts=artifacts,
+        per_group=per_group,
     )
     write_text_atomically(
         workspace.run_dir(run_id) / "summary.json",
@@ -138,14 +139,15 @@ def _output(nodes: list[NodeRun], node_id: str, key: str) -> Any:
 
 
 def _is_blessed(nodes: list[NodeRun]) -> bool:
-    model = _output(nodes, "Evaluator", "blessing")
-    infra = _output(nodes, "ServingGate", "blessing")
-    return bool(
-        model is not None
-        and model.custom_properties["blessed"].int_value == 1
-        and infra is not None
-        and infra.custom_properties["blessing_status"].string_value == "INFRA_BLESSED"
-    )
+    blessings = [_output(nodes, node, "blessing") for node in ("Evaluator", "ServingGate")]
+    return all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
+
+
+def _refusals(nodes: list[NodeRun], evaluation_uri: str) -> list[str]:
+    """Why the model was not blessed: failed thresholds, then what the ServingGate found."""
+    gate = _output(nodes, "ServingGate", "blessing")
+    found = _read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
+    return [*refusals(evaluation_uri), *found]
 
 
 def _pushed_version(nodes: list[NodeRun]) -> int | None:
@@ -172,9 +174,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def print_summary(
-    summary: RunSummary, console: Console, *, workspace: Workspace
-) -> None:
+def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace) -> None:
     """The table a person sees at the end of a run."""
     if summary.dataset == "synthetic":
         console.print(
@@ -185,7 +185,7 @@ def print_summary(
     for heading in ("trials", "accuracy", "95 % interval", "n", "pixel 1-NN", "chance"):
         accuracy.add_column(heading, justify="left" if heading == "trials" else "right")
     metrics = summary.metrics
-    for name in _accuracy_names(metrics):
+    for name in accuracy_names(metrics):
         accuracy.add_row(
             name.removesuffix("_accuracy").replace("_", " "),
             _percent(metrics[name]),
@@ -196,15 +196,11 @@ def print_summary(
         )
     if "official_20way_accuracy" in metrics and summary.dataset == "omniglot":
         accuracy.add_section()
-        accuracy.add_row(
-            "Koch 2015, siamese net", _percent(KOCH_2015_ACCURACY), "", "", "", ""
-        )
+        accuracy.add_row("Koch 2015", _percent(KOCH_2015_ACCURACY), "", "", "", "")
         accuracy.add_row("humans", _percent(HUMAN_ACCURACY), "", "", "", "")
     console.print(accuracy)
 
-    pairs = Table(
-        title="Same or different (pairs of unseen classes)", title_justify="left"
-    )
+    pairs = Table(title="Same or different (pairs of unseen classes)", title_justify="left")
     for heading in ("measure", "value", "95 % interval", "n"):
         pairs.add_column(heading, justify="left" if heading == "measure" else "right")
     for name in ("verification_accuracy", "auc", "eer", "ece"):
@@ -214,9 +210,7 @@ def print_summary(
             pairs.add_row(
                 name.replace("_", " "),
                 value,
-                _interval(interval)
-                if name != "auc" or not interval
-                else _plain(interval),
+                _interval(interval) if name != "auc" or not interval else _plain(interval),
                 str(metrics.get(f"{name}_n", "")),
             )
     console.print(pairs)
@@ -233,27 +227,30 @@ def print_summary(
         )
     console.print(f"Report   {workspace.latest_run / 'report.html'}", soft_wrap=True)
     if summary.pushed_version is None:
-        reason = "judged too weak" if not summary.blessed else "not pushed"
-        console.print(
-            f"[bold]Not pushed[/]: the model was {reason}; see the thresholds under `evaluate` in "
-            f"pipeline_config.yaml and the log {workspace.latest_run / 'run.log'}",
-            soft_wrap=True,
-        )
+        console.print("[bold]Not blessed, so not pushed[/]:", soft_wrap=True)
+        for reason in summary.refusals:
+            console.print(f"  {reason}", soft_wrap=True, markup=False)
+        console.print("The thresholds are under `evaluate` and `gate` in the configuration.")
         return
     console.print(f"Model    {summary.model_dir}", soft_wrap=True)
     console.print(
-        "Next     oneshot evaluate --model "
-        f"{summary.model_dir} --images DIR_OR_ZIP   (any <group>/<class>/<image> tree)",
+        f"Next     {_command()} evaluate --model {summary.model_dir} --images DIR_OR_ZIP",
         soft_wrap=True,
     )
 
 
-def _accuracy_names(metrics: Mapping[str, Any]) -> list[str]:
+def _command() -> str:
+    """How this installation's `oneshot` is called from the working folder."""
+    script = Path(sys.executable).with_name("oneshot")
+    folder = Path.cwd()
+    return str(script.relative_to(folder) if script.is_relative_to(folder) else script)
+
+
+def accuracy_names(metrics: Mapping[str, Any]) -> list[str]:
+    """One-shot figures in the order in which people compare them: official first, most ways first."""
     order = ("official", "within", "between")
     names = [name for name in metrics if name.endswith("way_accuracy")]
-    return sorted(
-        names, key=lambda name: (order.index(name.split("_")[0]), -ways_of(name))
-    )
+    return sorted(names, key=lambda name: (order.index(name.split("_")[0]), -ways_of(name)))
 
 
 def _percent(value: float | None) -> str:

@@ -5,10 +5,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 
-class WorkspaceBusy(RuntimeError):
+def new_run_id() -> str:
+    """Sortable and unique to the microsecond, for example `20260131-184501-203311`."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+
+
+class WorkspaceBusyError(RuntimeError):
     """Another process runs the pipeline in this output folder."""
 
 
@@ -64,7 +70,7 @@ class Workspace:
         """Holds the folder for one pipeline run; freed by the kernel if the process dies.
 
         Raises:
-          WorkspaceBusy: another process holds it.
+          WorkspaceBusyError: another process holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as lock:
@@ -73,7 +79,7 @@ class Workspace:
             except BlockingIOError:
                 lock.seek(0)
                 owner = lock.read().strip() or "unknown"
-                raise WorkspaceBusy(
+                raise WorkspaceBusyError(
                     f"{self.root}: another run (process {owner}) is using this output folder; "
                     "wait for it, or give this one another --output"
                 ) from None

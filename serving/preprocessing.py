@@ -4,11 +4,11 @@ Training and serving call the same function, so what the model was trained on an
 sends are prepared alike. There is no Python in the graph: TF Serving runs it as it is.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 import tensorflow as tf
 
-Polarity = Literal["auto", "dark_on_light", "light_on_dark"]
+from serving import Polarity
 
 MAX_SIDE: Final = 4096
 """Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
@@ -19,6 +19,8 @@ PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES: Final = 26
 """Signature, chunk length and name, width, height, bit depth and colour type of a PNG."""
 JPEG_MAGIC: Final = b"\xff\xd8\xff"
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Brightness of red, green and blue (ITU-R BT.601)."""
 
 
 def decode_images(images: tf.Tensor, *, size: int, polarity: Polarity = "auto") -> tf.Tensor:
@@ -84,7 +86,7 @@ def _decode_png(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
     def transparent() -> tf.Tensor:
         pixels = tf.cast(tf.io.decode_png(image, channels=4), tf.float32) / 255.0
-        gray = tf.image.rgb_to_grayscale(pixels[..., :3])
+        gray = tf.tensordot(pixels[..., :3], LUMA, axes=1)[..., tf.newaxis]
         return gray * pixels[..., 3:] + (1.0 - pixels[..., 3:])
 
     with tf.control_dependencies([_side_check(height, width)]):

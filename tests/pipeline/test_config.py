@@ -34,25 +34,19 @@ def test_every_key_of_the_shipped_file_has_a_comment() -> None:
 
 def test_overrides_win_and_keep_their_yaml_types(tmp_path: Path) -> None:
     path = _write(tmp_path, "train: {steps: 10}\n")
-    config = load_config(
-        path, ["train.steps=500", "pairs.ways=[5]", "dataset.background=small1"]
-    )
+    config = load_config(path, ["train.steps=500", "pairs.ways=[5]", "dataset.background=small1"])
     assert config.train.steps == 500
     assert config.pairs.ways == (5,)
     assert config.dataset.background == "small1"
 
 
 def test_an_unknown_key_is_named_with_the_keys_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"train\.stepz: unknown key; allowed here: .*steps"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.stepz: unknown key; allowed here: .*steps"):
         load_config(_write(tmp_path, "train: {stepz: 10}\n"))
 
 
 def test_an_unknown_section_is_named_with_the_sections_that_exist() -> None:
-    with pytest.raises(
-        ConfigError, match=r"trian: unknown key; allowed here: .*dataset.*train"
-    ):
+    with pytest.raises(ConfigError, match=r"trian: unknown key; allowed here: .*dataset.*train"):
         load_config(SHIPPED, ["trian.steps=1"])
 
 
@@ -69,9 +63,7 @@ def test_an_unknown_section_is_named_with_the_sections_that_exist() -> None:
         ("train.preset=best", r"train\.preset: .*'fast'"),
     ],
 )
-def test_a_wrong_type_or_range_is_told_with_what_is_allowed(
-    override: str, said: str
-) -> None:
+def test_a_wrong_type_or_range_is_told_with_what_is_allowed(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_config(SHIPPED, [override])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workspace import Workspace, WorkspaceBusy
+from pipeline.workspace import Workspace, WorkspaceBusyError
 
 _HOLD = """
 import sys
@@ -30,7 +30,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(WorkspaceBusy, match=f"process {holder.pid}"),
+            pytest.raises(WorkspaceBusyError, match=f"process {holder.pid}"),
             Workspace(tmp_path).exclusive(),
         ):
             pass
