@@ -1,8 +1,10 @@
 """PairExampleGen: images in; TFRecords of pairs out, as the splits train, eval and one_shot."""
 
 import copy
+import errno
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,7 @@ _SETTINGS: Final = "pair_settings"
 _MAX_REJECTED_SHARE: Final = "max_rejected_share"
 _DATASET: Final = "dataset"
 _SOURCE_HASH: Final = "source_hash"
+_NO_SPACE: Final = os.strerror(errno.ENOSPC)
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +51,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes gzip TFRecords of Examples, `sampling.json` and `rejected.jsonl`.
 
         Raises:
-          InputError: the images do not do, or too many are rejected. Nothing is left behind.
+          InputError: the images do not do, or too many are rejected.
+          OSError: the disk is full.
+
+        Nothing is left behind where it fails.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         config = _custom_config(exec_properties)
@@ -57,8 +63,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         try:
             summary = self._write(examples.uri, exec_properties, config)
-        except BaseException:
+        except BaseException as error:
             _clear(examples.uri)
+            # TensorFlow's error, which Beam wraps into a RuntimeError of several pages.
+            if _NO_SPACE in str(error):
+                message = "the disk is full: free some space and run again"
+                raise OSError(errno.ENOSPC, message, examples.uri) from error
             raise
         _log_summary(summary)
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
@@ -126,7 +136,8 @@ class ContentInputProcessor(input_processor.FileBasedInputProcessor):
     def get_pattern_for_span_version(self, pattern: str, span: int, version: int | None) -> str:
         """The pattern as found on disk: `span-01` where `span-{SPAN}` matched that."""
         del span, version
-        return self._resolved[pattern]
+        resolved: str = self._resolved[pattern]
+        return resolved
 
 
 class Driver(driver.FileBasedDriver):

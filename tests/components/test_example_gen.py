@@ -1,8 +1,9 @@
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 import tfx.v1 as tfx
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
@@ -11,6 +12,8 @@ from tfx.orchestration import metadata
 from components.example_gen import PairExampleGen, make_input_config
 from data_ingest.errors import InputError
 from data_ingest.pair_settings import PairSettings
+from data_ingest.plan import Shard
+from data_ingest.transforms import WriteShard
 from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
 
 BEAM_ARGS = [
@@ -192,3 +195,30 @@ def test_a_pattern_that_matches_nothing_fails_by_name(runs: Runs, tmp_path: Path
         runs.run(tmp_path, {"images": "gone.zip"})
     with pytest.raises(InputError, match=r"span-\{SPAN\}"):
         runs.run(tmp_path, {"images": "span-{SPAN}/images"})
+
+
+def test_a_full_disk_is_told_plainly_and_leaves_nothing(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, shard: Shard, records: Iterable[bytes]) -> None:
+        if shard.split == "one_shot":
+            raise tf.errors.ResourceExhaustedError(None, None, "x.gz; No space left on device")
+        write(self, shard, records)
+
+    write = WriteShard._write
+    monkeypatch.setattr(WriteShard, "_write", fail)
+    write_zip(tmp_path / "data/images.zip", TREE)
+    with pytest.raises(OSError, match="the disk is full"):
+        runs.run(tmp_path / "data", {"images": "images.zip"})
+    assert files(runs.root) == []
+
+
+def test_a_crash_while_writing_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    def records() -> Iterator[bytes]:
+        yield b"first"
+        raise KeyboardInterrupt
+
+    shard = Shard(number=0, split="train", file=0, files=1, stream=0, start=0, stop=2)
+    with pytest.raises(KeyboardInterrupt):
+        WriteShard(str(tmp_path))._write(shard, records())
+    assert files(tmp_path) == []

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,7 @@ def test_shards_cover_every_record_of_every_stream_once() -> None:
             ranges = [(s.start, s.stop) for s in plan.shards if s.stream == number]
             assert ranges[0][0] == 0
             assert ranges[-1][1] == stream.pairs
-            assert all(
-                before[1] == after[0] for before, after in zip(ranges, ranges[1:], strict=False)
-            )
+            assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
 
 
 def test_files_of_a_split_are_numbered_without_gaps() -> None:
