@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     rows: Ints
     """`int32[N]`: images, as rows of the index. For pairs: P first images, then P second ones."""
     labels: Ints
-    """Class-balanced: `int32[N]`, equal where images are of one class. Pairs: `int32[P]`, 1 same."""
+    """By class: `int32[N]`, equal where images are of one class. Pairs: `int32[P]`, 1 or 0."""
     turns: Ints
     """`int32[N]`: quarter turns, the same for all images of a class (or of a pair)."""
 

@@ -59,7 +59,7 @@ class FitCheckpoint:
             reader = tf.train.load_checkpoint(self._manager.latest_checkpoint)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-        except (tf.errors.OpError, ValueError):
+        except (tf.errors.OpError, ValueError, LookupError, RuntimeError):
             logger.warning(f"The checkpoint in {self._folder} is damaged: training starts anew.")
             self.remove()
             return None

@@ -18,7 +18,8 @@ import tensorflow as tf
 from data_ingest import features
 from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex, ImageRef, sort_order
-from serving.preprocessing import Polarity, decode_images
+from serving import Polarity
+from serving.preprocessing import decode_images
 
 RECORDS_A_BATCH: Final = 1024
 IMAGES_A_BATCH: Final = 512

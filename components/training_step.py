@@ -52,6 +52,11 @@ class TrainingStep:
         return [weight.value for weight in self._student.weights]
 
     @property
+    def trained_variables(self) -> list[tf.Variable]:
+        """What the optimizer updates."""
+        return [variable.value for variable in self._trained]
+
+    @property
     def optimizer_variables(self) -> list[tf.Variable]:
         return [variable.value for variable in self._optimizer.variables]
 

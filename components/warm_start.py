@@ -41,7 +41,7 @@ def initial_weights(
         raise InputError(
             f"train.warm_start: {path} cannot be read ({error}); set train.warm_start to false"
         ) from error
-    weights = earlier.get_weights()
+    weights: list[npt.NDArray[np.float32]] = earlier.get_weights()
     wanted = [tuple(weight.shape) for weight in build_model(settings.recipe()).weights]
     if [weight.shape for weight in weights] != wanted:
         raise InputError(

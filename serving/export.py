@@ -1,7 +1,6 @@
 """Writes the SavedModel that TF Serving loads, with all that belongs to it."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,8 @@ import keras
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.preprocessing import MAX_BYTES, MAX_SIDE, Polarity, decode_images
+from serving import Polarity
+from serving.preprocessing import MAX_BYTES, MAX_SIDE, decode_images
 
 EXTRA: Final = "assets.extra"
 KERAS_MODEL: Final = "model.keras"
@@ -93,7 +93,7 @@ def export_model(
         unfinished.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)
-        os.replace(unfinished, directory)
+        unfinished.replace(directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -1,0 +1,166 @@
+"""What TFX's Trainer runs, from records to an exported model."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from components import trainer
+from components.model import HEAD, build_model, embedding_function
+from components.train_settings import TrainSettings
+from components.trainer import calibrate, run_fn
+from components.warm_start import initial_weights
+from data_ingest.errors import InputError
+from tests.pair_records import make_pairs, tiny_data, tiny_settings, write_records
+
+
+@dataclass
+class FnArgs:
+    train_files: list[str]
+    eval_files: list[str]
+    serving_model_dir: str
+    model_run_dir: str
+    custom_config: dict[str, Any]
+    base_model: str | None = None
+
+
+@dataclass
+class Workspace:
+    folder: Path
+    settings: TrainSettings = field(default_factory=tiny_settings)
+
+    def fn_args(self) -> FnArgs:
+        train = make_pairs(groups=3, classes=5)
+        held_out = make_pairs(groups=2, classes=5, first=7)
+        return FnArgs(
+            train_files=[write_records(self.folder / "train", train)],
+            eval_files=[write_records(self.folder / "eval", held_out)],
+            serving_model_dir=str(self.folder / "model" / "Format-Serving"),
+            model_run_dir=str(self.folder / "model_run"),
+            custom_config={
+                "train": self.settings.model_dump_json(),
+                "dataset": "synthetic",
+                "source_hash": "0123",
+                "checkpoint_dir": str(self.folder / "checkpoints"),
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run_fn(Workspace(folder).fn_args())
+    return folder
+
+
+def test_run_fn_leaves_a_model_facts_and_tensorboard_logs(finished: Path) -> None:
+    facts = json.loads((finished / "model_run" / "training.json").read_text())
+    assert facts["steps"] == 6
+    assert facts["images_per_second"] > 0
+    assert 0 <= facts["best_validation_accuracy"] <= 1
+    assert [entry["step"] for entry in facts["history"]] == [3, 6]
+    assert facts["device"]
+    assert list((finished / "model_run").glob("events.out.tfevents.*"))
+    assert (finished / "model" / "Format-Serving" / "saved_model.pb").is_file()
+
+
+def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:
+    path = finished / "model" / "Format-Serving" / "assets.extra" / "model_card.json"
+    card = json.loads(path.read_text())
+    assert (card["dataset"], card["source_hash"]) == ("synthetic", "0123")
+    assert card["data"]["train"]["classes"] == 15
+    assert card["recipe"]["seed"] == 1
+    assert "eval_within_5way_accuracy" in card["metrics"]
+    assert card["calibration"]["scale"] > 0
+
+
+def test_the_checkpoint_goes_once_the_model_is_stored(finished: Path) -> None:
+    assert list((finished / "checkpoints").iterdir()) == []
+
+
+def test_a_kill_during_export_does_not_cost_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path)
+    monkeypatch.setattr(trainer, "export_model", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_fn(workspace.fn_args())
+    monkeypatch.setattr(trainer, "export_model", lambda *_, **__: None)
+    run_fn(workspace.fn_args())
+    facts = json.loads((tmp_path / "model_run" / "training.json").read_text())
+    assert facts["resumed_from_step"] == 6
+
+
+def test_calibration_turns_held_out_scores_into_probabilities_and_keeps_their_order(
+    tmp_path: Path,
+) -> None:
+    data = tiny_data(tmp_path, pairs=400)
+    keras.utils.set_random_seed(3)
+    model = build_model(tiny_settings().recipe())
+
+    def logits() -> np.ndarray:
+        vectors = embedding_function(model)(data.images)
+        a, b = vectors[data.pairs[:, 0]], vectors[data.pairs[:, 1]]
+        return float(model.get_layer(HEAD).b0) - np.abs(a - b).sum(axis=1)
+
+    before = logits()
+    calibration = calibrate(model, data)
+    after = logits()
+    np.testing.assert_allclose(
+        after, calibration.scale * before + calibration.shift, rtol=1e-3, atol=1e-3
+    )
+    scores = 1 / (1 + np.exp(-after))
+    assert scores.mean() == pytest.approx(data.labels.mean(), abs=0.01)
+    assert calibration.accuracy == pytest.approx(np.mean((scores >= 0.5) == data.labels))
+    assert (np.asarray(model.get_layer(HEAD).w) >= 0).all()
+
+
+def test_a_warm_start_begins_with_the_weights_of_the_base_model(finished: Path) -> None:
+    base = finished / "model" / "Format-Serving"
+    weights = initial_weights(tiny_settings(warm_start=True), str(base))
+    stored = keras.models.load_model(base / "assets.extra" / "model.keras").get_weights()
+    for one, other in zip(weights, stored, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_run_fn_hands_the_weights_of_a_warm_start_to_the_fit(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = Workspace(tmp_path, tiny_settings(warm_start=True)).fn_args()
+    args.base_model = str(finished / "model" / "Format-Serving")
+    handed = {}
+
+    def fit(*_: object, **keywords: object) -> None:
+        handed.update(keywords)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        run_fn(args)
+    expected = initial_weights(tiny_settings(warm_start=True), args.base_model)
+    for one, other in zip(handed["initial_weights"], expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_without_a_blessed_model_a_warm_start_is_a_cold_one() -> None:
+    assert initial_weights(tiny_settings(warm_start=True), None) is None
+    assert initial_weights(tiny_settings(), "/ignored") is None
+
+
+def test_a_base_model_that_does_not_fit_is_refused_with_the_way_out(
+    finished: Path, tmp_path: Path
+) -> None:
+    base = str(finished / "model" / "Format-Serving")
+    with pytest.raises(InputError, match=r"another architecture.*warm_start"):
+        initial_weights(tiny_settings(warm_start=True, embedding_size=16), base)
+    with pytest.raises(InputError, match=r"does not exist.*warm_start"):
+        initial_weights(tiny_settings(warm_start=True), str(tmp_path))
+    extra = tmp_path / "assets.extra"
+    extra.mkdir()
+    (extra / "model.keras").write_bytes(b"not a model")
+    with pytest.raises(InputError, match=r"cannot be read.*warm_start"):
+        initial_weights(tiny_settings(warm_start=True), str(tmp_path))
