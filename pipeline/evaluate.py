@@ -80,7 +80,7 @@ def evaluate_model(
         trials=trials,
         seed=seed,
         accuracy=accuracy,
-        accuracy_ci95=wilson_interval(accuracy, len(earned)),
+        accuracy_ci95=wilson_interval(sum(earned), len(earned)),
         accuracy_n=len(earned),
         chance=1 / way,
         by_group={group: float(np.mean(values)) for group, values in sorted(by_group.items())},

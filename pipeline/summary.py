@@ -247,7 +247,7 @@ def _command() -> str:
 
 
 def accuracy_names(metrics: Mapping[str, Any]) -> list[str]:
-    """One-shot figures in the order in which people compare them: official first, most ways first."""
+    """One-shot figures as people compare them: official first, most ways first."""
     order = ("official", "within", "between")
     names = [name for name in metrics if name.endswith("way_accuracy")]
     return sorted(names, key=lambda name: (order.index(name.split("_")[0]), -ways_of(name)))

@@ -1,0 +1,302 @@
+"""The whole pipeline on tiny generated data: what runs, what is cached, what reaches serving.
+
+The tests of this module build on one another's output folder, in the order they are written.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline.cli import main
+from serving.loader import LoadedModel
+
+TINY = {
+    "dataset.synthetic_alphabets": "4",
+    "dataset.synthetic_evaluation_alphabets": "2",
+    "dataset.synthetic_characters": "6",
+    "pairs.train_pairs": "200",
+    "pairs.eval_pairs": "80",
+    "pairs.verification_pairs": "80",
+    "pairs.ways": "[5]",
+    "pairs.within_trials": "20",
+    "pairs.between_trials": "20",
+    "train.widths": "[8, 8, 8]",
+    "train.image_size": "16",
+    "train.steps": "12",
+    "train.validate_every": "6",
+    "train.checkpoint_every": "3",
+    "train.classes_per_batch": "6",
+    "train.images_per_class": "2",
+    "evaluate.thresholds": "{auc: {min: 0.05}}",
+    "gate.latency_requests": "10",
+}
+NODES = {
+    "PairExampleGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Trainer",
+    "Evaluator",
+    "ServingGate",
+    "Pusher",
+}
+
+
+def arguments(output: Path, **overrides: str) -> list[str]:
+    settings = TINY | {key.replace("__", "."): value for key, value in overrides.items()}
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["run", "--output", str(output), "--json", *sets]
+
+
+def run(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Any], str]:
+    capfd.readouterr()
+    code = main(argv)
+    out, err = capfd.readouterr()
+    return code, json.loads(out) if out else {}, err
+
+
+def versions(output: Path) -> list[int]:
+    folder = output / "serving_model" / "siamese"
+    return sorted(int(path.name) for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def first(output: Path) -> dict[str, Any]:
+    """The summary of a first run on generated glyphs."""
+    code = main(arguments(output, dataset__source="synthetic"))
+    assert code == 0
+    summary: dict[str, Any] = json.loads((output / "runs/latest/summary.json").read_text())
+    return summary
+
+
+def test_a_run_leaves_a_blessed_model_that_the_serving_loader_accepts(
+    output: Path, first: dict[str, Any]
+) -> None:
+    assert first["blessed"] is True
+    assert versions(output) == [first["pushed_version"]]
+    with LoadedModel(Path(first["model_dir"])) as model:
+        assert {"serving_default", "embed", "match", "examples"} <= set(model.signatures)
+
+
+def test_the_summary_says_what_it_was_trained_on_how_good_and_how_long(
+    output: Path, first: dict[str, Any]
+) -> None:
+    assert first["dataset"] == "synthetic"
+    assert set(first["seconds"]) >= NODES | {"total"}
+    assert first["cached"] == []
+    for name in (
+        "within_5way_accuracy",
+        "between_5way_accuracy",
+        "verification_accuracy",
+        "auc",
+        "eer",
+        "ece",
+    ):
+        low, high = first["metrics"][f"{name}_ci95"]
+        assert 0 <= low <= first["metrics"][name] <= high <= 1, name
+    assert first["metrics"]["within_5way_accuracy_n"] == 20
+    assert "official_20way_accuracy" not in first["metrics"]
+    assert first["train_images_per_second"] > 0
+    assert "CPU" in first["device"]
+    assert first["versions"]["tfx"].startswith("1.")
+
+
+def test_the_report_is_one_file_with_its_pictures_and_says_synthetic(
+    output: Path, first: dict[str, Any]
+) -> None:
+    html = (output / "runs/latest/report.html").read_text()
+    assert "SYNTHETIC DATA" in html
+    assert html.count("data:image/png;base64,") >= 4
+    assert "http://" not in html
+    assert "https://" not in html
+
+
+def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
+    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, summary, _ = run(capfd, *arguments(output, dataset__source="synthetic"))
+    assert code == 0
+    assert set(summary["cached"]) >= NODES
+    assert summary["pushed_version"] == first["pushed_version"]
+    assert versions(output) == [first["pushed_version"]]
+
+
+def test_another_training_seed_runs_the_trainer_and_what_follows_only(
+    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Also the first run that has a baseline.
+    code, summary, _ = run(capfd, *arguments(output, dataset__source="synthetic", train__seed="2"))
+    assert code == 0
+    assert NODES - set(summary["cached"]) == {"Trainer", "Evaluator", "ServingGate", "Pusher"}
+    assert versions(output) == [first["pushed_version"], summary["pushed_version"]]
+
+
+def test_a_model_below_a_threshold_is_not_pushed_and_the_exit_code_says_so(
+    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = versions(output)
+    code, summary, _ = run(
+        capfd,
+        *arguments(
+            output,
+            dataset__source="synthetic",
+            evaluate__thresholds="{within_5way_accuracy: {min: 0.999}}",
+        ),
+    )
+    assert code == 3
+    assert summary["blessed"] is False
+    assert summary["pushed_version"] is None
+    assert "within_5way_accuracy" in " ".join(summary["refusals"])
+    assert versions(output) == before
+
+
+def test_runs_lists_the_history_newest_first(
+    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    assert main(["runs", "--output", str(output), "--json"]) == 0
+    records = json.loads(capfd.readouterr().out)
+    assert [record["state"] for record in records] == ["done"] * 4
+    assert [record["blessed"] for record in records] == [False, True, True, True]
+    assert records[-1]["pushed_version"] == first["pushed_version"]
+    assert records[-1]["accuracy"] == first["metrics"]["within_5way_accuracy"]
+    assert all(record["dataset"] == "synthetic" for record in records)
+
+
+def test_evaluate_measures_an_exported_model_on_any_zip(
+    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = next((output / "synthetic").rglob("images_evaluation.zip"))
+    argv = ["evaluate", "--model", first["model_dir"], "--images", str(images)]
+    capfd.readouterr()
+    assert main([*argv, "--way", "5", "--trials", "30", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    low, high = result["accuracy_ci95"]
+    assert 0 <= low <= result["accuracy"] <= high <= 1
+    assert result["accuracy_n"] == 30
+    assert len(result["by_group"]) == 2
+    assert main([*argv, "--way", "50"]) == 2
+    assert "50" in capfd.readouterr().err
+
+
+def test_generated_glyphs_never_take_the_place_of_real_data(
+    output: Path, first: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    digits = write_digits(tmp_path / "digits", a_class=6)
+    mine = tmp_path / "mine"
+    code, summary, _ = run(capfd, *arguments(mine), "--data", str(digits))
+    assert code == 0
+    assert summary["dataset"] == "folder"
+    assert any(name.startswith("within_") for name in summary["metrics"])
+    assert versions(mine) == [summary["pushed_version"]]
+
+    code, _, err = run(capfd, *arguments(mine, dataset__source="synthetic"))
+    assert code == 2
+    assert "models of real data" in err
+    assert versions(mine) == [summary["pushed_version"]]
+
+
+def test_too_many_broken_images_stop_the_run_with_their_names(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    digits = write_digits(tmp_path / "digits", a_class=10)
+    broken = sorted(digits.rglob("*.png"))[::20]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:40])
+    code, _, err = run(capfd, *arguments(tmp_path / "out"), "--data", str(digits))
+    assert code == 2
+    assert "max_rejected_share" in err
+    assert broken[0].name in err
+    assert not list((tmp_path / "out").rglob("*.gz"))
+
+
+@pytest.mark.parametrize("case", ["unreadable zip", "empty folder", "single class", "missing"])
+def test_unusable_data_is_refused_at_once_by_name(
+    case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "images.zip"
+    if case == "unreadable zip":
+        data.write_bytes(b"PK\x03\x04 but no more")
+    elif case == "empty folder":
+        data.mkdir()
+    elif case == "single class":
+        with zipfile.ZipFile(data, "w") as archive:
+            for number in range(3):
+                archive.writestr(f"Greek/alpha/{number}.png", png(number))
+    code, _, err = run(capfd, *arguments(tmp_path / "out"), "--data", str(data))
+    assert code == 2
+    assert "images.zip" in err or "Greek" in err or "alpha" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "serving_model").exists()
+
+
+def test_a_wrong_configuration_key_ends_with_code_2_and_the_right_keys(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capfd, "run", "--output", str(tmp_path / "out"), "--set", "train.stepz=3")
+    assert code == 2
+    assert "train.stepz" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_training_continues_from_its_checkpoint(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    argv = arguments(output, dataset__source="synthetic", train__steps="300")
+    command = [sys.executable, "-m", "pipeline.cli", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 240
+        while not list((output / "checkpoints").rglob("*.index")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline, "no checkpoint appeared"
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (output / "serving_model").exists()
+
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    summary = json.loads(finished.stdout)
+    assert {"PairExampleGen", "StatisticsGen", "ExampleValidator"} <= set(summary["cached"])
+    training = json.loads(Path(summary["artifacts"]["model_run"], "training.json").read_text())
+    assert training["resumed_from_step"] >= 3
+    assert versions(output) == [summary["pushed_version"]]
+    listed = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "runs", "--json", "--output", str(output)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [record["state"] for record in json.loads(listed.stdout)] == ["done", "interrupted"]
+
+
+def write_digits(root: Path, *, a_class: int) -> Path:
+    """scikit-learn's digits as `<class>/<image>`, `a_class` images each, light on dark."""
+    digits = load_digits()
+    for label in range(10):
+        folder = root / f"digit{label}"
+        folder.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:a_class]):
+            pixels = (image * 255 / 16).astype(np.uint8)
+            Image.fromarray(pixels).resize((32, 32)).save(folder / f"{number}.png")
+    return root
+
+
+def png(shade: int) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("L", (20, 20), 200 + shade).save(buffer, "PNG")
+    return buffer.getvalue()
