@@ -22,9 +22,11 @@ from tfx.utils import proto_utils
 
 from data_ingest.dataset import Dataset
 from data_ingest.errors import InputError
+from data_ingest.image_reading import list_inputs
 from data_ingest.pair_settings import PairSettings
 from data_ingest.protocols import SPLITS
-from data_ingest.transforms import SUMMARY_FILE, WritePairs, list_inputs
+from data_ingest.sampling_report import SUMMARY_FILE
+from data_ingest.transforms import WritePairs
 
 _SETTINGS: Final = "pair_settings"
 _MAX_REJECTED_SHARE: Final = "max_rejected_share"

@@ -7,161 +7,26 @@ have come together by file, write it. Bytes are moved once, and only between a b
 that need it. What a file holds and in which order is a pure function of (seed, images).
 """
 
-import hashlib
-import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
-from data_ingest.catalog import (
-    RUNS,
-    Catalog,
-    CatalogPart,
-    Found,
-    Rejected,
-    build_catalog,
-    count_reasons,
-)
-from data_ingest.errors import InputError
 from data_ingest.features import Pair, serialize_pair
-from data_ingest.index import ImageRef
-from data_ingest.layout import ImageFile, ImageReader, list_images
-from data_ingest.official import OfficialRuns, read_official_runs
+from data_ingest.image_reading import (
+    CATALOG_OUTPUT,
+    NAMESPACE,
+    CombineCatalog,
+    Inputs,
+    ReadImages,
+)
 from data_ingest.pair_settings import PairSettings
 from data_ingest.plan import Plan, Shard, make_plan
-
-NAMESPACE: Final = "oneshot"
-SUMMARY_FILE: Final = "sampling.json"
-REJECTED_FILE: Final = "rejected.jsonl"
-
-_PORTION_IMAGES: Final = 512
-_BLOCK_BYTES: Final = 8 * 2**20
-_MAX_BLOCKS: Final = _PORTION_IMAGES
-_CATALOG: Final = "catalog"
-
-
-class Portion(NamedTuple):
-    """Files that one worker reads in one go."""
-
-    source: str
-    number: int
-    first: int
-    """Position of the first in the source's list of files."""
-    images: tuple[ImageFile, ...]
-
-
-class Inputs(NamedTuple):
-    """What is to be read."""
-
-    portions: tuple[Portion, ...]
-    official: OfficialRuns
-
-
-def list_inputs(containers: Mapping[str, Sequence[Path]]) -> Inputs:
-    """Lists the images of all inputs, without reading them.
-
-    Args:
-      containers: zips and root folders by source (`background`, `evaluation`, `runs`; or
-        `images`).
-
-    Raises:
-      InputError: a container cannot be listed, or there are several of the official runs.
-    """
-    official = OfficialRuns((), ())
-    portions: list[Portion] = []
-    for source, places in containers.items():
-        files: list[ImageFile] = []
-        if source == RUNS:
-            if len(places) != 1:
-                raise InputError(f"expected one archive of official runs, got {len(places)}")
-            official = read_official_runs(places[0])
-            files += official.images
-        else:
-            for place in places:
-                files += list_images(place)
-        for first in range(0, len(files), _PORTION_IMAGES):
-            part = tuple(files[first : first + _PORTION_IMAGES])
-            portions.append(Portion(source, len(portions), first, part))
-    return Inputs(tuple(portions), official)
-
-
-class ReadImages(beam.DoFn):
-    """Portion → (block number, images), and as `catalog` what was found and rejected.
-
-    A block ends with its portion, or earlier when it holds 8 MiB.
-    """
-
-    def __init__(self) -> None:
-        self._read = Metrics.counter(NAMESPACE, "images_read")
-
-    def setup(self) -> None:
-        self._reader = ImageReader()
-
-    def teardown(self) -> None:
-        self._reader.close()
-
-    def process(self, portion: Portion) -> Iterator[Any]:
-        block = portion.number * _MAX_BLOCKS
-        images: list[bytes] = []
-        found: list[Found] = []
-        rejected: list[Rejected] = []
-        held = 0
-        for offset, image in enumerate(portion.images):
-            data, reason = self._reader.read_checked(image)
-            if reason is not None:
-                rejected.append(Rejected(portion.source, _file_name(image), reason))
-                Metrics.counter(NAMESPACE, f"images_rejected/{reason}").inc()
-                continue
-            images.append(data)
-            found.append(_found(image, data, portion.first + offset))
-            held += len(data)
-            if held >= _BLOCK_BYTES:
-                yield block, images
-                part = CatalogPart(portion.source, block, tuple(found), ())
-                yield beam.pvalue.TaggedOutput(_CATALOG, part)
-                block, images, found, held = block + 1, [], [], 0
-        self._read.inc(len(portion.images))
-        if images:
-            yield block, images
-        part = CatalogPart(portion.source, block, tuple(found), tuple(rejected))
-        yield beam.pvalue.TaggedOutput(_CATALOG, part)
-
-
-def _found(image: ImageFile, data: bytes, listing: int) -> Found:
-    return Found(
-        ref=ImageRef(image.group, image.class_name, image.writer, image.uri),
-        file=_file_name(image),
-        digest=hashlib.blake2b(data, digest_size=16).digest(),
-        size=len(data),
-        listing=listing,
-    )
-
-
-def _file_name(image: ImageFile) -> str:
-    return f"{image.container}/{image.member}"
-
-
-class CombineCatalog(beam.CombineFn):
-    """CatalogParts → Catalog."""
-
-    def create_accumulator(self) -> list[CatalogPart]:
-        return []
-
-    def add_input(self, accumulator: list[CatalogPart], part: CatalogPart) -> list[CatalogPart]:
-        accumulator.append(part)
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[list[CatalogPart]]) -> list[CatalogPart]:
-        return [part for accumulator in accumulators for part in accumulator]
-
-    def extract_output(self, accumulator: list[CatalogPart]) -> Catalog:
-        return build_catalog(accumulator)
+from data_ingest.sampling_report import ShardCount, summarize, write_reports
 
 
 class RequestImages(beam.DoFn):
@@ -186,16 +51,6 @@ class SendImages(beam.DoFn):
         images: list[bytes] = next(iter(blocks))
         for shard, rows, positions in requests:
             yield shard, (rows, [images[position] for position in positions])
-
-
-class ShardCount(NamedTuple):
-    """How many records of a kind a file holds."""
-
-    split: str
-    protocol: str
-    way: int
-    label: int
-    pairs: int
 
 
 class WriteShard(beam.DoFn):
@@ -294,10 +149,10 @@ class WritePairs(beam.PTransform):
         read = (
             pipeline
             | "ListImages" >> beam.Create(self._inputs.portions)
-            | "ReadImages" >> beam.ParDo(ReadImages()).with_outputs(_CATALOG, main="blocks")
+            | "ReadImages" >> beam.ParDo(ReadImages()).with_outputs(CATALOG_OUTPUT, main="blocks")
         )
         plan = (
-            read[_CATALOG]
+            read[CATALOG_OUTPUT]
             | "CombineCatalog" >> beam.CombineGlobally(CombineCatalog())
             | "MakePlan"
             >> beam.Map(
@@ -324,56 +179,5 @@ class WritePairs(beam.PTransform):
         return (
             plan
             | "Summarize" >> beam.Map(summarize, beam.pvalue.AsList(counts), dataset=self._dataset)
-            | "WriteReports" >> beam.Map(_write_reports, self._directory)
+            | "WriteReports" >> beam.Map(write_reports, self._directory)
         )
-
-
-def summarize(
-    plan: Plan, counts: Sequence[ShardCount], *, dataset: str
-) -> tuple[dict[str, Any], Sequence[Rejected]]:
-    """What was read and written, as JSON values, and the rejected images."""
-    catalog = plan.catalog
-    totals: dict[tuple[str, str, int, int], int] = {}
-    for count in counts:
-        totals[count[:4]] = totals.get(count[:4], 0) + count.pairs
-    splits: dict[str, dict[str, Any]] = {}
-    for stream in plan.streams:
-        # The official runs copy images of the evaluation alphabets under names of their own.
-        if stream.split not in splits:
-            index = stream.located.index
-            splits[stream.split] = {
-                "groups": list(index.groups),
-                "classes": len(index.classes),
-                "images": len(index),
-                "pairs": [],
-            }
-    for (split, protocol, way, label), pairs in sorted(totals.items()):
-        splits[split]["pairs"].append(
-            {"protocol": protocol, "way": way, "label": label, "pairs": pairs}
-        )
-    summary = {
-        "dataset": dataset,
-        "problem": plan.problem,
-        "images": {
-            "read": dict(catalog.read),
-            "duplicates": dict(catalog.duplicates),
-            "rejected": count_reasons(catalog.rejected),
-        },
-        "splits": splits,
-    }
-    return summary, catalog.rejected
-
-
-def _write_reports(
-    report: tuple[dict[str, Any], Sequence[Rejected]], directory: str
-) -> dict[str, Any]:
-    summary, rejected = report
-    lines = [json.dumps(reject._asdict()) + "\n" for reject in rejected]
-    _write_text(f"{directory}/{REJECTED_FILE}", "".join(lines))
-    _write_text(f"{directory}/{SUMMARY_FILE}", json.dumps(summary, indent=1) + "\n")
-    return summary
-
-
-def _write_text(path: str, text: str) -> None:
-    with tf.io.gfile.GFile(path, "w") as stream:
-        stream.write(text)

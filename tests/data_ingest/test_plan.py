@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 
 from data_ingest.catalog import BACKGROUND, EVALUATION, IMAGES, Rejected
+from data_ingest.image_reading import list_inputs
 from data_ingest.pair_settings import PairSettings
 from data_ingest.plan import Plan, expected_protocols, make_plan
 from data_ingest.protocols import ONE_SHOT_SPLIT, SPLITS
-from data_ingest.transforms import list_inputs
 from tests.data_ingest.catalogs import catalog_of, located
 from tests.data_ingest.sampling_strategies import index_of, omniglot_like
 from tests.data_ingest.tiny_images import omniglot_tree, runs_tree, write_zip

@@ -9,11 +9,12 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 
-from data_ingest import transforms
+from data_ingest import image_reading
 from data_ingest.features import Pair, pair_from_example
+from data_ingest.image_reading import NAMESPACE, Inputs, list_inputs
 from data_ingest.pair_settings import PairSettings
 from data_ingest.protocols import SPLITS
-from data_ingest.transforms import NAMESPACE, Inputs, WritePairs, list_inputs
+from data_ingest.transforms import WritePairs
 from tests.data_ingest.tiny_images import omniglot_tree, png, runs_tree, write_folder, write_zip
 
 SETTINGS = PairSettings(
@@ -155,8 +156,8 @@ def test_the_records_are_the_same_with_two_workers_shuffled_files_and_other_bloc
     written: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, _ = written
-    monkeypatch.setattr(transforms, "_PORTION_IMAGES", 7)
-    monkeypatch.setattr(transforms, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(image_reading, "_PORTION_IMAGES", 7)
+    monkeypatch.setattr(image_reading, "_BLOCK_BYTES", 300)
     inputs = list_inputs(containers(tmp_path))
     assert len(inputs.portions) > 20
     portions = list(inputs.portions)
@@ -283,9 +284,9 @@ def test_an_official_trial_with_a_broken_image_is_left_out(tmp_path: Path) -> No
 def test_no_block_of_images_outgrows_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transforms, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(image_reading, "_BLOCK_BYTES", 1000)
     (portion, *_) = list_inputs(containers(tmp_path)).portions
-    reader = transforms.ReadImages()
+    reader = image_reading.ReadImages()
     reader.setup()
     blocks = [out for out in reader.process(portion) if isinstance(out, tuple)]
     largest = max(len(image) for _, images in blocks for image in images)
