@@ -1,5 +1,6 @@
 """What training runs on, and how."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +38,11 @@ def choose_accelerator(*, mixed_precision: Switch = "auto", xla: Switch = "auto"
     Left at auto, bfloat16 is on where every GPU computes it fast, and XLA on a single GPU.
     """
     gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        # The Evaluator and the ServingGate run in the same process and need some of it too. Once
+        # TensorFlow has started on the device it is too late to ask.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     fast = bool(gpus) and all(
         detail.get("compute_capability", (0, 0)) >= BFLOAT16_CAPABILITY for detail in details

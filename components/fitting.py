@@ -73,6 +73,7 @@ def fit(
     checkpoint_dir: Path | None = None,
     checkpoint_every: int = 100,
     log_dir: Path | None = None,
+    code_version: str = "",
 ) -> Fit:
     """Trains the model.
 
@@ -87,6 +88,7 @@ def fit(
       checkpoint_dir: folder that outlives the process; None: no checkpoints.
       checkpoint_every: steps between checkpoints.
       log_dir: where TensorBoard scalars go; None: nowhere.
+      code_version: a checkpoint of another version is not continued.
 
     Raises:
       TrainingDiverged: the loss became NaN or infinite.
@@ -107,7 +109,7 @@ def fit(
         checkpoint_dir,
         key=(
             f"{recipe.model_dump_json()} {train.fingerprint} {held_out.fingerprint} "
-            f"{accelerator.replicas} {_digest(initial_weights)}"
+            f"{accelerator.replicas} {_digest(initial_weights)} {code_version}"
         ),
         variables={
             "student": training_step.student_variables,

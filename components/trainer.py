@@ -48,9 +48,9 @@ class Calibration(NamedTuple):
 def run_fn(fn_args: FnArgs) -> None:
     """Trains on the `train` pairs and exports the model; weights are chosen on the `eval` pairs.
 
-    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (it
-    makes TFX's cache notice edited code) and, optional, 'checkpoint_dir' (a folder that outlives
-    the process).
+    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (so
+    that neither TFX's cache nor a checkpoint survives edited code) and, optional,
+    'checkpoint_dir' (a folder that outlives the process).
 
     Raises:
       InputError: no or unusable records, or a model that a warm start does not fit.
@@ -71,6 +71,7 @@ def run_fn(fn_args: FnArgs) -> None:
         checkpoint_dir=Path(checkpoint_dir) if checkpoint_dir else None,
         checkpoint_every=settings.checkpoint_every,
         log_dir=Path(fn_args.model_run_dir),
+        code_version=str(config.get("source_hash")),
     )
     calibration = calibrate(fitted.model, held_out)
     facts = {**fitted.facts, "calibration": calibration._asdict()}

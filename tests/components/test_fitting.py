@@ -90,13 +90,19 @@ def test_a_fit_killed_after_its_last_step_does_not_train_again(
     assert again.facts["history"] == first.facts["history"]
 
 
-def test_other_settings_or_other_data_never_continue_a_checkpoint(
+def test_other_settings_data_or_code_never_continue_a_checkpoint(
     train: PairData, held_out: PairData, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     arguments = {"accelerator": accelerator, "checkpoint_dir": tmp_path}
-    fit(tiny_recipe(), train, held_out, **arguments)
-    assert fit(tiny_recipe(seed=2), train, held_out, **arguments).facts["resumed_from_step"] is None
-    assert fit(tiny_recipe(), held_out, train, **arguments).facts["resumed_from_step"] is None
+    one, other = tiny_recipe(steps=1), tiny_recipe(steps=1, seed=2)
+    fit(one, train, held_out, **arguments)
+    assert fit(one, train, held_out, **arguments).facts["resumed_from_step"] == 1
+    for fitted in (
+        fit(other, train, held_out, **arguments),
+        fit(one, held_out, train, **arguments),
+        fit(one, train, held_out, code_version="edited", **arguments),
+    ):
+        assert fitted.facts["resumed_from_step"] is None
 
 
 def test_training_learns_to_tell_unseen_classes_apart(
@@ -196,6 +202,6 @@ def test_everything_random_follows_the_seed(
     def trained(recipe: Recipe) -> np.ndarray:
         return weights_of(fit(recipe, train, held_out, accelerator=accelerator))
 
-    one = trained(tiny_recipe(seed=1))
-    np.testing.assert_allclose(one, trained(tiny_recipe(seed=1)), atol=1e-5)
-    assert np.abs(one - trained(tiny_recipe(seed=2))).max() > 0.01
+    one = trained(tiny_recipe(steps=2, seed=1))
+    np.testing.assert_allclose(one, trained(tiny_recipe(steps=2, seed=1)), atol=1e-5)
+    assert np.abs(one - trained(tiny_recipe(steps=2, seed=2))).max() > 0.01
