@@ -27,11 +27,12 @@ class WeightedL1(keras.layers.Layer):
     Attributes:
       w: `float32[D]`, starts at `10 / sqrt(D)`: unit vectors that point in random directions
         then differ by a logit of about 11, whatever D is.
-      b0: `float32[]`, starts at 5; calibration sets it in the end.
+      b0: `float32[]`, starts at `initial_b0`; calibration sets it in the end.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, initial_b0: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32"} | kwargs)
+        self.initial_b0 = initial_b0
 
     def build(self, input_shape: Any) -> None:
         size = int(input_shape[0][-1])
@@ -41,7 +42,9 @@ class WeightedL1(keras.layers.Layer):
             initializer=keras.initializers.Constant(10.0 / math.sqrt(size)),
             constraint=keras.constraints.NonNeg(),
         )
-        self.b0 = self.add_weight(name="b0", shape=(), initializer=keras.initializers.Constant(5.0))
+        self.b0 = self.add_weight(
+            name="b0", shape=(), initializer=keras.initializers.Constant(self.initial_b0)
+        )
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Logits of N pairs of embeddings, `float32[N, D]` each: `float32[N]`."""
@@ -52,6 +55,10 @@ class WeightedL1(keras.layers.Layer):
         """`sum_k w_k |e_i,k - e_j,k|` of all pairs of `[N, D]` embeddings: `float32[N, N]`."""
         weighted = tf.convert_to_tensor(self.w) * tf.cast(embeddings, tf.float32)
         return tf.reduce_sum(tf.abs(weighted[:, tf.newaxis] - weighted[tf.newaxis]), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        return config | {"initial_b0": self.initial_b0}
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (input_shape[0][0],)
@@ -77,7 +84,11 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     embedder = keras.Model(image, embedding, name=EMBEDDER)
     image_a = keras.Input(shape, name="image_a")
     image_b = keras.Input(shape, name="image_b")
-    logit = WeightedL1(name=HEAD)((embedder(image_a), embedder(image_b)))
+    # Koch's initialisation gives all images nearly the same features: without a bias, as in the
+    # paper, its head starts undecided.
+    initial_b0 = 0.0 if recipe.network == "koch2015" else 5.0
+    head = WeightedL1(name=HEAD, initial_b0=initial_b0)
+    logit = head((embedder(image_a), embedder(image_b)))
     return keras.Model({"image_a": image_a, "image_b": image_b}, logit, name="siamese")
 
 

@@ -111,7 +111,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "same_group_share": 0.5,
                 "quarter_turns": False,
                 "augmentation": 1.0,
-                "learning_rate": 1e-4,
+                "learning_rate": 5e-4,
                 "warmup_steps": 200,
                 "weight_decay": 1e-3,
                 "ema": 0.999,
