@@ -20,6 +20,7 @@ from data_ingest import features
 
 IMAGES_PER_BATCH = 256
 QUERY_SHARDS = 1024
+MEASURED_FEATURES = (features.TRIAL, features.PROTOCOL, features.WAY, features.GROUP_A)
 
 
 def custom_extractors(
@@ -33,7 +34,7 @@ def custom_extractors(
     twenty and more pairs. In front: records of one trial set (or, outside trials, of one group)
     are brought together, in batches of at most `IMAGES_PER_BATCH` distinct images. The `examples`
     signature embeds each distinct image of a batch once, and its memory is bounded by that number,
-    whatever the record count. Behind: images and records are dropped before anything is shuffled.
+    whatever the record count. Behind: what no metric needs is dropped before anything is shuffled.
     """
     extractors = tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -45,12 +46,12 @@ def custom_extractors(
     return [
         extractor.Extractor("GatherTrialSets", GatherTrialSets()),
         *extractors[:behind],
-        extractor.Extractor("DropImages", beam.Map(drop_images)),
+        extractor.Extractor("KeepWhatIsMeasured", beam.Map(keep_what_is_measured)),
         *extractors[behind:],
     ]
 
 
-class GatherTrialSets(beam.PTransform):  # type: ignore[misc]
+class GatherTrialSets(beam.PTransform):
     """Re-batches `{arrow_record_batch: RecordBatch}` so that records sharing images meet."""
 
     def expand(self, extracts: beam.PCollection) -> beam.PCollection:
@@ -94,23 +95,21 @@ def join_pieces(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield _concatenate(pending)
 
 
-def drop_images(extracts: dict[str, Any]) -> dict[str, Any]:
-    """Drops what no metric needs from a batch, and spreads pairs outside trials over queries.
+def keep_what_is_measured(extracts: dict[str, Any]) -> dict[str, Any]:
+    """Keeps labels, predictions and the features that are sliced by or grouped by.
 
-    Those all have the empty trial, so grouping by trial would gather them on one worker; the
-    one-shot metric leaves them out whatever their query.
+    Pairs outside trials all have the empty trial, so grouping by trial would gather them on one
+    worker. They are spread over queries; the one-shot metric leaves them out whatever their query.
     """
     kept = {key: value for key, value in extracts.items() if key != constants.INPUT_KEY}
-    named = dict(kept[constants.FEATURES_KEY])
-    for image in (features.IMAGE_A, features.IMAGE_B):
-        named.pop(image, None)
-    trials = np.asarray(named[features.TRIAL]).reshape(-1)
+    named = {name: extracts[constants.FEATURES_KEY][name] for name in MEASURED_FEATURES}
+    trials = np.asarray(named[features.TRIAL])
     records = np.asarray(extracts[constants.INPUT_KEY]).reshape(-1)
     queries = [
         trial or b"no trial/%d" % (zlib.crc32(record) % QUERY_SHARDS)
-        for trial, record in zip(trials, records, strict=True)
+        for trial, record in zip(trials.reshape(-1), records, strict=True)
     ]
-    named[features.TRIAL] = np.array(queries, dtype=object).reshape(np.shape(named[features.TRIAL]))
+    named[features.TRIAL] = np.array(queries, dtype=object).reshape(trials.shape)
     kept[constants.FEATURES_KEY] = named
     return kept
 

@@ -63,8 +63,9 @@ class ScoredPairs:
         """Args: logits: float[N], NaN not allowed; labels: {0, 1}[N]."""
         self.logits, cells = np.unique(np.asarray(logits, np.float64), return_inverse=True)
         positive = np.asarray(labels, np.float64)
-        self.same = np.bincount(cells, weights=positive, minlength=len(self.logits))
-        self.different = np.bincount(cells, weights=1 - positive, minlength=len(self.logits))
+        cell_count = len(self.logits)
+        self.same = np.bincount(cells, positive, cell_count).astype(np.float64)
+        self.different = np.bincount(cells, 1 - positive, cell_count).astype(np.float64)
 
     @property
     def n(self) -> int:
@@ -123,8 +124,9 @@ class ScoredPairs:
         share = cells / cells.sum()
         values = []
         for _ in range(BOOTSTRAP_REPLICATES):
-            drawn = generator.multinomial(self.n, share).astype(np.float64)
-            same, different = np.split(drawn, 2)
+            drawn = generator.multinomial(self.n, share)
+            same: Floats = drawn[: len(self.same)].astype(np.float64)
+            different: Floats = drawn[len(self.same) :].astype(np.float64)
             if same.any() and different.any():
                 values.append(statistic(same, different))
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

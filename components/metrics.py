@@ -24,7 +24,7 @@ VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
 LOGIT = "logit"
 
 
-class OneShotAccuracy(metric_types.Metric):  # type: ignore[misc]
+class OneShotAccuracy(metric_types.Metric):
     """Share of one-shot trials won, by trial: needs `query_key` (the `trial` feature).
 
     A trial is won when its one same-class pair has the highest logit; a tie for the highest
@@ -41,7 +41,7 @@ class OneShotAccuracy(metric_types.Metric):  # type: ignore[misc]
         super().__init__(_one_shot_computations, name=name, source_hash=source_hash)
 
 
-class VerificationMetric(metric_types.Metric):  # type: ignore[misc]
+class VerificationMetric(metric_types.Metric):
     """One figure over the pairs outside trials: verification_accuracy, auc, eer or ece.
 
     All four are derived from the same exact set of (logit, label); what a worker holds of it grows
@@ -62,7 +62,7 @@ class _Pairs(NamedTuple):
     logits: dict[str, npt.NDArray[np.float32]]
 
 
-class PairPreprocessor(metric_types.Preprocessor):  # type: ignore[misc]
+class PairPreprocessor(metric_types.Preprocessor):
     """Keeps labels, ways and logits of the pairs in trials, or of those outside them."""
 
     def __init__(self, *, in_trials: bool) -> None:
@@ -113,7 +113,7 @@ class _OneShotCount(NamedTuple):
     malformed: int = 0
 
 
-class _OneShotCombiner(beam.CombineFn):  # type: ignore[misc]
+class _OneShotCombiner(beam.CombineFn):
     """Sums credit over trials; constant memory."""
 
     def __init__(self, *, name: str, model: str) -> None:
@@ -143,7 +143,7 @@ class _OneShotCombiner(beam.CombineFn):  # type: ignore[misc]
         return {_key(name, self._model): figure for name, figure in figures.items()}
 
 
-class _VerificationCombiner(beam.CombineFn):  # type: ignore[misc]
+class _VerificationCombiner(beam.CombineFn):
     """Gathers (logit, label) and hands on a `ScoredPairs`. A pair with a NaN logit is dropped.
 
     Dropping makes `n` fall short; a model that says NaN everywhere has n = 0 and NaN figures,

@@ -20,7 +20,7 @@ MODEL_BLESSING = "model_blessing"
 INFRA_BLESSING = "infra_blessing"
 
 
-class Executor(executor.Executor):  # type: ignore[misc]
+class Executor(executor.Executor):
     """Pushes a model that both the Evaluator and the ServingGate blessed."""
 
     def Do(  # noqa: N802
@@ -66,7 +66,7 @@ class Executor(executor.Executor):  # type: ignore[misc]
         return both and bool(self.CheckBlessing(input_dict))
 
 
-class Pusher(component.Pusher):  # type: ignore[misc]
+class Pusher(component.Pusher):
     """TFX's Pusher with our executor; takes `model` and both blessings.
 
     Like any node it is cached: the same model and blessings are not pushed a second time.

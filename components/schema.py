@@ -71,7 +71,7 @@ def CuratedSchemaGen(  # noqa: N802
     (directory / SCHEMA_FILE_NAME).write_text(schema_text, encoding="utf-8")
 
 
-class Executor(executor.Executor):  # type: ignore[misc]
+class Executor(executor.Executor):
     """TFX's ExampleValidator, which reports anomalies and goes on; this one stops."""
 
     def Do(  # noqa: N802
@@ -98,7 +98,7 @@ class Executor(executor.Executor):  # type: ignore[misc]
         return result
 
 
-class ReadableExampleValidator(component.ExampleValidator):  # type: ignore[misc]
+class ReadableExampleValidator(component.ExampleValidator):
     """TFX's ExampleValidator that fails the run when records do not fit the schema."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)

@@ -33,7 +33,7 @@ REPORT = "gate_report.json"
 REFERENCE_BATCH = 64
 
 
-class ServingGateSpec(types.ComponentSpec):  # type: ignore[misc]
+class ServingGateSpec(types.ComponentSpec):
     """Inputs, outputs and parameters of ServingGate."""
 
     INPUTS = {
@@ -47,7 +47,7 @@ class ServingGateSpec(types.ComponentSpec):  # type: ignore[misc]
     }
 
 
-class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
+class Executor(base_executor.BaseExecutor):
     """Checks the export; a failed check is a refusal, not a failed run."""
 
     def Do(  # noqa: N802
@@ -67,7 +67,7 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
         write_blessing(blessing, report)
 
 
-class ServingGate(base_component.BaseComponent):  # type: ignore[misc]
+class ServingGate(base_component.BaseComponent):
     """Loads an export as TF Serving does, and blesses it if it serves.
 
     Output `blessing`: an InfraBlessing, with a report beside it.
@@ -128,7 +128,7 @@ def keras_scorer(directory: Path) -> PairScorer:
         compile=False,
     )
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def score(images_a: tf.Tensor, images_b: tf.Tensor) -> tf.Tensor:
         drawings = {
             "image_a": decode_images(images_a, size=size, polarity=polarity),

@@ -15,7 +15,12 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import json_utils, proto_utils
 
 from components.evaluation import EXTRACTORS_MODULE, eval_config, read_metrics, refusals
-from components.evaluation_extractors import IMAGES_PER_BATCH, join_pieces, split_by_trial_set
+from components.evaluation_extractors import (
+    IMAGES_PER_BATCH,
+    join_pieces,
+    keep_what_is_measured,
+    split_by_trial_set,
+)
 from components.evaluation_settings import EvaluateSettings, Threshold
 from data_ingest import features
 from data_ingest.features import Pair, serialize_pair
@@ -295,6 +300,28 @@ def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
     for batch in joined:
         images = batch.column("image_a").to_pylist() + batch.column("image_b").to_pylist()
         assert len({image for (image,) in images}) <= IMAGES_PER_BATCH
+
+
+def test_only_pairs_outside_trials_are_given_another_query_and_images_are_dropped() -> None:
+    columns = {
+        "trial": [[b"official/run01/item01"], [b""]],
+        "protocol": [[b"official"], [b"verification"]],
+        "way": [[20], [0]],
+        "group_a": [[b"run01"], [b"Greek"]],
+        "image_a": [[b"a"], [b"b"]],
+    }
+    kept = keep_what_is_measured(
+        {
+            "features": {name: np.array(values) for name, values in columns.items()},
+            "input": np.array([b"record 1", b"record 2"]),
+            "labels": np.array([[1], [0]]),
+        }
+    )
+    assert set(kept) == {"features", "labels"}
+    assert set(kept["features"]) == {"trial", "protocol", "way", "group_a"}
+    (trial,), (query,) = kept["features"]["trial"]
+    assert trial == b"official/run01/item01"
+    assert query.startswith(b"no trial/")
 
 
 def record_batch(pairs: list[Pair]) -> pa.RecordBatch:
