@@ -11,23 +11,21 @@ Exit codes: 0 the environment is ready, 1 it could not be made (the message says
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import elf
 from host import SetupError, check_host, dotted, glibc_version, uv_environment
+from steps import Run, only_one, run_quietly, say, step
 from uv_download import UV_VERSION, download_uv
 
 WHEELS_GLIBC = (2, 39)  # what the wheels of these packages are tagged for
@@ -53,27 +51,6 @@ statistics = tfdv.generate_statistics_from_dataframe(pandas.DataFrame({"x": [1, 
 assert statistics.datasets[0].num_examples == 2
 """
 
-Run = Callable[[Sequence[str], Mapping[str, str]], None]
-
-
-def run_quietly(command: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Runs a command and shows what it printed only if it fails.
-
-    Raises:
-        SetupError: the command failed; the message holds its last lines.
-    """
-    done = subprocess.run(
-        command,
-        env=dict(environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stdout.decode(errors="replace").strip().splitlines()[-25:])
-        shown = " ".join(command).strip().partition("\n")[0]
-        raise SetupError(f"{tail}\n`{shown}` failed with exit code {done.returncode}.")
-
 
 class Setup:
     """Brings one checkout's environment up to date.
@@ -82,14 +59,23 @@ class Setup:
         root: the checkout.
         gpu: add CUDA for TensorFlow. An environment that has it keeps it.
         run: runs a command, raising SetupError if it fails.
+        download: writes the uv program to a path, raising OSError if it cannot.
     """
 
-    def __init__(self, root: Path, *, gpu: bool = False, run: Run = run_quietly) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        gpu: bool = False,
+        run: Run = run_quietly,
+        download: Callable[[Path, Mapping[str, str]], None] = download_uv,
+    ) -> None:
         self.root = root
         self.venv = root / ".venv"
         self.python = self.venv / "bin" / "python"
         self.stamp = self.venv / STAMP
         self.run = run
+        self.download = download
         self.gpu = gpu or bool(self.read_stamp().get("gpu"))
         self.environ = uv_environment(os.environ)
 
@@ -101,7 +87,7 @@ class Setup:
             if self.is_ready():  # made by another process while this one waited
                 return
             started = time.monotonic()
-            say(f"Setting up {self.venv} (once; about 900 MB of downloads unless uv has them)")
+            say(f"Setting up {self.venv} (once; downloads about 1 GB, kept in uv's cache)")
             check_host(self.root, gpu=self.gpu)
             self.make_environment()
             self.install_packages()
@@ -165,25 +151,30 @@ class Setup:
         if self.venv.exists():
             say("  replacing the .venv there: it is unfinished or another Python's")
             shutil.rmtree(self.venv)
-        has_pip = importlib.util.find_spec("ensurepip") is not None
         with step(f"environment with Python {platform.python_version()}"):
             base_python = getattr(sys, "_base_executable", sys.executable)
-            without_pip = [] if has_pip else ["--without-pip"]
-            self.run([base_python, "-m", "venv", *without_pip, str(self.venv)], self.environ)
+            # uv needs no pip, and Debian's Python has none to give unless python3-venv is there.
+            self.run([base_python, "-m", "venv", "--without-pip", str(self.venv)], self.environ)
             self.write_stamp(state="unfinished", adapted={})
-        remedy = (
-            "Check the network (behind a mirror or proxy set PIP_INDEX_URL, HTTPS_PROXY, "
-            f"PIP_CERT as pip needs them), {AGAIN}"
-        )
-        with step(f"uv {UV_VERSION}", remedy=remedy):
-            if has_pip:  # honours whatever pip is configured with
-                pip = [str(self.python), "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"]
-                self.run(pip, self.environ)
-            else:
-                try:
-                    download_uv(self.venv / "bin" / "uv", self.environ)
-                except OSError as error:
-                    raise SetupError(f"Could not download uv: {error}") from error
+        with step(f"uv {UV_VERSION}"):
+            try:
+                self.download(self.venv / "bin" / "uv", self.environ)
+            except OSError as error:
+                self.install_uv_with_pip(error)
+
+    def install_uv_with_pip(self, download_error: OSError) -> None:
+        """The way for hosts that reach a package index only with what pip is configured with."""
+        python = str(self.python)
+        try:
+            self.run([python, "-m", "ensurepip"], self.environ)
+            pip_install = [python, "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"]
+            self.run(pip_install, self.environ)
+        except SetupError as error:
+            raise SetupError(
+                f"Could not download uv: {download_error}\nNor could pip install it:\n{error}\n"
+                "Check the network (behind a mirror or proxy set PIP_INDEX_URL, HTTPS_PROXY, "
+                f"SSL_CERT_FILE), {AGAIN}"
+            ) from error
 
     def install_packages(self) -> None:
         """Syncs the lock files and installs this project editable."""
@@ -262,35 +253,6 @@ def split_pins(pins: str, names: Collection[str]) -> tuple[str, str]:
     lines = [line for line in pins.splitlines() if line.strip() and line.strip()[0] != "#"]
     chosen = [line for line in lines if line.partition("==")[0] in names]
     return "\n".join(line for line in lines if line not in chosen), "\n".join(chosen)
-
-
-@contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """Holds a lock that the kernel releases when the process ends, however it ends."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("Another set-up of this folder is running; waiting for it.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def step(name: str, *, remedy: str = "") -> Iterator[None]:
-    """Says how long a part of the set-up took, or how to go on if it fails."""
-    started = time.monotonic()
-    print(f"  {name}: ", end="", file=sys.stderr, flush=True)
-    try:
-        yield
-    except SetupError as error:
-        say("failed")
-        raise SetupError(f"{error}\n{remedy}".rstrip()) from error
-    say(f"{time.monotonic() - started:.0f} s")
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,63 @@
+"""Running the parts of the set-up one after the other, and telling a person about it."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from host import SetupError
+
+Run = Callable[[Sequence[str], Mapping[str, str]], None]
+
+
+def run_quietly(command: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Runs a command and shows what it printed only if it fails.
+
+    Raises:
+        SetupError: the command failed; the message holds its last lines.
+    """
+    done = subprocess.run(
+        command,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.decode(errors="replace").strip().splitlines()[-25:])
+        shown = " ".join(command).strip().partition("\n")[0]
+        raise SetupError(f"{tail}\n`{shown}` failed with exit code {done.returncode}.")
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Holds a lock that the kernel releases when the process ends, however it ends."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another set-up of this folder is running; waiting for it.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def step(name: str, *, remedy: str = "") -> Iterator[None]:
+    """Says how long a part of the set-up took, or how to go on if it fails."""
+    started = time.monotonic()
+    print(f"  {name}: ", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    except SetupError as error:
+        say("failed")
+        raise SetupError(f"{error}\n{remedy}".rstrip()) from error
+    say(f"{time.monotonic() - started:.0f} s")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
