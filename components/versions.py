@@ -39,8 +39,7 @@ def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.ti
     remove_stale(base)
     temporary = base / temporary_name()
     try:
-        shutil.copytree(source, temporary)
-        synchronize(temporary)
+        copy_durably(source, temporary)
         while True:
             version = max([int(now()), *(number + 1 for number in versions(base))])
             target = base / str(version)
@@ -87,16 +86,27 @@ def remove_stale(base: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def synchronize(directory: Path) -> None:
-    """Waits until a tree's files and folders are on the disk."""
-    for path, _, files in os.walk(directory):
-        for name in files:
-            descriptor = os.open(Path(path, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        synchronize_folder(Path(path))
+def copy_durably(source: Path, target: Path) -> None:
+    """Copies a tree and waits until files and folders are on the disk.
+
+    Unlike `shutil.copytree`, which goes on and gathers the errors, it stops at the first.
+
+    Raises:
+      OSError: with its `errno`, for instance ENOSPC.
+    """
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        copy = target / entry.name
+        if entry.is_dir():
+            copy_durably(entry, copy)
+            continue
+        shutil.copyfile(entry, copy)
+        descriptor = os.open(copy, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    synchronize_folder(target)
 
 
 def synchronize_folder(folder: Path) -> None:

@@ -2,11 +2,11 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from tfx.utils import proto_utils
 from components import versions
 from components.pusher import Executor
 from components.versions import TEMPORARY_PREFIX, push_version, temporary_name
+
+Push = Callable[..., standard_artifacts.PushedModel]
 
 FILES = {
     "saved_model.pb": b"graph",
@@ -109,7 +111,7 @@ def copy_some(*args, real_copy=shutil.copyfile, **kwargs):
 if step == "in the middle of the copy":
     shutil.copyfile = copy_some
 elif step == "after the copy":
-    versions.synchronize = die
+    versions.versions = die
 elif step == "before the rename":
     Path.rename = die
 elif step == "after the rename":
@@ -168,19 +170,25 @@ def test_a_recycled_process_number_does_not_keep_a_dead_push_alive(
     assert not stale.exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk on which no more than two files of a push fit."""
+    copied: list[Path] = []
+
+    def copyfile(source: Path, target: Path) -> None:
+        copied.append(target)
+        target.touch()
+        if len(copied) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(versions.shutil, "copyfile", copyfile)
+
+
+def test_a_full_disk_leaves_nothing_behind(source: Path, tmp_path: Path, small_disk: None) -> None:
     base = tmp_path / "base"
-
-    def copy_until_full(source: Path, target: Path) -> None:
-        target.mkdir()
-        (target / "variables").mkdir()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(shutil, "copytree", copy_until_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         push_version(source, base)
+    assert raised.value.errno == errno.ENOSPC
     assert list(base.iterdir()) == []
 
 
@@ -192,7 +200,7 @@ def test_a_folder_without_a_model_is_not_pushed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pushed(source: Path, tmp_path: Path) -> object:
+def pushed(source: Path, tmp_path: Path) -> Push:
     """Runs our Pusher's executor as TFX does."""
 
     def run(
@@ -223,7 +231,7 @@ def pushed(source: Path, tmp_path: Path) -> object:
     return run
 
 
-def test_a_blessed_model_is_pushed_and_recorded(pushed: object, tmp_path: Path) -> None:
+def test_a_blessed_model_is_pushed_and_recorded(pushed: Push, tmp_path: Path) -> None:
     result = pushed()
     version = result.get_string_custom_property("pushed_version")
     assert result.get_int_custom_property("pushed") == 1
@@ -245,8 +253,17 @@ def test_a_blessed_model_is_pushed_and_recorded(pushed: object, tmp_path: Path) 
     ],
 )
 def test_a_model_without_both_blessings_is_not_pushed(
-    pushed: object, tmp_path: Path, blessings: dict[str, int | None]
+    pushed: Push, tmp_path: Path, blessings: dict[str, int | None]
 ) -> None:
     result = pushed(**blessings)
     assert result.get_int_custom_property("pushed") == 0
     assert not (tmp_path / "base").exists()
+
+
+def test_a_full_disk_is_said_plainly_and_not_marked_pushed(
+    pushed: Push, tmp_path: Path, small_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.pusher.io_utils.copy_dir", lambda source, target: None)
+    with pytest.raises(OSError, match="no space left to push the model"):
+        pushed()
+    assert list((tmp_path / "base").iterdir()) == []
