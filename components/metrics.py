@@ -16,6 +16,7 @@ from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import metric_types
 
 from components.intervals import Interval, ScoredPairs, wilson_interval
+from components.one_shot import trial_credit
 from data_ingest import features
 
 ONE_SHOT_ACCURACY = "one_shot_accuracy"
@@ -87,24 +88,6 @@ class PairPreprocessor(metric_types.Preprocessor):
                 for model, outputs in by_model.items()
             },
         )
-
-
-def trial_credit(
-    labels: npt.NDArray[np.int64],
-    logits: npt.NDArray[np.float32],
-    ways: npt.NDArray[np.int64],
-) -> float | None:
-    """Credit in [0, 1] that a model earns in one trial, or None for a malformed trial.
-
-    Args:
-      labels, logits, ways: [N], the pairs of one trial.
-    """
-    if np.any(ways != len(labels)) or np.count_nonzero(labels == 1) != 1:
-        return None
-    if np.isnan(logits).any():
-        return 0.0
-    best = logits == logits.max()
-    return 1.0 / np.count_nonzero(best) if best[labels == 1][0] else 0.0
 
 
 class _OneShotCount(NamedTuple):

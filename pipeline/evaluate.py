@@ -1,7 +1,6 @@
 """One-shot accuracy of any exported model on any images, through the exported signatures alone."""
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.intervals import wilson_interval
+from components.one_shot import trial_credit
 from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex, ImageRef, sort_order
 from data_ingest.layout import ImageFile, ImageReader, list_images
@@ -68,7 +68,7 @@ def evaluate_model(
     with LoadedModel(model) as loaded:
         vectors = _embed(loaded, [contents[row] for row in needed])
         scores = _score(loaded, chosen, dict(zip(needed, vectors, strict=True)))
-    earned = [_credit(row, trial.answer) for row, trial in zip(scores, chosen, strict=True)]
+    earned = [_earned(logits, trial) for logits, trial in zip(scores, chosen, strict=True)]
     by_group: dict[str, list[float]] = defaultdict(list)
     for credit, trial in zip(earned, chosen, strict=True):
         by_group[index.group_name(trial.query)].append(credit)
@@ -128,12 +128,13 @@ def _score(model: LoadedModel, trials: Sequence[Trial], vectors: dict[int, Float
     return rows
 
 
-def _credit(scores: Floats, answer: int) -> float:
-    """1 for a right answer, 1/k where k candidates tie for the best with the right one."""
-    if not all(math.isfinite(score) for score in scores):
-        return 0.0
-    best = np.flatnonzero(scores == scores.max())
-    return 1 / len(best) if answer in best else 0.0
+def _earned(logits: Floats, trial: Trial) -> float:
+    labels = np.zeros(len(trial.support), np.int64)
+    labels[trial.answer] = 1
+    credit = trial_credit(labels, logits, np.full(len(labels), trial.way))
+    if credit is None:
+        raise ValueError(f"{trial.trial_id} is malformed")
+    return credit
 
 
 def print_evaluation(result: Evaluation, console: Console) -> None:

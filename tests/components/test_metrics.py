@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.metrics import OneShotAccuracy, VerificationMetric, trial_credit
+from components.metrics import OneShotAccuracy, VerificationMetric
+from components.one_shot import trial_credit
 
 
 def extracts(labels: Any, logits: Any, way: int) -> dict[str, Any]:
