@@ -6,7 +6,7 @@ from tfx.components.evaluator import constants as evaluator_constants
 from tfx.dsl.components.common.resolver import ResolverStrategy
 
 
-class PreviousBlessedModelStrategy(ResolverStrategy):  # type: ignore[misc]
+class PreviousBlessedModelStrategy(ResolverStrategy):
     """Resolves the latest blessed Model that is older than the candidate.
 
     TFX's LatestBlessedModelStrategy also sees the candidate itself once it is blessed: the
@@ -28,9 +28,7 @@ class PreviousBlessedModelStrategy(ResolverStrategy):  # type: ignore[misc]
                 evaluator_constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY
             ): blessing
             for blessing in input_dict["model_blessing"]
-            if blessing.get_int_custom_property(
-                evaluator_constants.ARTIFACT_PROPERTY_BLESSED_KEY
-            )
+            if blessing.get_int_custom_property(evaluator_constants.ARTIFACT_PROPERTY_BLESSED_KEY)
         }
         older = [m for m in input_dict["model"] if m.id < newest and m.id in blessings]
         baseline = max(older, key=lambda model: model.id, default=None)

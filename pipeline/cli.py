@@ -10,9 +10,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -177,9 +179,9 @@ def _write_report(run_dir: Path) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from pipeline.evaluate import evaluate_model, print_evaluation
+    with _quiet_libraries(arguments):
+        from pipeline.evaluate import evaluate_model, print_evaluation
 
-    with console_logging(sys.stderr, verbose=arguments.verbose):
         result = evaluate_model(
             arguments.model,
             arguments.images,
@@ -198,9 +200,10 @@ def _runs(arguments: argparse.Namespace) -> int:
     workspace = Workspace(arguments.output.absolute())
     if not workspace.metadata_db.is_file():
         raise InputError(f"{arguments.output}: no runs here yet (no metadata.db); see --output")
-    from pipeline.history import RunHistory, sqlite_connection
+    with _quiet_libraries(arguments):
+        from pipeline.history import RunHistory, sqlite_connection
 
-    records = RunHistory(sqlite_connection(workspace.metadata_db)).runs()[: arguments.limit]
+        records = RunHistory(sqlite_connection(workspace.metadata_db)).runs()[: arguments.limit]
     if arguments.json:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return EXIT_DONE
@@ -231,6 +234,11 @@ def _runs(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _quiet_libraries(arguments: argparse.Namespace) -> AbstractContextManager[TextIO]:
+    """TensorFlow greets on stderr whatever it is told; only our own lines are for people."""
+    return run_logging(Path(os.devnull), verbose=arguments.verbose)
+
+
 def _report(arguments: argparse.Namespace) -> int:
     workspace = Workspace(arguments.output.absolute())
     run_dir = workspace.run_dir(arguments.run_id).resolve()
@@ -239,9 +247,9 @@ def _report(arguments: argparse.Namespace) -> int:
             f"{run_dir}: no summary.json here; `oneshot runs` lists the runs, and only a "
             "finished one has a report"
         )
-    from pipeline.report import write_report
+    with _quiet_libraries(arguments):
+        from pipeline.report import write_report
 
-    with console_logging(sys.stderr, verbose=arguments.verbose):
         path = write_report(run_dir)
     print(json.dumps({"report": str(path)}) if arguments.json else path)
     return EXIT_DONE
