@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -207,22 +207,13 @@ def _runs(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return EXIT_DONE
-    table = Table(title=f"Runs in {arguments.output}", title_justify="left")
-    for heading in (
-        "run",
-        "started",
-        "data",
-        "state",
-        "accuracy",
-        "blessed",
-        "pushed",
-        "seconds",
-    ):
-        table.add_column(heading, justify="right" if heading in ("accuracy", "seconds") else "left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("run", "data", "state", "accuracy", "blessed", "pushed", "seconds"):
+        right = heading in ("accuracy", "seconds")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for record in records:
         table.add_row(
             record.run_id,
-            datetime.fromtimestamp(record.started).strftime("%Y-%m-%d %H:%M"),
             record.dataset,
             record.state,
             "" if record.accuracy is None else f"{100 * record.accuracy:.1f} %",

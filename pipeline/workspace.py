@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def new_run_id() -> str:
-    """Sortable and unique to the microsecond, for example `20260131-184501-203311`."""
-    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    """Sortable, and unique to the millisecond; for example `20260131-184501-203`."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
 
 
 class WorkspaceBusyError(RuntimeError):
