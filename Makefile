@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Workers for the tests: each imports TensorFlow and TFX for itself, so more than cores only costs.
+# Workers for the tests. Each imports TensorFlow and TFX for itself and keeps to whole files, whose fixtures
+# (a trained model, a finished run) cost more than their tests.
 WORKERS ?= 2
 COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'
 BIN := .venv/bin
@@ -22,7 +23,7 @@ run: setup ## images to a model that TF Serving can use; options: make run ARGS=
 	@$(BIN)/oneshot run $(ARGS)
 
 test: setup ## all tests; options for pytest: make test ARGS="-k pairs"
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
