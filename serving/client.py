@@ -1,0 +1,245 @@
+"""Clients for the served model over REST. They need httpx and numpy, and no TensorFlow.
+
+Example:
+  with Client("http://127.0.0.1:8501") as client:
+      client.wait_ready()
+      print(client.score("signature.png", "reference.png").score)
+
+`AsyncClient` is the same for asyncio; `serving.grpc_client` has both over gRPC.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from serving.client_base import (
+    DEFAULT_LIMITS,
+    DEFAULT_MODEL,
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT,
+    AwaitingClient,
+    BlockingClient,
+    Tls,
+)
+from serving.client_calls import Limits, Retries, Scores, Send, Target, VersionStatus
+from serving.client_errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidImage,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServerError,
+    Unauthorized,
+    Unavailable,
+)
+from serving.client_images import Image
+from serving.client_rest import read_answer, write_request
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "DeadlineExceeded",
+    "Image",
+    "InvalidImage",
+    "InvalidRequest",
+    "Limits",
+    "NotFound",
+    "Overloaded",
+    "Retries",
+    "Scores",
+    "ServerError",
+    "Target",
+    "Tls",
+    "Unauthorized",
+    "Unavailable",
+    "VersionStatus",
+]
+
+DEFAULT_URL: Final = "http://127.0.0.1:8501"
+CONNECTIONS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+logger = logging.getLogger(__name__)
+
+
+class Client(BlockingClient):
+    """A blocking client over REST. Threads may share it, and then share its connections."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str = DEFAULT_MODEL,
+        version: int | None = None,
+        label: str | None = None,
+        token: str | None = None,
+        tls: Tls | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        limits: Limits = DEFAULT_LIMITS,
+        retries: Retries = DEFAULT_RETRIES,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Connects with the first request.
+
+        Args:
+          url: of the server, `http://` or `https://`, without `/v1/...`.
+          model: its name on the server.
+          version: pins a version; None is the newest.
+          label: pins what the server's configuration calls so, for example 'stable'.
+          token: sent as `Authorization: Bearer`.
+          tls: certificates, for `https://`.
+          timeout: seconds that a call may take, retries and all chunks included.
+          limits: how much goes into one request.
+          retries: when to try again.
+          transport: replaces httpx's own, for tests or proxies.
+
+        Raises:
+          ValueError: the URL, the pin or the certificates make no sense.
+        """
+        super().__init__(
+            model=model,
+            version=version,
+            label=label,
+            timeout=timeout,
+            limits=limits,
+            retries=retries,
+        )
+        self._http = httpx.Client(
+            base_url=_base_url(url),
+            headers=_headers(url, token),
+            verify=_ssl_context(tls),
+            limits=CONNECTIONS,
+            trust_env=_may_need_proxy(url),
+            transport=transport,
+        )
+
+    def _send(self, send: Send) -> Any:
+        method, path, body = write_request(send.request)
+        left = _TimeLeft(send.timeout)
+        try:
+            with self._http.stream(
+                method, path, content=body, extensions={"timeout": left}
+            ) as response:
+                received = []
+                for part in response.iter_bytes():
+                    received.append(part)
+                    if left.seconds() <= 0:
+                        raise httpx.ReadTimeout("the body came too slowly")
+        except httpx.HTTPError as error:
+            raise _client_error(error, send.timeout) from error
+        return read_answer(send.request, response.status_code, response.headers, b"".join(received))
+
+    def _close(self) -> None:
+        self._http.close()
+
+
+class AsyncClient(AwaitingClient):
+    """A client over REST for asyncio; its arguments are those of `Client`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str = DEFAULT_MODEL,
+        version: int | None = None,
+        label: str | None = None,
+        token: str | None = None,
+        tls: Tls | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        limits: Limits = DEFAULT_LIMITS,
+        retries: Retries = DEFAULT_RETRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            model=model,
+            version=version,
+            label=label,
+            timeout=timeout,
+            limits=limits,
+            retries=retries,
+        )
+        self._http = httpx.AsyncClient(
+            base_url=_base_url(url),
+            headers=_headers(url, token),
+            verify=_ssl_context(tls),
+            limits=CONNECTIONS,
+            trust_env=_may_need_proxy(url),
+            timeout=None,  # the deadline is kept around the whole exchange
+            transport=transport,
+        )
+
+    async def _send(self, send: Send) -> Any:
+        method, path, body = write_request(send.request)
+        try:
+            response = await asyncio.wait_for(
+                self._http.request(method, path, content=body), send.timeout
+            )
+        except (httpx.HTTPError, asyncio.TimeoutError) as error:
+            raise _client_error(error, send.timeout) from error
+        return read_answer(send.request, response.status_code, response.headers, response.content)
+
+    async def _close(self) -> None:
+        await self._http.aclose()
+
+
+class _TimeLeft(dict[str, float]):
+    """Timeouts that shrink.
+
+    httpx has a timeout for each phase of an exchange, not for the whole of it. The transport looks
+    them up as each phase begins, and finds what is left by then.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(dict.fromkeys(("pool", "connect", "write", "read"), seconds))
+        self._end = time.monotonic() + seconds
+
+    def seconds(self) -> float:
+        return self._end - time.monotonic()
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002
+        return max(self.seconds(), 0.001)
+
+
+def _client_error(error: Exception, timeout: float) -> ClientError:
+    if isinstance(error, (httpx.TimeoutException, asyncio.TimeoutError)):
+        return DeadlineExceeded(f"no answer within {timeout:.3g} s")
+    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)):
+        return Unavailable(f"{type(error).__name__}: {error}")
+    return ServerError(f"{type(error).__name__}: {error}")
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"the server's URL is http://host:port or https://host:port, not {url!r}")
+    return url
+
+
+def _headers(url: str, token: str | None) -> dict[str, str]:
+    headers = {"content-type": "application/json"}
+    if token is not None:
+        if urlsplit(url).scheme == "http" and urlsplit(url).hostname not in LOOPBACK:
+            logger.warning("The bearer token is sent to %s unencrypted: use https.", url)
+        headers["authorization"] = f"Bearer {token}"
+    return headers
+
+
+def _may_need_proxy(url: str) -> bool:
+    """Whether HTTP_PROXY and the like are followed: no proxy leads to one's own machine."""
+    return urlsplit(url).hostname not in LOOPBACK
+
+
+def _ssl_context(tls: Tls | None) -> ssl.SSLContext | bool:
+    if tls is None:
+        return True
+    context = ssl.create_default_context(cafile=tls.ca)
+    if tls.certificate is not None:
+        context.load_cert_chain(tls.certificate, tls.key)
+    return context

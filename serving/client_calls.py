@@ -1,0 +1,368 @@
+"""What a client asks and when it asks again, without any input or output.
+
+Every call is a generator of steps: it yields a request to send or a pause to make, gets the answer
+(or the error thrown in) and returns the call's result. A client only carries the steps out, so
+that blocking and asynchronous clients, over REST and over gRPC, behave alike.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.client_errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServerError,
+    Unavailable,
+    is_retryable,
+)
+from serving.client_images import Image, encode_images
+from serving.errors import Code
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Inputs: TypeAlias = Mapping[str, "list[bytes] | Floats"]
+Result = TypeVar("Result")
+
+SCORE_SIGNATURE: Final = "serving_default"
+EMBED_SIGNATURE: Final = "embed"
+MATCH_SIGNATURE: Final = "match"
+
+AVAILABLE: Final = "AVAILABLE"
+MATCH_ROWS: Final = 1024
+"""Pairs of vectors in one request: small next to images, so more than `Limits.images`."""
+FIRST_POLL_SECONDS: Final = 0.1
+SLOWEST_POLL_SECONDS: Final = 2.0
+POLL_TIMEOUT_SECONDS: Final = 5.0
+
+
+class Scores(NamedTuple):
+    """How alike N pairs are.
+
+    Attributes:
+      score: `float32[N]` in [0, 1]; 1 is certainly the same class.
+      logit: `float32[N]`, of which `score` is the sigmoid.
+    """
+
+    score: Floats
+    logit: Floats
+
+
+class VersionStatus(NamedTuple):
+    """A version of the model on the server.
+
+    Attributes:
+      state: START, LOADING, AVAILABLE, UNLOADING or END.
+      code: what went wrong, `Code.OK` if nothing did.
+      message: the same in words.
+    """
+
+    version: int
+    state: str
+    code: Code
+    message: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, and which of its versions: a number, a label, or neither for the newest."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("a model needs a name")
+        if self.version is not None and self.label is not None:
+            raise ValueError("give a version or a label, not both")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much goes into one request; more is sent in several, in order."""
+
+    images: int = 64
+    bytes: int = 8 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.bytes < 1:
+            raise ValueError("limits are at least 1")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When to try again: exponential pauses, each drawn between zero and its longest ("full
+    jitter"), so that clients cut off together do not come back together."""
+
+    attempts: int = 10
+    first_pause: float = 0.05
+    longest_pause: float = 2.0
+
+    def pause(self, attempt: int, *, retry_after: float | None) -> float:
+        """Seconds to wait after the failure of `attempt`, which counts from 0."""
+        longest = min(self.longest_pause, self.first_pause * 2.0**attempt)
+        return max(random.uniform(0, longest), retry_after or 0.0)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Calls a signature. Every input has N rows, and so has every output."""
+
+    target: Target
+    signature: str
+    inputs: Inputs
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GetStatus:
+    """Asks for the states of the versions; answered by a list of `VersionStatus`."""
+
+    target: Target
+
+
+@dataclass(frozen=True)
+class GetMetadata:
+    """Asks for the signatures, which only a loaded version has; answered by its number."""
+
+    target: Target
+
+
+Request: TypeAlias = "Predict | GetStatus | GetMetadata"
+
+
+class Send(NamedTuple):
+    """Step: send this and give back what is answered, within so many seconds."""
+
+    request: Request
+    timeout: float
+
+
+class Pause(NamedTuple):
+    """Step: wait."""
+
+    seconds: float
+
+
+Steps: TypeAlias = Generator[Send | Pause, Any, Result]
+
+
+class Deadline:
+    """The moment when a call must be over, whatever it still has to do."""
+
+    def __init__(self, seconds: float) -> None:
+        if not seconds > 0:
+            raise ValueError(f"a timeout is more than 0 seconds, not {seconds}")
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left.
+
+        Raises:
+          DeadlineExceeded: there are none.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"no answer within {self.seconds:g} s")
+        return left
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls that a client offers, each as steps."""
+
+    target: Target
+    limits: Limits
+    retries: Retries
+
+    def score(
+        self,
+        images_a: Image | Iterable[Image],
+        images_b: Image | Iterable[Image],
+        deadline: Deadline,
+    ) -> Steps[Scores]:
+        paired = _paired(list(encode_images(images_a)), list(encode_images(images_b)))
+        answers = []
+        first = 0
+        for chunk in _chunks(zip(*paired, strict=True), limits=self.limits):
+            a, b = ([row[side] for row in chunk] for side in (0, 1))
+            request = Predict(
+                self.target, SCORE_SIGNATURE, {"image_a": a, "image_b": b}, ("score", "logit")
+            )
+            answers.append((yield from self._predict(request, first, len(chunk), deadline)))
+            first += len(chunk)
+        return _scores(answers)
+
+    def embed(self, images: Image | Iterable[Image], deadline: Deadline) -> Steps[Floats]:
+        answers = []
+        first = 0
+        # Images are read as they are sent: there may be more of them than fit into memory.
+        rows = ((image,) for image in encode_images(images))
+        for chunk in _chunks(rows, limits=self.limits):
+            request = Predict(
+                self.target, EMBED_SIGNATURE, {"image": [row[0] for row in chunk]}, ("embedding",)
+            )
+            answers.append((yield from self._predict(request, first, len(chunk), deadline)))
+            first += len(chunk)
+        if not answers:
+            raise InvalidRequest("there is no image to send")
+        return np.concatenate([answer["embedding"] for answer in answers])
+
+    def match(
+        self, embeddings_a: npt.ArrayLike, embeddings_b: npt.ArrayLike, deadline: Deadline
+    ) -> Steps[Scores]:
+        a, b = np.broadcast_arrays(*_vectors(embeddings_a, embeddings_b))
+        answers = []
+        for first in range(0, len(a), MATCH_ROWS):
+            rows = slice(first, first + MATCH_ROWS)
+            request = Predict(
+                self.target,
+                MATCH_SIGNATURE,
+                {"embedding_a": a[rows], "embedding_b": b[rows]},
+                ("score", "logit"),
+            )
+            answers.append((yield from self._predict(request, first, len(a[rows]), deadline)))
+        return _scores(answers)
+
+    def status(self, deadline: Deadline) -> Steps[list[VersionStatus]]:
+        found: list[VersionStatus] = yield from self._send(GetStatus(self.target), deadline)
+        return sorted(found)
+
+    def wait_ready(self, deadline: Deadline) -> Steps[int]:
+        """Polls until the target answers; the version that does."""
+        seen = "the server was not reached"
+        pause = FIRST_POLL_SECONDS
+        while True:
+            try:
+                states: list[VersionStatus] = yield self._poll(GetStatus(self.target), deadline)
+                if any(status.state == AVAILABLE for status in states):
+                    # A status takes no notice of labels; only a version that is loaded has
+                    # metadata, and they tell which one it is.
+                    version: int = yield self._poll(GetMetadata(self.target), deadline)
+                    return version
+                seen = ", ".join(_describe(status) for status in states) or "there is no version"
+            except ClientError as error:
+                not_yet = (NotFound, Unavailable, Overloaded, DeadlineExceeded)
+                unknown_label = isinstance(error, InvalidRequest) and self.target.label is not None
+                if not (unknown_label or isinstance(error, not_yet)):
+                    raise
+                seen = str(error)
+            try:
+                yield Pause(min(pause, deadline.left()))
+                deadline.left()
+            except DeadlineExceeded as error:
+                raise DeadlineExceeded(
+                    f"{self.target.model} was not ready within {deadline.seconds:g} s: {seen}"
+                ) from error
+            pause = min(SLOWEST_POLL_SECONDS, pause * 1.5)
+
+    def _poll(self, request: Request, deadline: Deadline) -> Send:
+        # A server that starts may take a connection and not answer it; the next one will be.
+        return Send(request, min(deadline.left(), POLL_TIMEOUT_SECONDS))
+
+    def _predict(
+        self, request: Predict, first: int, rows: int, deadline: Deadline
+    ) -> Steps[dict[str, Floats]]:
+        try:
+            answer: dict[str, Floats] = yield from self._send(request, deadline)
+        except InvalidRequest as error:
+            if rows == 1 and first == 0:
+                raise
+            place = f"in rows {first} to {first + rows - 1}"
+            raise InvalidRequest(f"{place}: {error.message}", code=error.code) from error
+        for name in request.outputs:
+            if name not in answer:
+                raise ServerError(f"{request.signature} answered without {name!r}")
+            if len(answer[name]) != rows:
+                raise ServerError(
+                    f"{request.signature} answered {len(answer[name])} rows of {name!r} to {rows}"
+                )
+        return answer
+
+    def _send(self, request: Request, deadline: Deadline) -> Steps[Any]:
+        for attempt in itertools.count():
+            try:
+                return (yield Send(request, deadline.left()))
+            except ClientError as error:
+                if not is_retryable(error) or attempt + 1 >= self.retries.attempts:
+                    raise
+                pause = self.retries.pause(attempt, retry_after=error.retry_after)
+                if pause >= deadline.left():
+                    raise
+                yield Pause(pause)
+        raise AssertionError("attempts end by returning or raising")
+
+
+def _paired(a: Sequence[bytes], b: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Both of the same length: a single image is compared with each of the others."""
+    if not a or not b:
+        raise InvalidRequest("there is no image to send")
+    if len(a) == 1:
+        a = [a[0]] * len(b)
+    if len(b) == 1:
+        b = [b[0]] * len(a)
+    if len(a) != len(b):
+        raise InvalidRequest(f"{len(a)} images cannot be compared with {len(b)}")
+    return a, b
+
+
+def _chunks(
+    rows: Iterable[tuple[bytes, ...]], *, limits: Limits
+) -> Iterator[list[tuple[bytes, ...]]]:
+    """The rows in their order, in as many requests as the limits ask for; none is empty."""
+    chunk: list[tuple[bytes, ...]] = []
+    size = 0
+    for row in rows:
+        row_size = sum(len(image) for image in row)
+        if chunk and (len(chunk) == limits.images or size + row_size > limits.bytes):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += row_size
+    if chunk:
+        yield chunk
+
+
+def _vectors(*given: npt.ArrayLike) -> list[Floats]:
+    """Each as `float32[N, D]`, with the same D and with N alike or 1."""
+    vectors = []
+    for value in given:
+        try:
+            array = np.atleast_2d(np.asarray(value, np.float32))
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"an embedding is an array of floats: {error}") from error
+        if array.ndim != 2 or array.size == 0:
+            raise InvalidRequest(
+                f"embeddings have the shape [D] or [N, D], not {list(np.shape(array))}"
+            )
+        if not np.isfinite(array).all():
+            raise InvalidRequest("an embedding has values that are not finite")
+        vectors.append(array)
+    a, b = vectors
+    if a.shape[1] != b.shape[1] or (len(a) != len(b) and 1 not in (len(a), len(b))):
+        raise InvalidRequest(
+            f"embeddings of the shapes {list(a.shape)} and {list(b.shape)} cannot be compared"
+        )
+    return vectors
+
+
+def _scores(answers: Sequence[Mapping[str, Floats]]) -> Scores:
+    return Scores(
+        np.concatenate([answer["score"] for answer in answers]),
+        np.concatenate([answer["logit"] for answer in answers]),
+    )
+
+
+def _describe(status: VersionStatus) -> str:
+    reason = f" ({status.code.name}: {status.message})" if status.code is not Code.OK else ""
+    return f"version {status.version} is {status.state}{reason}"
