@@ -52,6 +52,8 @@ class LoadedModel:
             for name, definition in meta_graph.signature_def.items()
             if not name.startswith("__")  # what initialises the model is no signature
         }
+        # With types, shapes and method names, and with what initialises the model.
+        self.signature_defs: dict[str, Any] = dict(meta_graph.signature_def)
 
     def run(
         self, signature: str, inputs: Mapping[str, npt.ArrayLike]
