@@ -92,7 +92,10 @@ def run_fn(fn_args: FnArgs) -> None:
                 "eval_verification_accuracy": calibration.accuracy,
             },
             "calibration": calibration._asdict(),
-            "training": {name: facts[name] for name in ("steps", "best_step", "device")},
+            "training": {
+                **{name: facts[name] for name in ("steps", "best_step", "device")},
+                "warm_start_from": fn_args.base_model if settings.warm_start else None,
+            },
         },
         warmup_images=held_out.samples,
     )

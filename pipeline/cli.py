@@ -144,6 +144,7 @@ def _run(arguments: argparse.Namespace) -> int:
         with run_logging(log_file, verbose=arguments.verbose):
             _LOGGER.info("Data     %s", dataset.description)
             _LOGGER.info("Log      %s", log_file)
+            _LOGGER.info("Loading  TensorFlow and TFX")
             try:
                 from pipeline.local import run_pipeline
 

@@ -146,6 +146,18 @@ def test_another_training_seed_runs_the_trainer_and_what_follows_only(
     assert versions(output) == [first["pushed_version"], summary["pushed_version"]]
 
 
+def test_a_warm_start_trains_on_from_the_latest_blessed_model(
+    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, summary, _ = run(
+        capfd, *arguments(output, dataset__source="synthetic", train__warm_start="true")
+    )
+    assert code == 0
+    card = Path(summary["model_dir"], "assets.extra", "model_card.json").read_text()
+    start = json.loads(card)["training"]["warm_start_from"]
+    assert (Path(start) / "assets.extra" / "model.keras").is_file()
+
+
 def test_a_model_below_a_threshold_is_not_pushed_and_the_exit_code_says_so(
     output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,8 +183,8 @@ def test_runs_lists_the_history_newest_first(
     capfd.readouterr()
     assert main(["runs", "--output", str(output), "--json"]) == 0
     records = json.loads(capfd.readouterr().out)
-    assert [record["state"] for record in records] == ["done"] * 4
-    assert [record["blessed"] for record in records] == [False, True, True, True]
+    assert [record["state"] for record in records] == ["done"] * 5
+    assert [record["blessed"] for record in records] == [False, True, True, True, True]
     assert records[-1]["pushed_version"] == first["pushed_version"]
     assert records[-1]["accuracy"] == first["metrics"]["within_5way_accuracy"]
     assert all(record["dataset"] == "synthetic" for record in records)
