@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import HistogramMetricFamily, UnknownMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from serving.errors import Code
 
@@ -82,7 +81,7 @@ class ServingMetrics:
     def batch(self, *, model: str, signature: str, size: int, padding: int, seconds: float) -> None:
         """Counts a run of the graph; see `serving.registry.Observer`."""
         with self._lock:
-            self._batches.add((model, signature, str(size)))
+            self._batches.add((model, signature, str(size + padding)))
             self._padding.add((model, signature), padding)
             self._runtime.add((model, "Predict", "TF1"), seconds * 1e6)
 
@@ -139,7 +138,7 @@ class _Histogram:
     def family(self) -> Metric:
         name, help_text, labels = self._about
         family = HistogramMetricFamily(name, help_text, labels=labels)
-        limits = [*map(floatToGoString, self._limits), "+Inf"]
+        limits = [*(f"{limit:g}" for limit in self._limits), "+Inf"]
         for values, counts in self._counts.items():
             cumulated = itertools.accumulate(counts)
             family.add_metric(values, list(zip(limits, cumulated, strict=True)), self._sums[values])

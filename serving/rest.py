@@ -16,17 +16,19 @@ from starlette.types import Receive, Scope, Send
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from serving.errors import Code, ServingError
+from serving.inputs import DEFAULT_SIGNATURE
 from serving.loaded_version import Metadata
 from serving.metrics import METRICS_PATH, ServingMetrics
 from serving.registry import ServerState
 from serving.rest_guard import Guard, raw_path
+from serving.rest_inputs import read_inputs
+from serving.rest_json import PredictBody, parse_body, quoted
 from serving.rest_options import RestOptions
+from serving.rest_outputs import write_outputs
 from serving.rest_paths import Action, ModelPath, parse_model_path
 from serving.rest_replies import error_reply, json_reply, serving_error_reply
-from serving.rest_tensors import PredictBody, parse_body, quoted, read_inputs, write_outputs
 from serving.version_states import VersionStatus
 
-DEFAULT_SIGNATURE: Final = "serving_default"
 METHOD_NAMES: Final = {
     "classify": "tensorflow/serving/classify",
     "regress": "tensorflow/serving/regress",

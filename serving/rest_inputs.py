@@ -1,0 +1,126 @@
+"""The tensors of a predict request, in TF Serving's row or column format."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from serving.rest_arrays import Array, apparent_shape, convert, is_object, shape_text, what_is_wrong
+from serving.rest_json import MAX_QUOTED, Json, invalid, quoted
+
+Format = Literal["row", "column"]
+InputTypes = Mapping[str, int]
+"""The inputs of a signature by name, with the number of their `DataType`."""
+
+
+def read_inputs(document: Mapping[str, Json], types: InputTypes) -> tuple[dict[str, Array], Format]:
+    """The tensors of a predict request.
+
+    Args:
+      document: with `instances` (row format) or `inputs` (column format).
+      types: inputs of the signature, one or more.
+
+    Returns:
+      Arrays by input name, strings as `bytes` in object arrays, and the format to answer in.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, with TF Serving's words; UNIMPLEMENTED: a type that JSON
+        cannot carry.
+    """
+    if "instances" in document and "inputs" in document:
+        raise invalid(
+            f"JSON Value: {quoted(document)} Not formatted correctly expecting only one of "
+            "'inputs' or 'instances' keys to exist "
+        )
+    if "instances" in document:
+        return _read_rows(document, types), "row"
+    if "inputs" in document:
+        return _read_columns(document["inputs"], types), "column"
+    raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def _read_rows(document: Mapping[str, Json], types: InputTypes) -> dict[str, Array]:
+    instances = document["instances"]
+    if not isinstance(instances, list):
+        raise invalid(f"JSON Value: {quoted(document)} Excepting 'instances' to be an list/array")
+    if not instances:
+        raise invalid(f"JSON Value: {quoted(document)} No values in 'instances' array")
+    if len(types) > 1 and not isinstance(instances[0], dict):
+        raise invalid(
+            "instances is a plain list, but expecting list of objects as multiple input tensors "
+            "required as per tensorinfo_map"
+        )
+    if not is_object(instances[0]):
+        if any(map(is_object, instances)):
+            at = next(at for at, item in enumerate(instances) if is_object(item))
+            raise invalid(f"Expecting value/list but got object at item {at} of input list")
+        name = min(types)
+        return {name: _row_tensor(instances, types[name], key="")}
+    for at, item in enumerate(instances):
+        if not is_object(item):
+            raise invalid(f"Expecting object but got list at item {at} of input list")
+        _check_keys(item, types, at=at)
+    return {
+        name: _row_tensor([item[name] for item in instances], dtype, key=f" key: {name}")
+        for name, dtype in types.items()
+    }
+
+
+def _check_keys(item: Mapping[str, Json], types: InputTypes, *, at: int) -> None:
+    if item.keys() == types.keys():
+        return
+    for key in item:
+        if key not in types:
+            raise invalid(
+                f"Failed to process element: {at} key: {key[:MAX_QUOTED]} of 'instances' list. "
+                "Error: INVALID_ARGUMENT: JSON object: does not have named input: "
+                f"{key[:MAX_QUOTED]}"
+            )
+    raise invalid(
+        f"Failed to process element: {at} of 'instances' list. JSON object: {quoted(item)} "
+        f"keys must be equal to: {','.join(sorted(types))}"
+    )
+
+
+def _row_tensor(items: list[Json], dtype: int, *, key: str) -> Array:
+    array = convert(items, dtype)
+    if array is not None:
+        return array
+    first = apparent_shape(items[0])
+    for at, item in enumerate(items):
+        wrong = what_is_wrong(item, dtype) or _difference(first, apparent_shape(item))
+        if wrong:
+            raise invalid(
+                f"Failed to process element: {at}{key} of 'instances' list. "
+                f"Error: INVALID_ARGUMENT: {wrong}"
+            )
+    raise invalid("'instances' list cannot be converted to a tensor")
+
+
+def _difference(first: Sequence[int], other: Sequence[int]) -> str:
+    """Why two instances cannot be rows of one tensor; '' if they can."""
+    if first == other:
+        return ""
+    expected, size = math.prod(first), math.prod(other)
+    if size != expected:
+        return f"Expecting tensor size: {expected} but got: {size}"
+    return f"Expecting shape {shape_text(first)} but got: {shape_text(other)}"
+
+
+def _read_columns(inputs: Json, types: InputTypes) -> dict[str, Array]:
+    if not is_object(inputs):
+        if len(types) > 1:
+            raise invalid(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors "
+                "required as per tensorinfo_map"
+            )
+        inputs = {next(iter(types)): inputs}
+    tensors = {}
+    for name, dtype in types.items():
+        if name not in inputs:
+            raise invalid(f"Missing named input: {name} in 'inputs' object.")
+        array = convert(inputs[name], dtype)
+        if array is None:
+            wrong = what_is_wrong(inputs[name], dtype)
+            raise invalid(wrong or f"input {name} cannot be converted to a tensor")
+        tensors[name] = array
+    return tensors
