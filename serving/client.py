@@ -38,7 +38,7 @@ from serving.client_errors import (
     Unauthorized,
     Unavailable,
 )
-from serving.client_images import Image
+from serving.client_images import Image, Images
 from serving.client_rest import read_answer, write_request
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "ClientError",
     "DeadlineExceeded",
     "Image",
+    "Images",
     "InvalidImage",
     "InvalidRequest",
     "Limits",
@@ -114,7 +115,7 @@ class Client(BlockingClient):
         self._http = httpx.Client(
             base_url=_base_url(url),
             headers=_headers(url, token),
-            verify=_ssl_context(tls),
+            verify=_ssl_context(url, tls),
             limits=CONNECTIONS,
             trust_env=_may_need_proxy(url),
             transport=transport,
@@ -168,7 +169,7 @@ class AsyncClient(AwaitingClient):
         self._http = httpx.AsyncClient(
             base_url=_base_url(url),
             headers=_headers(url, token),
-            verify=_ssl_context(tls),
+            verify=_ssl_context(url, tls),
             limits=CONNECTIONS,
             trust_env=_may_need_proxy(url),
             timeout=None,  # the deadline is kept around the whole exchange
@@ -236,7 +237,12 @@ def _may_need_proxy(url: str) -> bool:
     return urlsplit(url).hostname not in LOOPBACK
 
 
-def _ssl_context(tls: Tls | None) -> ssl.SSLContext | bool:
+def _ssl_context(url: str, tls: Tls | None) -> ssl.SSLContext | bool:
+    if urlsplit(url).scheme == "http":
+        if tls is not None:
+            raise ValueError(f"certificates are given, but {url} is not https")
+        # Trusts nobody; reading the system's authorities takes longer than many a request.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls is None:
         return True
     context = ssl.create_default_context(cafile=tls.ca)

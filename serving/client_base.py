@@ -4,7 +4,6 @@ import abc
 import asyncio
 import copy
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ from serving.client_calls import (
     VersionStatus,
 )
 from serving.client_errors import ClientError
-from serving.client_images import Image
+from serving.client_images import Images
 
 DEFAULT_MODEL: Final = "siamese"
 DEFAULT_TIMEOUT: Final = 10.0
@@ -101,8 +100,8 @@ class BlockingClient(_Client, abc.ABC):
 
     def score(
         self,
-        images_a: Image | Iterable[Image],
-        images_b: Image | Iterable[Image],
+        images_a: Images,
+        images_b: Images,
         *,
         timeout: float | None = None,
     ) -> Scores:
@@ -123,7 +122,7 @@ class BlockingClient(_Client, abc.ABC):
         """
         return self._run(self._calls.score(images_a, images_b, self._deadline(timeout)))
 
-    def embed(self, images: Image | Iterable[Image], *, timeout: float | None = None) -> Floats:
+    def embed(self, images: Images, *, timeout: float | None = None) -> Floats:
         """The vectors of images, for `match` or for an index with Manhattan distance.
 
         Args:
@@ -232,17 +231,15 @@ class AwaitingClient(_Client, abc.ABC):
 
     async def score(
         self,
-        images_a: Image | Iterable[Image],
-        images_b: Image | Iterable[Image],
+        images_a: Images,
+        images_b: Images,
         *,
         timeout: float | None = None,
     ) -> Scores:
         """How alike images are, pair by pair; see `BlockingClient.score`."""
         return await self._run(self._calls.score(images_a, images_b, self._deadline(timeout)))
 
-    async def embed(
-        self, images: Image | Iterable[Image], *, timeout: float | None = None
-    ) -> Floats:
+    async def embed(self, images: Images, *, timeout: float | None = None) -> Floats:
         """The vectors of images, `float32[N, D]`; see `BlockingClient.embed`."""
         return await self._run(self._calls.embed(images, self._deadline(timeout)))
 

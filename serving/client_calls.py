@@ -25,7 +25,7 @@ from serving.client_errors import (
     Unavailable,
     is_retryable,
 )
-from serving.client_images import Image, encode_images
+from serving.client_images import Images, encode_images
 from serving.errors import Code
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -187,8 +187,8 @@ class Calls:
 
     def score(
         self,
-        images_a: Image | Iterable[Image],
-        images_b: Image | Iterable[Image],
+        images_a: Images,
+        images_b: Images,
         deadline: Deadline,
     ) -> Steps[Scores]:
         paired = _paired(list(encode_images(images_a)), list(encode_images(images_b)))
@@ -203,7 +203,7 @@ class Calls:
             first += len(chunk)
         return _scores(answers)
 
-    def embed(self, images: Image | Iterable[Image], deadline: Deadline) -> Steps[Floats]:
+    def embed(self, images: Images, deadline: Deadline) -> Steps[Floats]:
         answers = []
         first = 0
         # Images are read as they are sent: there may be more of them than fit into memory.
@@ -240,7 +240,7 @@ class Calls:
 
     def wait_ready(self, deadline: Deadline) -> Steps[int]:
         """Polls until the target answers; the version that does."""
-        seen = "the server was not reached"
+        seen = ""
         pause = FIRST_POLL_SECONDS
         while True:
             try:
@@ -256,7 +256,9 @@ class Calls:
                 unknown_label = isinstance(error, InvalidRequest) and self.target.label is not None
                 if not (unknown_label or isinstance(error, not_yet)):
                     raise
-                seen = str(error)
+                # A poll that the deadline cut short tells less than the one before.
+                if not (seen and isinstance(error, DeadlineExceeded)):
+                    seen = str(error)
             try:
                 yield Pause(min(pause, deadline.left()))
                 deadline.left()

@@ -22,6 +22,8 @@ Image: TypeAlias = (
 )
 """A path; a PNG or JPEG file's bytes; an array `[H, W]`, `[H, W, 1]` or `[H, W, 3]` of uint8, bool
 or floats in [0, 1]; or a PIL image."""
+Images: TypeAlias = "Image | Iterable[Image]"
+"""One image or several."""
 
 GRAY: Final = 0
 RGB: Final = 2
@@ -57,7 +59,7 @@ def encode_image(image: Image) -> bytes:
     )
 
 
-def encode_images(images: Image | Iterable[Image]) -> Iterator[bytes]:
+def encode_images(images: Images) -> Iterator[bytes]:
     """One image or several, as encoded files. An array of four dimensions is several.
 
     Raises:
@@ -115,7 +117,7 @@ def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255  # stays uint8
+        array = array.astype(np.float32)
     if np.issubdtype(array.dtype, np.floating):
         # Written so that NaN is refused as well.
         if not (array.min() >= 0 and array.max() <= 1):
@@ -123,7 +125,8 @@ def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
                 f"floats of an image are in [0, 1], not [{array.min()}, {array.max()}]; "
                 "divide by 255, or use uint8"
             )
-        return np.rint(array * 255).astype(np.uint8)
+        pixels: npt.NDArray[np.uint8] = np.rint(array * 255).astype(np.uint8)
+        return pixels
     raise InvalidImage(
         f"an array is an image if its type is uint8, bool or a float, not {array.dtype}"
     )
