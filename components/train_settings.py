@@ -57,7 +57,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "fast": MappingProxyType(
             {
                 "network": "residual",
-                "widths": (32, 64, 128),
+                "widths": (32, 64, 128, 192),
                 "embedding_size": 128,
                 "image_size": 35,
                 "loss": "batch",
@@ -67,10 +67,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "same_group_share": 0.5,
                 "quarter_turns": True,
                 "augmentation": 1.0,
-                "learning_rate": 2e-3,
+                "learning_rate": 3e-3,
                 "warmup_steps": 50,
                 "weight_decay": 4e-3,
-                "ema": 0.99,
+                "ema": 0.995,
                 "validate_every": 150,
                 "validation_trials": 1200,
                 "patience": 0,
@@ -79,7 +79,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "accurate": MappingProxyType(
             {
                 "network": "residual",
-                "widths": (48, 96, 144),
+                "widths": (48, 96, 144, 192),
                 "embedding_size": 128,
                 "image_size": 35,
                 "loss": "batch",
@@ -89,7 +89,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "same_group_share": 0.5,
                 "quarter_turns": True,
                 "augmentation": 1.0,
-                "learning_rate": 2e-3,
+                "learning_rate": 3e-3,
                 "warmup_steps": 50,
                 "weight_decay": 4e-3,
                 "ema": 0.998,
