@@ -24,9 +24,7 @@ from serving.client_base import (
     DEFAULT_TIMEOUT,
     AwaitingClient,
     BlockingClient,
-    Tls,
 )
-from serving.client_calls import Limits, Retries, Scores, Send, Target, VersionStatus
 from serving.client_errors import (
     ClientError,
     DeadlineExceeded,
@@ -40,6 +38,7 @@ from serving.client_errors import (
 )
 from serving.client_images import Image, Images
 from serving.client_rest import read_answer, write_request
+from serving.client_types import Limits, Retries, Scores, Send, Target, Tls, VersionStatus
 
 __all__ = [
     "AsyncClient",

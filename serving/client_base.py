@@ -4,15 +4,16 @@ import abc
 import asyncio
 import copy
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import numpy.typing as npt
 
-from serving.client_calls import (
-    Calls,
+from serving.client_calls import Calls
+from serving.client_errors import ClientError
+from serving.client_images import Images
+from serving.client_types import (
     Deadline,
     Floats,
     Limits,
@@ -25,8 +26,6 @@ from serving.client_calls import (
     Target,
     VersionStatus,
 )
-from serving.client_errors import ClientError
-from serving.client_images import Images
 
 DEFAULT_MODEL: Final = "siamese"
 DEFAULT_TIMEOUT: Final = 10.0
@@ -35,25 +34,6 @@ DEFAULT_LIMITS: Final = Limits()
 DEFAULT_RETRIES: Final = Retries()
 
 Self = TypeVar("Self", bound="_Client")
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Whom to trust and who the client is; all are PEM files.
-
-    Attributes:
-      ca: the authority of the server's certificate; None trusts those of the system.
-      certificate: the client's own, where the server asks for one.
-      key: its key.
-    """
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("a client certificate needs its key, and the key its certificate")
 
 
 class _Client:

@@ -6,11 +6,9 @@ that blocking and asynchronous clients, over REST and over gRPC, behave alike.
 """
 
 import itertools
-import random
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +24,23 @@ from serving.client_errors import (
     is_retryable,
 )
 from serving.client_images import Images, encode_images
+from serving.client_types import (
+    Deadline,
+    Floats,
+    GetMetadata,
+    GetStatus,
+    Limits,
+    Pause,
+    Predict,
+    Request,
+    Retries,
+    Scores,
+    Send,
+    Steps,
+    Target,
+    VersionStatus,
+)
 from serving.errors import Code
-
-Floats: TypeAlias = npt.NDArray[np.float32]
-Inputs: TypeAlias = Mapping[str, "list[bytes] | Floats"]
-Result = TypeVar("Result")
 
 SCORE_SIGNATURE: Final = "serving_default"
 EMBED_SIGNATURE: Final = "embed"
@@ -42,139 +52,6 @@ MATCH_ROWS: Final = 1024
 FIRST_POLL_SECONDS: Final = 0.1
 SLOWEST_POLL_SECONDS: Final = 2.0
 POLL_TIMEOUT_SECONDS: Final = 5.0
-
-
-class Scores(NamedTuple):
-    """How alike N pairs are.
-
-    Attributes:
-      score: `float32[N]` in [0, 1]; 1 is certainly the same class.
-      logit: `float32[N]`, of which `score` is the sigmoid.
-    """
-
-    score: Floats
-    logit: Floats
-
-
-class VersionStatus(NamedTuple):
-    """A version of the model on the server.
-
-    Attributes:
-      state: START, LOADING, AVAILABLE, UNLOADING or END.
-      code: what went wrong, `Code.OK` if nothing did.
-      message: the same in words.
-    """
-
-    version: int
-    state: str
-    code: Code
-    message: str
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model, and which of its versions: a number, a label, or neither for the newest."""
-
-    model: str
-    version: int | None = None
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise ValueError("a model needs a name")
-        if self.version is not None and self.label is not None:
-            raise ValueError("give a version or a label, not both")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much goes into one request; more is sent in several, in order."""
-
-    images: int = 64
-    bytes: int = 8 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        if self.images < 1 or self.bytes < 1:
-            raise ValueError("limits are at least 1")
-
-
-@dataclass(frozen=True)
-class Retries:
-    """When to try again: exponential pauses, each drawn between zero and its longest ("full
-    jitter"), so that clients cut off together do not come back together."""
-
-    attempts: int = 10
-    first_pause: float = 0.05
-    longest_pause: float = 2.0
-
-    def pause(self, attempt: int, *, retry_after: float | None) -> float:
-        """Seconds to wait after the failure of `attempt`, which counts from 0."""
-        longest = min(self.longest_pause, self.first_pause * 2.0**attempt)
-        return max(random.uniform(0, longest), retry_after or 0.0)
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Calls a signature. Every input has N rows, and so has every output."""
-
-    target: Target
-    signature: str
-    inputs: Inputs
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class GetStatus:
-    """Asks for the states of the versions; answered by a list of `VersionStatus`."""
-
-    target: Target
-
-
-@dataclass(frozen=True)
-class GetMetadata:
-    """Asks for the signatures, which only a loaded version has; answered by its number."""
-
-    target: Target
-
-
-Request: TypeAlias = "Predict | GetStatus | GetMetadata"
-
-
-class Send(NamedTuple):
-    """Step: send this and give back what is answered, within so many seconds."""
-
-    request: Request
-    timeout: float
-
-
-class Pause(NamedTuple):
-    """Step: wait."""
-
-    seconds: float
-
-
-Steps: TypeAlias = Generator[Send | Pause, Any, Result]
-
-
-class Deadline:
-    """The moment when a call must be over, whatever it still has to do."""
-
-    def __init__(self, seconds: float) -> None:
-        if not seconds > 0:
-            raise ValueError(f"a timeout is more than 0 seconds, not {seconds}")
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds left.
-
-        Raises:
-          DeadlineExceeded: there are none.
-        """
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(f"no answer within {self.seconds:g} s")
-        return left
 
 
 @dataclass(frozen=True)

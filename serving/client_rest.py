@@ -8,17 +8,16 @@ from urllib.parse import quote
 
 import numpy as np
 
-from serving.client_calls import (
+from serving.client_errors import ClientError, ServerError, error_of_http
+from serving.client_types import (
     Floats,
     GetMetadata,
     GetStatus,
-    Inputs,
     Predict,
     Request,
     Target,
     VersionStatus,
 )
-from serving.client_errors import ClientError, ServerError, error_of_http
 from serving.errors import Code
 
 LONGEST_ERROR = 1024
@@ -112,6 +111,3 @@ def _read_error(status: int, headers: Mapping[str, str], body: bytes) -> ClientE
     except ValueError:  # absent, or a date
         retry_after = None
     return error_of_http(status, message, retry_after=retry_after)
-
-
-__all__ = ["HttpRequest", "Inputs", "read_answer", "write_request"]

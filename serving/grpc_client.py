@@ -30,9 +30,9 @@ from serving.client_base import (
     DEFAULT_TIMEOUT,
     AwaitingClient,
     BlockingClient,
-    Tls,
 )
-from serving.client_calls import (
+from serving.client_errors import ClientError, InvalidRequest, ServerError, error_of_code
+from serving.client_types import (
     Floats,
     GetMetadata,
     GetStatus,
@@ -42,9 +42,9 @@ from serving.client_calls import (
     Retries,
     Send,
     Target,
+    Tls,
     VersionStatus,
 )
-from serving.client_errors import ClientError, InvalidRequest, ServerError, error_of_code
 from serving.errors import Code
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8500"

@@ -16,7 +16,6 @@ import pytest
 from serving import client_errors
 from serving.client import AsyncClient, Client
 from serving.client_base import AwaitingClient, BlockingClient
-from serving.client_calls import Limits, Retries
 from serving.client_errors import (
     ClientError,
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from serving.client_errors import (
     Unauthorized,
     Unavailable,
 )
+from serving.client_types import Limits, Retries
 from serving.errors import Code, ServingError
 from serving.grpc_client import AsyncGrpcClient, GrpcClient
 from tests.serving.fake_server import FakeModel, grpc_server, rest_server

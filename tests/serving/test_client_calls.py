@@ -8,19 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import client_calls
-from serving.client_calls import (
-    Calls,
-    Deadline,
-    Limits,
-    Pause,
-    Predict,
-    Retries,
-    Send,
-    Steps,
-    Target,
-    VersionStatus,
-)
+from serving import client_types
+from serving.client_calls import Calls
 from serving.client_errors import (
     ClientError,
     DeadlineExceeded,
@@ -31,6 +20,17 @@ from serving.client_errors import (
     Unauthorized,
     Unavailable,
 )
+from serving.client_types import (
+    Deadline,
+    Limits,
+    Pause,
+    Predict,
+    Retries,
+    Send,
+    Steps,
+    Target,
+    VersionStatus,
+)
 from serving.errors import Code
 
 
@@ -39,7 +39,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(client_calls, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(client_types, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_pauses_grow_and_are_drawn_between_zero_and_their_longest(
         asked.append((low, high))
         return high
 
-    monkeypatch.setattr(client_calls, "random", SimpleNamespace(uniform=draw))
+    monkeypatch.setattr(client_types, "random", SimpleNamespace(uniform=draw))
     retries = Retries(first_pause=0.1, longest_pause=0.5)
     pauses = [retries.pause(attempt, retry_after=None) for attempt in range(4)]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.5])

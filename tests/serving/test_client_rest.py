@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.client import AsyncClient, Client, Retries, Tls
-from serving.client_calls import GetMetadata, GetStatus, Predict, Request, Target
 from serving.client_errors import (
     ClientError,
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from serving.client_errors import (
     Unavailable,
 )
 from serving.client_rest import read_answer, write_request
+from serving.client_types import GetMetadata, GetStatus, Predict, Request, Target
 from serving.errors import Code
 from tests.serving.certificates import make_certificate
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 from serving.client import Retries, Tls
-from serving.client_calls import GetMetadata, GetStatus, Predict, Target
 from serving.client_errors import InvalidRequest, Overloaded, ServerError, Unavailable
+from serving.client_types import GetMetadata, GetStatus, Predict, Target
 from serving.errors import Code, ServingError
 from serving.grpc_client import AsyncGrpcClient, GrpcClient, read_message, write_message
 from tests.serving.certificates import make_certificate
