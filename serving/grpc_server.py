@@ -1,13 +1,11 @@
 """TF Serving's gRPC services over a `ServerState`."""
 
 import asyncio
-import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Awaitable
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-import grpc
 import grpc.aio
 from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
@@ -36,7 +34,7 @@ _LONGEST_MESSAGE: Final = 1024
 _SIGNATURE_DEF: Final = "signature_def"
 
 Reply = TypeVar("Reply")
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class Target(NamedTuple):
@@ -321,30 +319,6 @@ class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):
         response = model_management_pb2.ReloadConfigResponse()
         response.status.error_code = int(Code.OK)
         return response
-
-
-class BearerToken(grpc.aio.ServerInterceptor):
-    """Refuses calls without `authorization: Bearer TOKEN` in their metadata."""
-
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
-
-        async def refuse(_: Any, context: Context) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "Missing or wrong bearer token")
-
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        """Called before the request is read."""
-        for key, value in handler_call_details.invocation_metadata or ():
-            given = value if isinstance(value, bytes) else value.encode()
-            if key == "authorization" and hmac.compare_digest(given, self._expected):
-                return await continuation(handler_call_details)
-        return self._refusal
 
 
 def _deadline(context: Context) -> float | None:

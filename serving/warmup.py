@@ -7,10 +7,10 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.errors import Code, ServingError
-from serving.export import EXTRA, WARMUP
 from serving.loader import LoadedModel
 from serving.tensors import array_from_proto
 
+WARMUP_FILE: Final = Path("assets.extra/tf_serving_warmup_requests")
 MAX_RECORDS: Final = 1000
 
 
@@ -24,7 +24,7 @@ def replay_warmup(model: LoadedModel, folder: Path) -> int:
       ServingError: as in TF Serving the version cannot be served: more than 1,000 requests, one
         that is not a Predict request, or one that the model refuses.
     """
-    path = folder / EXTRA / WARMUP
+    path = folder / WARMUP_FILE
     if not path.is_file():
         return 0
     count = 0
@@ -32,7 +32,7 @@ def replay_warmup(model: LoadedModel, folder: Path) -> int:
         if count == MAX_RECORDS:
             raise ServingError(
                 Code.INVALID_ARGUMENT,
-                f"Number of warmup records exceeds the maximum ({MAX_RECORDS}): {WARMUP}",
+                f"Number of warmup records exceeds the maximum ({MAX_RECORDS}): {WARMUP_FILE.name}",
             )
         log = prediction_log_pb2.PredictionLog.FromString(record)
         kind = log.WhichOneof("log_type")
