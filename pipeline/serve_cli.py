@@ -14,18 +14,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from data_ingest.errors import InputError
 from pipeline.logs import console_logging, run_logging
+from pipeline.serve_flags import MODEL_NAME, TOKEN_VARIABLE, add_flags
 
 if TYPE_CHECKING:
     from serving.server import LocalServer, ServerOptions
 
 _LOGGER = logging.getLogger(__name__)
-_TOKEN_VARIABLE: Final = "ONESHOT_TOKEN"
-_MODEL_NAME: Final = "siamese"
-_MIB: Final = 1024 * 1024
 
 
 def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
@@ -43,105 +41,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
         "APIs and the flags of TF Serving, which is what to use for production at scale. Flags may "
         "be written with dashes too.",
     )
-    _flag(parser, "port", type=int, default=8500, help="gRPC, 0: any free port (%(default)s)")
-    _flag(
-        parser,
-        "rest_api_port",
-        type=int,
-        default=8501,
-        help="REST, 0: any free port (%(default)s)",
-    )
-    _flag(parser, "host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    _flag(parser, "model_name", help=f"({_MODEL_NAME})")
-    _flag(
-        parser,
-        "model_base_path",
-        type=Path,
-        help="folder of the version folders (OUTPUT/serving_model/NAME)",
-    )
-    _flag(
-        parser,
-        "model_config_file",
-        type=Path,
-        help="ModelServerConfig in text format, instead of name and base path",
-    )
-    _flag(
-        parser,
-        "model_config_file_poll_wait_seconds",
-        type=_not_negative,
-        default=0.0,
-        help="read the file again that often, 0: never (%(default)s)",
-    )
-    _flag(
-        parser,
-        "file_system_poll_wait_seconds",
-        type=_positive,
-        default=1.0,
-        help="look for new versions that often (%(default)s)",
-    )
-    _flag(
-        parser,
-        "allow_version_labels_for_unavailable_models",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="a reload may give a new label to a version that is not loaded yet",
-    )
-    _flag(
-        parser,
-        "enable_model_warmup",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=True,
-        help="replay warm-up requests before a version is served (%(default)s)",
-    )
-    _flag(
-        parser,
-        "enable_batching",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=True,
-        help="merge the requests of a moment (%(default)s)",
-    )
-    _flag(
-        parser,
-        "batching_parameters_file",
-        type=Path,
-        help="BatchingParameters in text format",
-    )
-    _flag(
-        parser,
-        "rest_api_timeout_in_ms",
-        type=_positive,
-        default=30000.0,
-        help="(%(default)s)",
-    )
-    _flag(
-        parser,
-        "max_body_bytes",
-        type=int,
-        default=64 * _MIB,
-        help="largest request (%(default)s)",
-    )
-    _flag(
-        parser,
-        "token_file",
-        type=Path,
-        help=f"file with a token that every request must bring as 'Authorization: Bearer TOKEN'; "
-        f"or set {_TOKEN_VARIABLE}",
-    )
-    _flag(parser, "tls_certificate", type=Path, help="PEM file; answers TLS only, see --tls_key")
-    _flag(parser, "tls_key", type=Path, help="PEM file")
-    _flag(
-        parser,
-        "shutdown_seconds",
-        type=_not_negative,
-        default=30.0,
-        help="given to requests under way when the server is stopped (%(default)s)",
-    )
+    add_flags(parser)
     parser.set_defaults(command=serve)
 
 
@@ -234,13 +134,13 @@ def _models(arguments: argparse.Namespace) -> dict[str, Any]:
         return _configured_models(arguments)
     from serving.registry import ModelSetup
 
-    name = arguments.model_name or _MODEL_NAME
+    name = arguments.model_name or MODEL_NAME
     return {name: ModelSetup(_base_path(arguments).absolute(), _host_options(arguments))}
 
 
 def _base_path(arguments: argparse.Namespace) -> Path:
     path: Path | None = arguments.model_base_path
-    name = arguments.model_name or _MODEL_NAME
+    name = arguments.model_name or MODEL_NAME
     return path or arguments.output / "serving_model" / name
 
 
@@ -257,7 +157,7 @@ def _configured_models(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _host_options(arguments: argparse.Namespace) -> Any:
-    from serving.batching import BatchingOptions
+    from serving.batching_options import BatchingOptions
     from serving.model_config import ConfigError, read_batching_parameters
     from serving.servable import HostOptions
 
@@ -277,7 +177,7 @@ def _host_options(arguments: argparse.Namespace) -> Any:
 
 
 def _token(file: Path | None) -> str | None:
-    token = os.environ.get(_TOKEN_VARIABLE)
+    token = os.environ.get(TOKEN_VARIABLE)
     if file is not None:
         token = _file(file).read_text(encoding="utf-8")
     if token is None:
@@ -285,7 +185,7 @@ def _token(file: Path | None) -> str | None:
     token = token.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(
-            f"{file or _TOKEN_VARIABLE}: a token is one line of ASCII characters without spaces"
+            f"{file or TOKEN_VARIABLE}: a token is one line of ASCII characters without spaces"
         )
     return token
 
@@ -381,37 +281,3 @@ def _told_to_stop() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _flag(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    names = [f"--{name}"]
-    parser.add_argument(*names, dest=name, **settings)
-    if "_" in name:
-        settings["help"] = argparse.SUPPRESS
-        # Absent, it must not undo what the other spelling has set.
-        settings["default"] = argparse.SUPPRESS
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, **settings)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1"):
-        return True
-    if text.lower() in ("false", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
-
-
-def _positive(text: str) -> float:
-    if not (number := _not_negative(text)):
-        raise argparse.ArgumentTypeError("more than 0")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1e9:
-        raise argparse.ArgumentTypeError(f"a number of at least 0, not {text!r}")
-    return number

@@ -1,140 +1,27 @@
 """Merges the requests of a moment into batches, as TF Serving's batching session does."""
 
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from serving.batch_requests import Array, Arrays, Part, Request
+from serving.batching_options import BatchingOptions
 from serving.errors import Code, ServingError
 
 _LOGGER = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
 Run = Callable[[Arrays], dict[str, Array]]
 BatchObserver = Callable[[int, int, float], None]  # rows asked for, rows of padding, seconds
 
 # What the values of one request can cause: its neighbours in the batch must not pay for it. Memory
 # may also run out because the batch as a whole is too large.
 _SPLIT_ON: Final = frozenset({Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.RESOURCE_EXHAUSTED})
-
-
-@dataclass(frozen=True)
-class BatchingOptions:
-    """The fields of TF Serving's `BatchingParameters`, with defaults for images on a few cores.
-
-    Attributes:
-      enabled: whether requests are merged at all.
-      max_batch_size: rows in one run; larger requests are run in parts.
-      batch_timeout_micros: how long a batch that is not full waits for more. With 0 it starts as
-        soon as a thread is free: a lonely request never waits, and under load batches fill by
-        themselves while the threads are busy.
-      max_enqueued_batches: full batches that may wait for each signature; what comes then is
-        refused.
-      num_batch_threads: batches that run at the same time.
-      allowed_batch_sizes: sizes that batches are padded to, ascending, the last one
-        `max_batch_size`; empty: any size.
-
-    Raises:
-      ValueError: a value is out of range or the sizes contradict each other.
-    """
-
-    enabled: bool = True
-    max_batch_size: int = 32
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 64
-    num_batch_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
-    allowed_batch_sizes: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1, not {getattr(self, name)}")
-        if self.batch_timeout_micros < 0:
-            raise ValueError(f"batch_timeout_micros: at least 0, not {self.batch_timeout_micros}")
-        sizes = self.allowed_batch_sizes
-        if sizes and (
-            list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size
-        ):
-            raise ValueError(
-                f"allowed_batch_sizes: ascending and ending with max_batch_size "
-                f"({self.max_batch_size}), not {list(sizes)}"
-            )
-
-    def padded(self, rows: int) -> int:
-        """The smallest allowed batch size that holds `rows`."""
-        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
-
-
-class _Request:
-    """What a caller waits for: complete once all parts are, failed with the first that fails."""
-
-    def __init__(self, parts: int, deadline: float | None) -> None:
-        self.future: Future[dict[str, Array]] = Future()
-        self.deadline = deadline
-        self._results: list[dict[str, Array] | None] = [None] * parts
-        self._missing = parts
-        self._claimed = False
-        self._over = False
-        self._lock = threading.Lock()
-
-    def claim(self) -> bool:
-        """Whether its parts are still worth running; settles it if the deadline has passed."""
-        with self._lock:
-            if self._over:
-                return False
-            if not self._claimed:
-                if not self.future.set_running_or_notify_cancel():
-                    self._over = True
-                    return False
-                self._claimed = True
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            self.fail(ServingError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before execution"))
-            return False
-        return True
-
-    def fail(self, error: ServingError) -> None:
-        with self._lock:
-            if self._over:
-                return
-            self._over = True
-        if self._claimed or self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-    def complete(self, part: int, outputs: dict[str, Array]) -> None:
-        with self._lock:
-            self._results[part] = outputs
-            self._missing -= 1
-            if self._missing or self._over:
-                return
-            self._over = True
-        results = [result for result in self._results if result is not None]
-        if len(results) == 1:
-            self.future.set_result(results[0])
-        else:
-            self.future.set_result(
-                {name: np.concatenate([part[name] for part in results]) for name in results[0]}
-            )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows of one request that go into one batch."""
-
-    request: _Request
-    index: int
-    inputs: Arrays
-    rows: int
-    shape: tuple[Any, ...]  # parts merge only with those of equal types and row shapes
-    since: float
 
 
 class BatchScheduler:
@@ -199,7 +86,7 @@ class BatchScheduler:
             # The parts hold images and results; the next batch may be long in coming.
             del work, queue, parts
 
-    def _next(self) -> "tuple[BatchQueue, list[_Part]] | None":
+    def _next(self) -> "tuple[BatchQueue, list[Part]] | None":
         with self._changed:
             while not self._closed:
                 wait: float | None = None
@@ -235,7 +122,7 @@ class BatchQueue:
         self._options = options
         self._observer = observer
         self._changed = changed
-        self._parts: deque[_Part] = deque()
+        self._parts: deque[Part] = deque()
         self._rows = 0
 
     @property
@@ -290,10 +177,10 @@ class BatchQueue:
             )
         return int(sizes.pop())
 
-    def _split(self, inputs: Arrays, rows: int, deadline: float | None) -> list[_Part]:
+    def _split(self, inputs: Arrays, rows: int, deadline: float | None) -> list[Part]:
         size = self._options.max_batch_size if self._options.enabled else rows
         starts = range(0, max(rows, 1), max(size, 1))
-        request = _Request(len(starts), deadline)
+        request = Request(len(starts), deadline)
         # An empty request stays alone: in company it would succeed where alone the graph refuses.
         shape = (
             rows == 0,
@@ -302,7 +189,7 @@ class BatchQueue:
         whole = len(starts) == 1
         now = time.monotonic()
         return [
-            _Part(
+            Part(
                 request,
                 index,
                 inputs if whole else {n: a[start : start + size] for n, a in inputs.items()},
@@ -321,7 +208,7 @@ class BatchQueue:
             return 0.0
         return self._parts[0].since + self._options.batch_timeout_micros / 1e6 - now
 
-    def take(self) -> list[_Part]:
+    def take(self) -> list[Part]:
         """The oldest parts that fit into one batch. Under the lock."""
         first = self._parts.popleft()
         batch, rows = [first], first.rows
@@ -334,13 +221,13 @@ class BatchQueue:
         self._rows -= rows
         return batch
 
-    def drain(self) -> list[_Part]:
+    def drain(self) -> list[Part]:
         """Everything that waits. Under the lock."""
         left, self._rows = list(self._parts), 0
         self._parts.clear()
         return left
 
-    def execute(self, parts: Sequence[_Part]) -> None:
+    def execute(self, parts: Sequence[Part]) -> None:
         """Runs one batch and settles its requests."""
         parts = [part for part in parts if part.request.claim()]
         if not parts:
@@ -359,7 +246,7 @@ class BatchQueue:
         for part, result in zip(parts, outputs, strict=True):
             part.request.complete(part.index, result)
 
-    def _run_merged(self, parts: Sequence[_Part]) -> list[dict[str, Array]]:
+    def _run_merged(self, parts: Sequence[Part]) -> list[dict[str, Array]]:
         if not self._options.enabled:
             return [self._timed(part.inputs, 1, 0) for part in parts]
         rows = sum(part.rows for part in parts)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.batching import BatchingOptions, BatchQueue, BatchScheduler
+from serving.batching import BatchQueue, BatchScheduler
+from serving.batching_options import BatchingOptions
 from serving.errors import Code, ServingError
 from serving.inputs import DEFAULT_SIGNATURE, InputSpec
 from serving.loader import LoadedModel

@@ -8,7 +8,7 @@ from typing import Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.batching import BatchingOptions
+from serving.batching_options import BatchingOptions
 from serving.errors import Code, ServingError
 from serving.registry import ModelSetup
 from serving.servable import HostOptions

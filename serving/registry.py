@@ -10,7 +10,8 @@ from typing import Protocol
 
 from serving.batching import BatchScheduler
 from serving.errors import Code, ServingError
-from serving.servable import HostOptions, ModelHost, State, not_found
+from serving.servable import HostOptions, ModelHost, State
+from serving.version_manager import not_found
 
 _LOGGER = logging.getLogger(__name__)
 

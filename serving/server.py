@@ -14,7 +14,8 @@ from starlette.routing import BaseRoute
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.batching import BatchScheduler
-from serving.grpc_server import ModelService, PredictionService
+from serving.grpc_models import ModelService
+from serving.grpc_predictions import PredictionService
 from serving.grpc_thread import GrpcThread, TlsFiles
 from serving.grpc_token import BearerToken
 from serving.metrics import ServingMetrics

@@ -57,7 +57,10 @@ def version_folders(base_path: Path) -> dict[int, Path]:
     return found
 
 
-def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+def fingerprint(folder: Path) -> Fingerprint:
     """Path, size and time of each file: changes while a version is still being copied.
 
     An unreadable or vanished folder has the fingerprint ().

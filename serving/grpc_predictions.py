@@ -1,103 +1,36 @@
-"""TF Serving's gRPC services over a `ServerState`."""
+"""TF Serving's PredictionService."""
 
-import asyncio
-import logging
 import time
-from collections.abc import Awaitable
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final
 
-import grpc.aio
 from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
-    get_model_status_pb2,
     inference_pb2,
-    model_management_pb2,
     model_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from serving.errors import Code, ServingError
+from serving.grpc_calls import Context, Service
 from serving.inference import CLASSIFY, REGRESS, classify, regress
 from serving.inputs import DEFAULT_SIGNATURE
-from serving.model_config import setups_from_config
-from serving.registry import ServerState
-from serving.servable import HostOptions, ModelHost
 from serving.tensors import array_from_proto, array_to_proto
 
-_LOGGER = logging.getLogger(__name__)
-_LONGEST_MESSAGE: Final = 1024
 _SIGNATURE_DEF: Final = "signature_def"
 
-Reply = TypeVar("Reply")
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-
-class Target(NamedTuple):
-    """What a `ModelSpec` asks for."""
-
-    host: ModelHost
-    signature: str | None
-    version: int | None
-    label: str | None
-
-
-class _Service:
-    """What both services share: names to models, errors to statuses, counting."""
-
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
-
-    def _target(self, spec: model_pb2.ModelSpec) -> Target:
-        version = spec.version.value if spec.HasField("version") else None
-        label = spec.version_label if spec.HasField("version_label") else None
-        host = self._state.host(spec.name, version=version, label=label)
-        return Target(host, spec.signature_name or None, version, label)
-
-    async def _answer(
-        self, context: Context, method: str, model: str, reply: Awaitable[Reply]
-    ) -> Reply:
-        """Awaits `reply`; errors end the call with their status."""
-        begin = time.perf_counter()
-        code, message = Code.OK, ""
-        try:
-            return await reply
-        except ServingError as error:
-            code, message = error.code, error.message
-        except asyncio.CancelledError:
-            # The client has gone, or its deadline has passed.
-            code = Code.CANCELLED
-            raise
-        except Exception:
-            # What happened is for the log; the client could do nothing with it.
-            _LOGGER.exception("%s failed", method)
-            code, message = Code.INTERNAL, "Internal error"
-        finally:
-            self._state.observer.request(
-                model=model,
-                method=method,
-                entry_point="GRPC",
-                code=code,
-                seconds=time.perf_counter() - begin,
-            )
-        if len(message) > _LONGEST_MESSAGE:
-            message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"
-        await context.abort(code.grpc, message)
-        raise AssertionError("abort always raises")
-
-
-class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):
+class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
     async def Predict(  # noqa: N802
         self, request: predict_pb2.PredictRequest, context: Context
     ) -> predict_pb2.PredictResponse:
         """Runs a signature."""
-        return await self._answer(
+        return await self.answer(
             context, "Predict", request.model_spec.name, self._predict(request, _deadline(context))
         )
 
@@ -105,7 +38,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
         self, request: classification_pb2.ClassificationRequest, context: Context
     ) -> classification_pb2.ClassificationResponse:
         """Runs a signature whose method is classification."""
-        return await self._answer(
+        return await self.answer(
             context,
             "Classify",
             request.model_spec.name,
@@ -116,7 +49,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
         self, request: regression_pb2.RegressionRequest, context: Context
     ) -> regression_pb2.RegressionResponse:
         """Runs a signature whose method is regression."""
-        return await self._answer(
+        return await self.answer(
             context, "Regress", request.model_spec.name, self._regress(request, _deadline(context))
         )
 
@@ -125,7 +58,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
     ) -> inference_pb2.MultiInferenceResponse:
         """Runs several classifications and regressions on the same Examples."""
         name = request.tasks[0].model_spec.name if request.tasks else ""
-        return await self._answer(
+        return await self.answer(
             context, "MultiInference", name, self._multi_inference(request, _deadline(context))
         )
 
@@ -133,14 +66,14 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """The signatures of a version."""
-        return await self._answer(
+        return await self.answer(
             context, "GetModelMetadata", request.model_spec.name, self._metadata(request)
         )
 
     async def _predict(
         self, request: predict_pb2.PredictRequest, deadline: float | None
     ) -> predict_pb2.PredictResponse:
-        target = self._target(request.model_spec)
+        target = self.target(request.model_spec)
         prediction = await target.host.predict_async(
             {name: array_from_proto(tensor, name=name) for name, tensor in request.inputs.items()},
             signature=target.signature,
@@ -165,7 +98,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
     async def _classify(
         self, request: classification_pb2.ClassificationRequest, deadline: float | None
     ) -> classification_pb2.ClassificationResponse:
-        target = self._target(request.model_spec)
+        target = self.target(request.model_spec)
         result, version = await classify(
             target.host,
             request.input,
@@ -186,7 +119,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
     async def _regress(
         self, request: regression_pb2.RegressionRequest, deadline: float | None
     ) -> regression_pb2.RegressionResponse:
-        target = self._target(request.model_spec)
+        target = self.target(request.model_spec)
         result, version = await regress(
             target.host,
             request.input,
@@ -210,7 +143,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
         _check_tasks(request)
         response = inference_pb2.MultiInferenceResponse()
         for task in request.tasks:
-            host, signature, version, label = self._target(task.model_spec)
+            host, signature, version, label = self.target(task.model_spec)
             entry = response.results.add()
             if task.method_name == CLASSIFY:
                 classes, answered_by = await classify(
@@ -257,67 +190,11 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
         for name in request.metadata_field:
             if name != _SIGNATURE_DEF:
                 raise ServingError(Code.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
-        target = self._target(request.model_spec)
+        target = self.target(request.model_spec)
         metadata = target.host.metadata(version=target.version, label=target.label)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         _fill_spec(response.model_spec, request.model_spec.name, metadata.version)
         response.metadata[_SIGNATURE_DEF].Pack(metadata.signatures)
-        return response
-
-
-class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest.
-
-    Args:
-      state: the models.
-      defaults: what a reloaded model keeps of the server's settings.
-    """
-
-    def __init__(self, state: ServerState, *, defaults: HostOptions) -> None:
-        super().__init__(state)
-        self._defaults = defaults
-
-    async def GetModelStatus(  # noqa: N802
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of each version; labels are ignored, as TF Serving does."""
-        return await self._answer(
-            context, "GetModelStatus", request.model_spec.name, self._status(request)
-        )
-
-    async def HandleReloadConfigRequest(  # noqa: N802
-        self, request: model_management_pb2.ReloadConfigRequest, context: Context
-    ) -> model_management_pb2.ReloadConfigResponse:
-        """Replaces the list of models; answers once they are loaded."""
-        return await self._answer(context, "HandleReloadConfigRequest", "", self._reload(request))
-
-    async def _status(
-        self, request: get_model_status_pb2.GetModelStatusRequest
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        if not request.HasField("model_spec"):
-            raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-        spec = request.model_spec
-        version = spec.version.value if spec.HasField("version") else None
-        host = self._state.hosts.get(spec.name)
-        if host is None:
-            which = "any versions" if version is None else f"version {version}"
-            raise ServingError(Code.NOT_FOUND, f"Could not find {which} of model {spec.name}")
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for status in host.status(version):
-            entry = response.model_version_status.add(
-                version=status.version, state=int(status.state)
-            )
-            entry.status.error_code = int(status.code)
-            entry.status.error_message = status.message
-        return response
-
-    async def _reload(
-        self, request: model_management_pb2.ReloadConfigRequest
-    ) -> model_management_pb2.ReloadConfigResponse:
-        setups = setups_from_config(request.config, defaults=self._defaults)
-        await asyncio.to_thread(self._state.reload, setups)
-        response = model_management_pb2.ReloadConfigResponse()
-        response.status.error_code = int(Code.OK)
         return response
 
 
