@@ -44,6 +44,7 @@ class Request:
         return True
 
     def fail(self, error: ServingError) -> None:
+        """Settles it, unless it is settled already."""
         with self._lock:
             if self._over:
                 return
@@ -52,6 +53,7 @@ class Request:
             self.future.set_exception(error)
 
     def complete(self, part: int, outputs: dict[str, Array]) -> None:
+        """Takes the outputs of one part; the last one settles it."""
         with self._lock:
             self._results[part] = outputs
             self._missing -= 1
@@ -61,10 +63,15 @@ class Request:
         results = [result for result in self._results if result is not None]
         if len(results) == 1:
             self.future.set_result(results[0])
-        else:
-            self.future.set_result(
-                {name: np.concatenate([part[name] for part in results]) for name in results[0]}
+            return
+        try:
+            whole = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+        except (MemoryError, ValueError) as error:
+            self.future.set_exception(
+                ServingError(Code.INTERNAL, f"parts cannot be joined: {type(error).__name__}")
             )
+        else:
+            self.future.set_result(whole)
 
 
 @dataclass(frozen=True)

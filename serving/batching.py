@@ -241,7 +241,8 @@ class BatchQueue:
                 self.execute(parts[middle:])
                 return
             for part in parts:
-                part.request.fail(error)
+                # Each caller raises its own: a shared one would collect all their tracebacks.
+                part.request.fail(ServingError(error.code, error.message))
             return
         for part, result in zip(parts, outputs, strict=True):
             part.request.complete(part.index, result)
