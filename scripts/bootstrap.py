@@ -52,7 +52,7 @@ def main():
     if another is None:
         sys.stderr.write(refusal(sys.version_info))
         return 1
-    return os.execvp(another, [another, *sys.argv])
+    return os.execvp(another, [another] + sys.argv)  # noqa: RUF005
 
 
 if __name__ == "__main__":

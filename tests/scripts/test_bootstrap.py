@@ -287,7 +287,7 @@ def test_an_accepted_python_on_the_path_takes_over(
 
 def test_the_entry_point_parses_on_old_pythons() -> None:
     source = (_SCRIPTS / "bootstrap.py").read_text()
-    for recent in ("from __future__", ":=", 'f"', "->"):
+    for recent in ("from __future__", ":=", 'f"', "->", "[*", ", *"):
         assert recent not in source
 
 
