@@ -18,7 +18,7 @@ METRICS_PATH: Final = "/monitoring/prometheus/metrics"
 PREFIX: Final = ":tensorflow:serving:"
 """TF Serving writes the slashes of its metrics' names as colons, which Prometheus allows."""
 
-LATENCY_BUCKETS: Final = tuple(10 * 1.8**power for power in range(32))
+LATENCY_BUCKETS: Final = tuple(10 * 1.8**power for power in range(33))
 """Upper limits in microseconds, those of TF Serving: 10 us to about 20 minutes."""
 PADDING_BUCKETS: Final = tuple(float(2**power) for power in range(10))
 UNKNOWN_MODEL: Final = "(unknown)"

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final
 
 from google.protobuf import json_format, message, wrappers_pb2
 from starlette.applications import Starlette
@@ -16,24 +16,21 @@ from starlette.types import Receive, Scope, Send
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from serving.errors import Code, ServingError
+from serving.inference import classify, regress
 from serving.inputs import DEFAULT_SIGNATURE
 from serving.loaded_version import Metadata
 from serving.metrics import METRICS_PATH, ServingMetrics
 from serving.registry import ServerState
+from serving.rest_examples import read_examples, write_classes, write_values
 from serving.rest_guard import Guard, raw_path
 from serving.rest_inputs import read_inputs
-from serving.rest_json import PredictBody, parse_body, quoted
+from serving.rest_json import PredictBody, parse_body
 from serving.rest_options import RestOptions
 from serving.rest_outputs import write_outputs
 from serving.rest_paths import Action, ModelPath, parse_model_path
 from serving.rest_replies import error_reply, json_reply, serving_error_reply
 from serving.version_states import VersionStatus
 
-METHOD_NAMES: Final = {
-    "classify": "tensorflow/serving/classify",
-    "regress": "tensorflow/serving/regress",
-}
-KINDS: Final = {"classify": "classification", "regress": "regression"}
 API_NAMES: Final[dict[Action, str]] = {
     "predict": "Predict",
     "classify": "Classify",
@@ -125,9 +122,9 @@ class ModelApi:
         if self._state.closing:
             raise ServingError(Code.UNAVAILABLE, "Server is shutting down")
         parsed = parse_body(body)
-        if path.action != "predict":
-            self._classify_or_regress(path, parsed)
-        return await self._predict(path, parsed)
+        if path.action == "predict":
+            return await self._predict(path, parsed)
+        return await self._classify_or_regress(path, parsed)
 
     async def _predict(self, path: ModelPath, body: PredictBody) -> bytes:
         host = self._state.host(path.name, version=path.version, label=path.label)
@@ -149,32 +146,27 @@ class ModelApi:
             signature=name,
             version=path.version,
             label=path.label,
-            deadline=time.monotonic() + self._options.request_seconds,
+            deadline=self._deadline(),
         )
         return write_outputs(prediction.outputs, form)
 
-    def _classify_or_regress(self, path: ModelPath, body: PredictBody) -> NoReturn:
-        """Raises what TF Serving answers where no signature has such a method.
-
-        Exported models have `predict` signatures only: their inputs and outputs are named, and
-        Examples go through the signature `examples`.
-        """
-        _check_examples(body)
+    async def _classify_or_regress(self, path: ModelPath, body: PredictBody) -> bytes:
+        examples = read_examples(body.document)
         host = self._state.host(path.name, version=path.version, label=path.label)
-        signatures = host.signatures(version=path.version, label=path.label).signature_def
-        name = body.signature or DEFAULT_SIGNATURE
-        if name not in signatures:
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f"No signature was found with the name: {name}"
-            )
-        wanted, actual = METHOD_NAMES[path.action], signatures[name].method_name
-        if actual != wanted:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"Expected {KINDS[path.action]} signature method_name to be {wanted}. "
-                f"Was: {actual}",
-            )
-        raise ServingError(Code.UNIMPLEMENTED, f"{path.action} is not served here: use predict")
+        which: Any = {
+            "signature": body.signature or None,
+            "version": path.version,
+            "label": path.label,
+            "deadline": self._deadline(),
+        }
+        if path.action == "classify":
+            classes, _ = await classify(host, examples, **which)
+            return write_classes(classes)
+        values, _ = await regress(host, examples, **which)
+        return write_values(values)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._options.request_seconds
 
     def _status(self, path: ModelPath) -> bytes:
         try:
@@ -191,20 +183,6 @@ class ModelApi:
         # TF Serving glues the same two texts together.
         spec, signatures = _to_json(_spec_proto(path.name, metadata)), _to_json(metadata.signatures)
         return b'{\n"model_spec":%s,\n"metadata": {"signature_def": %s}\n}\n' % (spec, signatures)
-
-
-def _check_examples(body: PredictBody) -> None:
-    key, document = "examples", body.document
-    text = quoted(document)
-    if key not in document:
-        problem = f"When method is classify, key '{key}' is expected and was not found"
-    elif not isinstance(document[key], list):
-        problem = f"Expecting '{key}' value to be an list/array"
-    elif not document[key]:
-        problem = f"'{key}' value is an empty array"
-    else:
-        return
-    raise ServingError(Code.INVALID_ARGUMENT, f"JSON Value: {text} {problem}")
 
 
 def _status_proto(statuses: Sequence[VersionStatus]) -> get_model_status_pb2.GetModelStatusResponse:

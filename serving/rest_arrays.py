@@ -79,12 +79,19 @@ def _convert_leaves(leaves: list[Json], dtype: int) -> Array | None:
 
 def _strings(leaves: list[Json]) -> Array | None:
     array = np.empty(len(leaves), object)
+    for at, leaf in enumerate(leaves):
+        array[at] = string_bytes(leaf)
+        if array[at] is None:
+            return None
+    return array
+
+
+def string_bytes(value: Json) -> bytes | None:
+    """The bytes of a text or of `{"b64": ...}`; None if there are none."""
     try:
-        for at, leaf in enumerate(leaves):
-            array[at] = leaf.encode() if isinstance(leaf, str) else _decode_b64(leaf)
+        return value.encode() if isinstance(value, str) else _decode_b64(value)
     except ValueError:
         return None
-    return array
 
 
 def _floats(leaves: list[float], dtype: Any, *, whole: bool) -> Array | None:
@@ -149,7 +156,7 @@ def what_is_wrong(value: Json, dtype: int) -> str | None:
     if dtype not in _SUPPORTED:
         raise ServingError(
             Code.UNIMPLEMENTED,
-            f"Conversion of JSON Value: {quoted(value)} to type: {_type_name(dtype)}",
+            f"Conversion of JSON Value: {quoted(value)} to type: {_dtype_name(dtype)}",
         )
     shape = apparent_shape(value)
     if len(shape) > MAX_RANK:
@@ -175,6 +182,14 @@ def what_is_wrong(value: Json, dtype: int) -> str | None:
     return search(value, 0)
 
 
+def type_name(value: Json) -> str:
+    """The type of a JSON value as TF Serving calls it."""
+    if value is None:
+        return "Null"
+    names = {bool: str(value), dict: "Object", list: "Array", str: "String"}
+    return names.get(type(value), "Number")
+
+
 def _wrong_leaf(value: Json, dtype: int) -> str | None:
     if dtype == types_pb2.DT_STRING and isinstance(value, dict):
         if not is_b64(value):
@@ -182,16 +197,11 @@ def _wrong_leaf(value: Json, dtype: int) -> str | None:
         return None if _strings([value]) is not None else "Unable to base64 decode"
     if _convert_leaves([value], dtype) is not None:
         return None
-    name = _type_name(dtype)
+    name = _dtype_name(dtype)
     if dtype in _FLOATS and type(value) in (int, float):
         return f"Cannot convert JSON value: {quoted(value)} to {name} without loss of precision."
-    kind = (
-        "Null"
-        if value is None
-        else {bool: str(value), dict: "Object", str: "String"}.get(type(value), "Number")
-    )
-    return f"JSON Value: {quoted(value)} Type: {kind} is not of expected type: {name}"
+    return f"JSON Value: {quoted(value)} Type: {type_name(value)} is not of expected type: {name}"
 
 
-def _type_name(dtype: int) -> str:
+def _dtype_name(dtype: int) -> str:
     return str(types_pb2.DataType.Name(dtype)).removeprefix("DT_").lower()
