@@ -1,0 +1,79 @@
+"""What a gallery answers."""
+
+import math
+from typing import NamedTuple
+
+from serving.gallery.store import Counts
+from serving.gallery.threshold import Impostors
+
+
+class Enrolment(NamedTuple):
+    """`added` images were new, `known` ones were enrolled under this name already."""
+
+    name: str
+    added: int
+    known: int
+
+
+class Candidate(NamedTuple):
+    """A name whose nearest image has this `logit`; `score`, its sigmoid, is in [0, 1]."""
+
+    name: str
+    score: float
+    logit: float
+
+
+class Identification(NamedTuple):
+    """Who an image shows.
+
+    Attributes:
+      name: None for someone unknown.
+      candidates: the nearest names, best first, whether above the threshold or not.
+      threshold: the logit above which the best candidate is believed.
+      model_version: the version that embedded the image and the gallery.
+    """
+
+    name: str | None
+    candidates: tuple[Candidate, ...]
+    threshold: float
+    model_version: str
+
+
+class Verification(NamedTuple):
+    """Whether an image shows the person of that name: `same` if `logit` is above `threshold`."""
+
+    name: str
+    same: bool
+    score: float
+    logit: float
+    threshold: float
+    model_version: str
+
+
+class Removal(NamedTuple):
+    """`images` were deleted, 0 if the name was unknown.
+
+    `erased` tells whether the database's files hold nothing of them any more.
+    """
+
+    name: str
+    images: int
+    erased: bool
+
+
+class Status(NamedTuple):
+    """What a gallery holds and what it is calibrated on."""
+
+    counts: Counts
+    model_version: str | None
+    latest_version: str | None
+    false_accept_rate: float
+    threshold: float
+    impostors: Impostors | None
+
+
+def sigmoid(logit: float) -> float:
+    """`1 / (1 + exp(-logit))` without overflow."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    return math.exp(logit) / (1 + math.exp(logit))

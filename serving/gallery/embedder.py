@@ -1,0 +1,165 @@
+"""From images to vectors, by a model in this process or on a server."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from serving.errors import Code, ServingError
+from serving.gallery.probe import probe_image
+from serving.gallery.records import ModelFacts, Vectors
+
+if TYPE_CHECKING:
+    from serving.client_base import BlockingClient
+    from serving.loader import LoadedModel
+
+BATCH: Final = 64
+LOADED: Final = 2
+"""Versions kept in memory: the gallery's own, and the one that a rebuild embeds for."""
+
+
+class Embedder(Protocol):
+    """A model in one or more versions. Thread-safe."""
+
+    def latest(self) -> str:
+        """The version that new galleries begin with and a rebuild leads to.
+
+        Raises:
+          ServingError: UNAVAILABLE or NOT_FOUND: there is none.
+        """
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        """`[N, D]` vectors of encoded images.
+
+        Raises:
+          ServingError: INVALID_ARGUMENT: one of them is refused; NOT_FOUND: this version is gone.
+        """
+
+    def facts(self, version: str) -> ModelFacts:
+        """What `version` is.
+
+        Raises:
+          ServingError: NOT_FOUND: it is gone.
+        """
+
+    def close(self) -> None: ...
+
+
+class FolderEmbedder:
+    """Loads versions from the folder where they are pushed, as TF Serving would."""
+
+    def __init__(self, folder: Path) -> None:
+        """Takes a folder of versions, or one of the versions, which is then the latest.
+
+        Example:
+          FolderEmbedder(Path("output/serving_model/siamese"))
+        """
+        self._pinned = folder.name if (folder / "saved_model.pb").is_file() else None
+        self._base = folder.parent if self._pinned else folder
+        self._lock = threading.Lock()
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+
+    def latest(self) -> str:
+        if self._pinned is not None:
+            return self._pinned
+        versions = [
+            int(path.parent.name)
+            for path in self._base.glob("*/saved_model.pb")
+            if path.parent.name.isdecimal()
+        ]
+        if not versions:
+            raise ServingError(
+                Code.NOT_FOUND,
+                f"no model in {self._base}: give the folder that `oneshot run` pushes to, or one "
+                "version in it",
+            )
+        return str(max(versions))
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        import tensorflow as tf
+
+        model = self._model(version)
+        try:
+            return np.concatenate(
+                [
+                    model.run("embed", {"image": list(images[start : start + BATCH])})["embedding"]
+                    for start in range(0, len(images), BATCH)
+                ]
+            )
+        except tf.errors.InvalidArgumentError as error:
+            raise ServingError(Code.INVALID_ARGUMENT, _refusal(error.message)) from error
+
+    def facts(self, version: str) -> ModelFacts:
+        probe = self.embed([probe_image()], version=version)
+        logit = self._model(version).run("match", {"embedding_a": probe, "embedding_b": probe})
+        return ModelFacts(version, bias=float(logit["logit"][0]), probe=probe[0])
+
+    def close(self) -> None:
+        """Unloads every version."""
+        with self._lock:
+            while self._models:
+                self._models.popitem()[1].close()
+
+    def _model(self, version: str) -> "LoadedModel":
+        from serving.loader import LoadedModel
+
+        with self._lock:
+            if version not in self._models:
+                folder = self._base / version
+                # A version is a plain name; anything else would be a path of the caller's choice.
+                if Path(version).name != version or not (folder / "saved_model.pb").is_file():
+                    raise ServingError(
+                        Code.NOT_FOUND, f"version {version} of the model is not in {self._base}"
+                    )
+                self._models[version] = LoadedModel(folder)
+            self._models.move_to_end(version)
+            # Not closed: a thread may be embedding with it; it goes with its last user.
+            while len(self._models) > LOADED:
+                self._models.popitem(last=False)
+            return self._models[version]
+
+
+class ServerEmbedder:
+    """Asks a server: the local one, or TF Serving.
+
+    During a rebuild the server must serve both versions, the gallery's and the new one: TF Serving
+    does with a `specific` policy that lists them, or `latest { num_versions: 2 }`.
+    """
+
+    def __init__(self, client: "BlockingClient") -> None:
+        """Takes a client of the model; a version or label that it is pinned to is the latest."""
+        self._client = client
+
+    def latest(self) -> str:
+        target = self._client.target
+        if target.version is not None:
+            return str(target.version)
+        if target.label is not None:
+            return str(self._client.wait_ready())
+        available = [s.version for s in self._client.status() if s.state == "AVAILABLE"]
+        if not available:
+            raise ServingError(Code.UNAVAILABLE, f"no version of {target.model} is available")
+        return str(max(available))
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        return self._client.pinned(version=int(version)).embed(list(images))
+
+    def facts(self, version: str) -> ModelFacts:
+        pinned = self._client.pinned(version=int(version))
+        probe = pinned.embed([probe_image()])
+        return ModelFacts(version, bias=float(pinned.match(probe, probe).logit[0]), probe=probe[0])
+
+    def close(self) -> None:
+        """Closes the client."""
+        self._client.close()
+
+
+def _refusal(message: str) -> str:
+    """The graph's words without the names of its nodes."""
+    for line in message.splitlines():
+        if "image refused" in line:
+            return line[line.index("image refused") :].split("]")[0].strip("[] ")
+    return "not an image that the model can decode: PNG or JPEG"

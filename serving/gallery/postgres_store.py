@@ -1,0 +1,354 @@
+"""A gallery in PostgreSQL with pgvector, for many users and machines."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+
+from serving.errors import Code, ServingError
+from serving.gallery.postgres_connection import (
+    LAYOUT_LOCK,
+    Connection,
+    database_errors,
+    open_pool,
+)
+from serving.gallery.records import (
+    CohortImage,
+    GalleryModel,
+    Hit,
+    Identity,
+    ImageTaken,
+    ModelChanged,
+    ModelFacts,
+    NewImage,
+    Vectors,
+)
+from serving.gallery.store import Counts, Missing, Sample
+from serving.gallery.threshold import Impostors
+
+MAX_DIMENSIONS: Final = 2000
+"""What pgvector's HNSW takes."""
+EXACT_COUNT: Final = 10_000
+"""Galleries larger than this are counted by PostgreSQL's own estimate."""
+HNSW: Final = "m = 16, ef_construction = 64"
+
+_MODEL: Final = "SELECT id, version, bias, probe, state, impostors FROM oneshot.model"
+
+
+class PostgresStore:
+    """Found by an HNSW index for Manhattan distance, which misses the nearest once in a while."""
+
+    def __init__(self, url: str) -> None:
+        """Connects to `postgresql://user:password@host/database`, and makes the tables."""
+        self._pool = open_pool(url)
+
+    def active(self) -> GalleryModel | None:
+        with self._connection() as connection:
+            row = connection.execute(f"{_MODEL} WHERE state = 'active'").fetchone()
+        return None if row is None else _model(row)
+
+    def begin(self, facts: ModelFacts) -> GalleryModel:
+        if facts.dimensions > MAX_DIMENSIONS:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"the model's vectors have {facts.dimensions} dimensions, and pgvector's HNSW "
+                f"index takes {MAX_DIMENSIONS}: use an SQLite gallery, or train with a smaller "
+                "train.embedding_size",
+            )
+        with self._layout() as connection:
+            known = connection.execute(
+                f"{_MODEL} WHERE version = %s AND state <> 'retired'", [facts.version]
+            ).fetchone()
+            if known is not None:
+                return _model(known)
+            # What another rebuild began for yet another version is of no use any more.
+            connection.execute(
+                "UPDATE oneshot.model SET state = 'retired' WHERE state = 'building'"
+            )
+            key = _value(
+                connection,
+                "INSERT INTO oneshot.model (version, bias, probe, state, created)"
+                " VALUES (%s, %s, %s, 'building', %s) RETURNING id",
+                [facts.version, facts.bias, facts.probe.tobytes(), time.time()],
+            )
+            connection.execute(
+                f"CREATE TABLE {_table(key)} (image bigint PRIMARY KEY REFERENCES oneshot.image"
+                f" ON DELETE CASCADE, vector vector({facts.dimensions}) NOT NULL)"
+            )
+            # In the row and not beside it: one page less to read for each vector.
+            connection.execute(f"ALTER TABLE {_table(key)} ALTER vector SET STORAGE PLAIN")
+            return GalleryModel(key, facts, "building", None)
+
+    def activate(
+        self, model: GalleryModel, *, instead_of: GalleryModel | None, impostors: Impostors | None
+    ) -> bool:
+        # Building the index row by row while a gallery is embedded would take many times longer.
+        with self._layout() as connection:
+            connection.execute(
+                f"CREATE INDEX IF NOT EXISTS vector_{int(model.key)}_hnsw ON {_table(model.key)}"
+                f" USING hnsw (vector vector_l1_ops) WITH ({HNSW})"
+            )
+        with self._layout() as connection:
+            # Waits for enrolments under way, which share this row, and keeps new ones waiting.
+            active = connection.execute(
+                "SELECT id FROM oneshot.model WHERE state = 'active' FOR UPDATE"
+            ).fetchone()
+            if active != (None if instead_of is None else (instead_of.key,)):
+                return False
+            if _missing(connection, model, 1):
+                return False
+            connection.execute("UPDATE oneshot.model SET state = 'retired' WHERE state = 'active'")
+            updated = connection.execute(
+                "UPDATE oneshot.model SET state = 'active', impostors = %s"
+                " WHERE id = %s AND state = 'building'",
+                [_json(impostors), model.key],
+            )
+            if not updated.rowcount:
+                raise ModelChanged
+            return True
+
+    def drop_retired(self) -> None:
+        with self._layout() as connection:
+            retired = connection.execute("SELECT id FROM oneshot.model WHERE state = 'retired'")
+            for (key,) in retired.fetchall():
+                connection.execute(f"DROP TABLE {_table(key)}")
+                connection.execute("DELETE FROM oneshot.model WHERE id = %s", [key])
+
+    def set_impostors(self, model: GalleryModel, impostors: Impostors | None) -> None:
+        with self._connection() as connection:
+            connection.execute(
+                "UPDATE oneshot.model SET impostors = %s WHERE id = %s",
+                [_json(impostors), model.key],
+            )
+
+    def add(self, people: Sequence[tuple[str, Sequence[NewImage]]], *, model: GalleryModel) -> int:
+        now = time.time()
+        added = 0
+        with self._connection() as connection, connection.transaction():
+            active = connection.execute(
+                "SELECT id FROM oneshot.model WHERE state = 'active' FOR SHARE"
+            ).fetchone()
+            if active != (model.key,):
+                raise ModelChanged
+            # In one order everywhere, so that two who add the same names do not lock each other.
+            for name, images in sorted(people, key=lambda person: person[0]):
+                identity = _value(
+                    connection,
+                    "INSERT INTO oneshot.identity (name, created) VALUES (%s, %s)"
+                    # An update, if of nothing, keeps the row from being removed meanwhile.
+                    " ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name RETURNING id",
+                    [name, now],
+                )
+                for image in images:
+                    added += _add_image(connection, identity, image, model.key, now)
+        return added
+
+    def remove(self, name: str) -> int:
+        with self._connection() as connection, connection.transaction():
+            identity = connection.execute(
+                "SELECT id FROM oneshot.identity WHERE name = %s FOR UPDATE", [name]
+            ).fetchone()
+            if identity is None:
+                return 0
+            images = connection.execute("DELETE FROM oneshot.image WHERE identity = %s", identity)
+            connection.execute("DELETE FROM oneshot.identity WHERE id = %s", identity)
+            return images.rowcount
+
+    def erase(self, *, thorough: bool) -> bool:
+        """Writes all tables anew; deleted rows stay in PostgreSQL's files until then."""
+        if not thorough:
+            return False
+        with self._connection() as connection:
+            keys = connection.execute("SELECT id FROM oneshot.model").fetchall()
+            tables = ["oneshot.identity", "oneshot.image", "oneshot.cohort"]
+            for table in [*tables, *(_table(key) for (key,) in keys)]:
+                connection.execute(f"VACUUM (FULL) {table}")
+            connection.execute("CHECKPOINT")
+        return True
+
+    def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
+        with self._connection() as connection:
+            found = connection.execute(
+                "SELECT near.image, name, near.distance FROM"
+                f" (SELECT image, vector <+> %(query)s AS distance FROM {_table(model.key)}"
+                " ORDER BY vector <+> %(query)s LIMIT %(count)s) AS near"
+                " JOIN oneshot.image ON image.id = near.image"
+                " JOIN oneshot.identity ON identity.id = image.identity"
+                " ORDER BY near.distance, near.image",
+                {"query": query, "count": count},
+                prepare=True,
+            ).fetchall()
+        return [Hit(*row) for row in found]
+
+    def vectors_of(self, name: str, *, model: GalleryModel) -> Vectors:
+        with self._connection() as connection:
+            found = connection.execute(
+                f"SELECT vector FROM {_table(model.key)} AS v"
+                " JOIN oneshot.image ON image.id = v.image"
+                " JOIN oneshot.identity ON identity.id = image.identity"
+                " WHERE name = %s ORDER BY image.id",
+                [name],
+            ).fetchall()
+        return _vectors([row[0] for row in found], model.facts.dimensions)
+
+    def sample(self, people: int, *, model: GalleryModel) -> Sample:
+        with self._connection() as connection:
+            found = connection.execute(
+                f"SELECT identity, vector FROM {_table(model.key)} AS v"
+                " JOIN oneshot.image ON image.id = v.image"
+                # Scattered, for those who enrolled one after the other may be of one kind.
+                " WHERE identity IN (SELECT id FROM oneshot.identity"
+                " ORDER BY hashint8(id), id LIMIT %s)",
+                [people],
+            ).fetchall()
+        vectors = _vectors([row[1] for row in found], model.facts.dimensions)
+        return Sample(vectors, [row[0] for row in found])
+
+    def missing(self, model: GalleryModel, limit: int) -> list[Missing]:
+        with self._connection() as connection:
+            return _missing(connection, model, limit)
+
+    def add_vectors(self, model: GalleryModel, images: Sequence[int], vectors: Vectors) -> None:
+        with self._connection() as connection, connection.transaction():
+            for image, vector in zip(images, vectors, strict=True):
+                connection.execute(
+                    f"INSERT INTO {_table(model.key)} (image, vector)"
+                    # Removed since, or embedded by another process at the same time.
+                    " SELECT id, %s FROM oneshot.image WHERE id = %s FOR KEY SHARE"
+                    " ON CONFLICT DO NOTHING",
+                    [vector, image],
+                )
+
+    def counts(self) -> Counts:
+        with self._connection() as connection:
+            estimates = [
+                _value(
+                    connection,
+                    "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass",
+                    [table],
+                )
+                for table in ("oneshot.identity", "oneshot.image")
+            ]
+            # Not analysed yet, or small.
+            if min(estimates) < EXACT_COUNT:
+                row = connection.execute(
+                    "SELECT (SELECT count(*) FROM oneshot.identity),"
+                    " (SELECT count(*) FROM oneshot.image)"
+                ).fetchone()
+                return Counts(*row)  # type: ignore[misc]
+        return Counts(*estimates)
+
+    def identities(self, *, after: str, limit: int) -> list[Identity]:
+        return self._identities("name > %s ORDER BY name LIMIT %s", [after, limit])
+
+    def identity(self, name: str) -> Identity | None:
+        found = self._identities("name = %s", [name])
+        return found[0] if found else None
+
+    def cohort(self) -> list[CohortImage]:
+        with self._connection() as connection:
+            found = connection.execute("SELECT person, content FROM oneshot.cohort ORDER BY id")
+            return [CohortImage(*row) for row in found.fetchall()]
+
+    def set_cohort(self, images: Sequence[CohortImage]) -> None:
+        with self._connection() as connection, connection.transaction():
+            connection.execute("DELETE FROM oneshot.cohort")
+            connection.cursor().executemany(
+                "INSERT INTO oneshot.cohort (person, content) VALUES (%s, %s)", images
+            )
+
+    def close(self) -> None:
+        self._pool.close()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        with database_errors(), self._pool.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def _layout(self) -> Iterator[Connection]:
+        """A transaction that no other process's change of models gets in between."""
+        with self._connection() as connection, connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [LAYOUT_LOCK])
+            yield connection
+
+    def _identities(self, condition: str, values: list[Any]) -> list[Identity]:
+        with self._connection() as connection:
+            found = connection.execute(
+                "SELECT name, created,"
+                " (SELECT coalesce(max(created), i.created) FROM oneshot.image"
+                "  WHERE identity = i.id),"
+                " ARRAY(SELECT encode(sha256, 'hex') FROM oneshot.image"
+                "  WHERE identity = i.id ORDER BY id)"
+                f" FROM oneshot.identity AS i WHERE {condition}",
+                values,
+            ).fetchall()
+        return [Identity(name, created, at, tuple(images)) for name, created, at, images in found]
+
+
+def _missing(connection: Connection, model: GalleryModel, limit: int) -> list[Missing]:
+    found = connection.execute(
+        "SELECT image.id, name, content FROM oneshot.image"
+        " JOIN oneshot.identity ON identity.id = image.identity"
+        f" WHERE NOT EXISTS (SELECT FROM {_table(model.key)} AS v WHERE v.image = image.id)"
+        " ORDER BY image.id LIMIT %s",
+        [limit],
+    ).fetchall()
+    return [Missing(*row) for row in found]
+
+
+def _add_image(
+    connection: Connection, identity: int, image: NewImage, model: int, now: float
+) -> int:
+    key = _value(
+        connection,
+        "INSERT INTO oneshot.image (identity, sha256, created, content) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (sha256) DO NOTHING RETURNING id",
+        [identity, image.sha256, now, image.content],
+    )
+    if key is None:
+        owner = connection.execute(
+            "SELECT identity, name FROM oneshot.image JOIN oneshot.identity"
+            " ON identity.id = image.identity WHERE sha256 = %s",
+            [image.sha256],
+        ).fetchone()
+        if owner is None:  # removed in this very moment: again
+            raise ModelChanged
+        if owner[0] != identity:
+            raise ImageTaken(image.sha256.hex(), owner[1])
+        return 0
+    connection.execute(
+        f"INSERT INTO {_table(model)} (image, vector) VALUES (%s, %s)", [key, image.vector]
+    )
+    return 1
+
+
+def _value(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
+    row = connection.execute(sql, values).fetchone()
+    return None if row is None else row[0]
+
+
+def _table(key: int) -> str:
+    """The table of a model's vectors; the key is a number, so the name is safe in SQL."""
+    return f"oneshot.vector_{int(key)}"
+
+
+def _model(row: Any) -> GalleryModel:
+    key, version, bias, probe, state, impostors = row
+    return GalleryModel(
+        key,
+        ModelFacts(version, bias, np.frombuffer(probe, np.float32)),
+        state,
+        None if impostors is None else Impostors.from_json(impostors),
+    )
+
+
+def _json(impostors: Impostors | None) -> str | None:
+    return None if impostors is None else impostors.to_json()
+
+
+def _vectors(found: list[Any], dimensions: int) -> Vectors:
+    rows = [vector.to_numpy() for vector in found]
+    return np.array(rows, np.float32).reshape(-1, dimensions)

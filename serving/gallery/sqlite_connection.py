@@ -1,0 +1,167 @@
+"""Opening the database file of a gallery."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+import sqlite_vec  # type: ignore[import-untyped]
+
+from serving.errors import Code, ServingError
+
+APPLICATION_ID: Final = 0x0551A9E5
+"""Marks the file as a gallery, for SQLite's `application_id`."""
+SCHEMA_VERSION: Final = 1
+BUSY_MILLISECONDS: Final = 30_000
+
+SCHEMA: Final = """
+CREATE TABLE identity (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL UNIQUE,
+  created REAL NOT NULL
+) STRICT;
+CREATE TABLE image (
+  -- Ascending and never used twice: who has seen one id knows what is newer.
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  identity INTEGER NOT NULL REFERENCES identity ON DELETE CASCADE,
+  sha256 BLOB NOT NULL UNIQUE,
+  created REAL NOT NULL,
+  content BLOB NOT NULL
+) STRICT;
+CREATE INDEX image_identity ON image (identity);
+-- Ids of deleted images, for processes that hold vectors in memory.
+CREATE TABLE removal (id INTEGER PRIMARY KEY AUTOINCREMENT, image INTEGER NOT NULL) STRICT;
+CREATE TABLE model (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  version TEXT NOT NULL,
+  bias REAL NOT NULL,
+  probe BLOB NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('building', 'active', 'retired')),
+  embedded_to INTEGER NOT NULL DEFAULT 0,
+  impostors TEXT,
+  created REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX one_active_model ON model (state) WHERE state = 'active';
+CREATE TABLE cohort (id INTEGER PRIMARY KEY, person TEXT NOT NULL, content BLOB NOT NULL) STRICT;
+-- Every query needs these, and counting a million rows takes longer than finding one.
+CREATE TABLE total (names INTEGER NOT NULL, images INTEGER NOT NULL) STRICT;
+INSERT INTO total VALUES (0, 0);
+CREATE TRIGGER identity_added AFTER INSERT ON identity
+  BEGIN UPDATE total SET names = names + 1; END;
+CREATE TRIGGER identity_removed AFTER DELETE ON identity
+  BEGIN UPDATE total SET names = names - 1; END;
+CREATE TRIGGER image_added AFTER INSERT ON image
+  BEGIN UPDATE total SET images = images + 1; END;
+CREATE TRIGGER image_removed AFTER DELETE ON image
+  BEGIN UPDATE total SET images = images - 1; END;
+"""
+"""Each model's vectors are in a virtual table of their own, `vector_<model id>`."""
+
+
+def connect(path: Path) -> apsw.Connection:
+    """Opens the file, and makes it, for its owner alone, if it is not there.
+
+    Commits are flushed to the disk before they return, deleted content is overwritten with zeros.
+    SQLite's own Python module is not used: on many systems it cannot load extensions.
+
+    Raises:
+      ServingError: FAILED_PRECONDITION: the file is something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = apsw.Connection(str(path))
+    try:
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.enable_load_extension(True)
+        connection.load_extension(sqlite_vec.loadable_path())
+        connection.enable_load_extension(False)
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "secure_delete = ON",
+            "foreign_keys = ON",
+        ):
+            rows(connection, f"PRAGMA {pragma}")
+        _prepare(connection, path)
+    except apsw.NotADBError as error:
+        connection.close()
+        raise ServingError(Code.FAILED_PRECONDITION, f"{path} is no gallery database") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: apsw.Connection, path: Path) -> None:
+    with transaction(connection):
+        application = int(value(connection, "PRAGMA application_id"))
+        tables = int(value(connection, "SELECT count(*) FROM sqlite_schema"))
+        if application == 0 and tables == 0:
+            connection.execute(SCHEMA)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            return
+        version = int(value(connection, "PRAGMA user_version"))
+    if application != APPLICATION_ID:
+        raise ServingError(
+            Code.FAILED_PRECONDITION, f"{path} is a database of something else than a gallery"
+        )
+    if version != SCHEMA_VERSION:
+        raise ServingError(
+            Code.FAILED_PRECONDITION,
+            f"{path} has the layout of version {version}, and this program knows {SCHEMA_VERSION}",
+        )
+
+
+def rows(connection: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    """All rows, as tuples. The statement is finished, and holds no snapshot open."""
+    return connection.execute(sql, tuple(values)).fetchall()
+
+
+def value(connection: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    """The only value of the only row, None if there is no row."""
+    found = rows(connection, sql, values)
+    return found[0][0] if found else None
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All or nothing, with the right to write from the beginning."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if not connection.get_autocommit():
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def snapshot(connection: apsw.Connection) -> Iterator[None]:
+    """Several reads of one and the same state."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if not connection.get_autocommit():
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def database_errors(path: Path) -> Iterator[None]:
+    """SQLite's errors that the user can do something about, as such."""
+    try:
+        yield
+    except apsw.BusyError as error:
+        raise ServingError(
+            Code.UNAVAILABLE, f"{path} is locked by another process for too long"
+        ) from error
+    except apsw.FullError as error:
+        raise OSError(f"{path}: the disk is full, nothing was stored") from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError) as error:
+        raise OSError(f"{path}: {error}") from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise ServingError(Code.DATA_LOSS, f"{path} is damaged: {error}") from error

@@ -1,0 +1,337 @@
+"""A gallery in one SQLite file, searched by sqlite-vec or in memory."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+import numpy as np
+
+from serving.gallery.mirror import Mirror
+from serving.gallery.records import (
+    CohortImage,
+    GalleryModel,
+    Hit,
+    Identity,
+    ImageTaken,
+    ModelChanged,
+    ModelFacts,
+    NewImage,
+    Vectors,
+)
+from serving.gallery.sqlite_connection import (
+    BUSY_MILLISECONDS,
+    connect,
+    database_errors,
+    rows,
+    snapshot,
+    transaction,
+    value,
+)
+from serving.gallery.sqlite_mirror import FollowingMirror, vector_table
+from serving.gallery.store import Counts, Missing, Sample
+from serving.gallery.threshold import Impostors
+
+ERASE_MILLISECONDS: Final = 5_000
+"""How long a checkpoint waits for queries of other processes to end."""
+SQLITE_VEC_NEIGHBOURS: Final = 4096
+"""The most that sqlite-vec gives for one query."""
+
+_MODEL: Final = "SELECT id, version, bias, probe, state, impostors FROM model"
+_OF_NAME: Final = "FROM image JOIN identity ON identity.id = identity WHERE name = ?"
+
+
+class SqliteStore:
+    """One file for one site; several processes may use it at once.
+
+    One connection writes, another reads, so that queries do not wait for a flush to the disk.
+    """
+
+    def __init__(self, path: Path, *, in_memory: bool = True) -> None:
+        """Opens the file, and makes it if it is not there.
+
+        Args:
+          path: of the file; `-wal` and `-shm` files lie beside it while it is open.
+          in_memory: keep a copy of the vectors in memory and search that (D x 4 bytes a vector,
+            several times faster; for servers). Else sqlite-vec searches the file, which spares
+            reading it for a few queries. Both are exact.
+        """
+        self._path = path
+        with database_errors(path):
+            self._writer = connect(path)
+            self._reader = connect(path)
+        self._writing = threading.Lock()
+        self._reading = threading.RLock()
+        self._in_memory = in_memory
+        self._mirror: FollowingMirror | None = None
+
+    def active(self) -> GalleryModel | None:
+        with self._read() as reader:
+            found = rows(reader, f"{_MODEL} WHERE state = 'active'")
+        return _model(found[0]) if found else None
+
+    def begin(self, facts: ModelFacts) -> GalleryModel:
+        with self._write() as writer:
+            known = rows(
+                writer, f"{_MODEL} WHERE version = ? AND state != 'retired'", [facts.version]
+            )
+            if known:
+                return _model(known[0])
+            # What another rebuild began for yet another version is of no use any more.
+            writer.execute("UPDATE model SET state = 'retired' WHERE state = 'building'")
+            writer.execute(
+                "INSERT INTO model (version, bias, probe, state, created)"
+                " VALUES (?, ?, ?, 'building', ?)",
+                (facts.version, facts.bias, facts.probe.tobytes(), time.time()),
+            )
+            key = writer.last_insert_rowid()
+            writer.execute(
+                f"CREATE VIRTUAL TABLE {vector_table(key)} USING vec0("
+                f"vector float[{facts.dimensions}] distance_metric=L1)"
+            )
+            return GalleryModel(key, facts, "building", None)
+
+    def activate(
+        self, model: GalleryModel, *, instead_of: GalleryModel | None, impostors: Impostors | None
+    ) -> bool:
+        with self._write() as writer:
+            active = value(writer, "SELECT id FROM model WHERE state = 'active'")
+            if active != (None if instead_of is None else instead_of.key):
+                return False
+            _must_answer(writer, model)
+            to = value(writer, "SELECT embedded_to FROM model WHERE id = ?", [model.key])
+            if value(writer, "SELECT 1 FROM image WHERE id > ? LIMIT 1", [to]):
+                return False
+            writer.execute("UPDATE model SET state = 'retired' WHERE state = 'active'")
+            writer.execute(
+                "UPDATE model SET state = 'active', impostors = ? WHERE id = ?",
+                (_json(impostors), model.key),
+            )
+            return True
+
+    def drop_retired(self) -> None:
+        with self._write() as writer:
+            for (key,) in rows(writer, "SELECT id FROM model WHERE state = 'retired'"):
+                writer.execute(f"DROP TABLE {vector_table(key)}")
+                writer.execute("DELETE FROM model WHERE id = ?", (key,))
+
+    def set_impostors(self, model: GalleryModel, impostors: Impostors | None) -> None:
+        with self._write() as writer:
+            writer.execute(
+                "UPDATE model SET impostors = ? WHERE id = ?", (_json(impostors), model.key)
+            )
+
+    def add(self, people: Sequence[tuple[str, Sequence[NewImage]]], *, model: GalleryModel) -> int:
+        now = time.time()
+        added = 0
+        with self._write() as writer:
+            if value(writer, "SELECT id FROM model WHERE state = 'active'") != model.key:
+                raise ModelChanged
+            for name, images in people:
+                writer.execute(
+                    "INSERT INTO identity (name, created) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                    (name, now),
+                )
+                identity = value(writer, "SELECT id FROM identity WHERE name = ?", [name])
+                for image in images:
+                    added += _add_image(writer, identity, image, model.key, now)
+            last = value(writer, "SELECT coalesce(max(id), 0) FROM image")
+            writer.execute("UPDATE model SET embedded_to = ? WHERE id = ?", (last, model.key))
+        return added
+
+    def remove(self, name: str) -> int:
+        with self._write() as writer:
+            images = rows(writer, f"SELECT image.id {_OF_NAME}", [name])
+            for (key,) in rows(writer, "SELECT id FROM model"):
+                writer.executemany(f"DELETE FROM {vector_table(key)} WHERE rowid = ?", images)
+            writer.executemany("INSERT INTO removal (image) VALUES (?)", images)
+            writer.execute("DELETE FROM identity WHERE name = ?", (name,))
+        with self._read() as reader:
+            if self._mirror is not None:
+                self._mirror.follow(reader)
+        return len(images)
+
+    def erase(self, *, thorough: bool) -> bool:
+        """Empties the write-ahead log; the file itself holds zeros in place of deleted content."""
+        with self._writing, database_errors(self._path):
+            self._writer.set_busy_timeout(BUSY_MILLISECONDS if thorough else ERASE_MILLISECONDS)
+            try:
+                return not rows(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+            except apsw.BusyError:
+                return False
+            finally:
+                self._writer.set_busy_timeout(BUSY_MILLISECONDS)
+
+    def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
+        with self._read() as reader:
+            # Never another model's vectors, even if it became active since the query was embedded.
+            _must_answer(reader, model)
+            if self._in_memory:
+                images, distances = self._followed(reader, model).nearest(query, count)
+                near = list(zip(images.tolist(), distances.tolist(), strict=True))
+            else:
+                near = rows(
+                    reader,
+                    f"SELECT rowid, distance FROM {vector_table(model.key)}"
+                    " WHERE vector MATCH ? AND k = ? ORDER BY distance",
+                    [query.tobytes(), min(count, SQLITE_VEC_NEIGHBOURS)],
+                )
+            name_of = "SELECT name FROM identity WHERE id = (SELECT identity FROM image WHERE id=?)"
+            return [Hit(image, value(reader, name_of, [image]), far) for image, far in near]
+
+    def vectors_of(self, name: str, *, model: GalleryModel) -> Vectors:
+        with self._read() as reader:
+            _must_answer(reader, model)
+            vector = f"(SELECT vector FROM {vector_table(model.key)} WHERE rowid = image.id)"
+            found = rows(reader, f"SELECT {vector} {_OF_NAME} ORDER BY image.id", [name])
+        return _vectors([row[0] for row in found], model.facts.dimensions)
+
+    def sample(self, people: int, *, model: GalleryModel) -> Sample:
+        with self._read() as reader:
+            _must_answer(reader, model)
+            vector = f"(SELECT vector FROM {vector_table(model.key)} WHERE rowid = image.id)"
+            found = rows(
+                reader,
+                f"SELECT identity, {vector} AS vector FROM image WHERE vector IS NOT NULL"
+                # Scattered, for those who enrolled one after the other may be of one kind.
+                " AND identity IN"
+                " (SELECT id FROM identity ORDER BY (id * 2654435761) & 4294967295 LIMIT ?)",
+                [people],
+            )
+        vectors = _vectors([row[1] for row in found], model.facts.dimensions)
+        return Sample(vectors, [row[0] for row in found])
+
+    def missing(self, model: GalleryModel, limit: int) -> list[Missing]:
+        with self._read() as reader:
+            found = rows(
+                reader,
+                "SELECT image.id, name, content FROM image JOIN identity ON identity.id = identity"
+                " WHERE image.id > (SELECT embedded_to FROM model WHERE id = ?)"
+                " ORDER BY image.id LIMIT ?",
+                [model.key, limit],
+            )
+        return [Missing(*row) for row in found]
+
+    def add_vectors(self, model: GalleryModel, images: Sequence[int], vectors: Vectors) -> None:
+        with self._write() as writer:
+            _must_answer(writer, model)
+            table = vector_table(model.key)
+            for image, vector in zip(images, vectors, strict=True):
+                # Removed since, or embedded by another process at the same time.
+                if value(writer, "SELECT 1 FROM image WHERE id = ?", [image]) is None:
+                    continue
+                writer.execute(f"DELETE FROM {table} WHERE rowid = ?", (image,))
+                writer.execute(
+                    f"INSERT INTO {table} (rowid, vector) VALUES (?, ?)", (image, vector.tobytes())
+                )
+            writer.execute(
+                "UPDATE model SET embedded_to = max(embedded_to, ?) WHERE id = ?",
+                (max(images, default=0), model.key),
+            )
+
+    def counts(self) -> Counts:
+        with self._read() as reader:
+            return Counts(*rows(reader, "SELECT names, images FROM total")[0])
+
+    def identities(self, *, after: str, limit: int) -> list[Identity]:
+        with self._read() as reader:
+            found = rows(
+                reader,
+                "SELECT id, name, created FROM identity WHERE name > ? ORDER BY name LIMIT ?",
+                [after, limit],
+            )
+            return [_identity(reader, row) for row in found]
+
+    def identity(self, name: str) -> Identity | None:
+        with self._read() as reader:
+            found = rows(reader, "SELECT id, name, created FROM identity WHERE name = ?", [name])
+            return _identity(reader, found[0]) if found else None
+
+    def cohort(self) -> list[CohortImage]:
+        with self._read() as reader:
+            found = rows(reader, "SELECT person, content FROM cohort ORDER BY id")
+        return [CohortImage(*row) for row in found]
+
+    def set_cohort(self, images: Sequence[CohortImage]) -> None:
+        with self._write() as writer:
+            writer.execute("DELETE FROM cohort")
+            writer.executemany("INSERT INTO cohort (person, content) VALUES (?, ?)", images)
+
+    def close(self) -> None:
+        with self._writing, self._reading:
+            self._reader.close()
+            self._writer.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[apsw.Connection]:
+        with self._writing, database_errors(self._path), transaction(self._writer):
+            yield self._writer
+
+    @contextmanager
+    def _read(self) -> Iterator[apsw.Connection]:
+        with self._reading, database_errors(self._path), snapshot(self._reader):
+            yield self._reader
+
+    def _followed(self, reader: apsw.Connection, model: GalleryModel) -> Mirror:
+        """The vectors of `model` as in the snapshot."""
+        if self._mirror is None or self._mirror.model.key != model.key:
+            self._mirror = FollowingMirror(reader, model)
+        self._mirror.follow(reader)
+        return self._mirror.mirror
+
+
+def _must_answer(connection: apsw.Connection, model: GalleryModel) -> None:
+    state = value(connection, "SELECT state FROM model WHERE id = ?", [model.key])
+    if state is None or state == "retired":
+        raise ModelChanged
+
+
+def _add_image(
+    writer: apsw.Connection, identity: int, image: NewImage, model: int, now: float
+) -> int:
+    owner = rows(
+        writer,
+        "SELECT identity, name FROM image JOIN identity ON identity.id = identity WHERE sha256 = ?",
+        [image.sha256],
+    )
+    if owner:
+        if owner[0][0] != identity:
+            raise ImageTaken(image.sha256.hex(), owner[0][1])
+        return 0
+    writer.execute(
+        "INSERT INTO image (identity, sha256, created, content) VALUES (?, ?, ?, ?)",
+        (identity, image.sha256, now, image.content),
+    )
+    writer.execute(
+        f"INSERT INTO {vector_table(model)} (rowid, vector) VALUES (?, ?)",
+        (writer.last_insert_rowid(), image.vector.tobytes()),
+    )
+    return 1
+
+
+def _identity(reader: apsw.Connection, row: Any) -> Identity:
+    key, name, created = row
+    images = rows(reader, "SELECT sha256, created FROM image WHERE identity = ? ORDER BY id", [key])
+    updated = max((image[1] for image in images), default=created)
+    return Identity(name, created, updated, tuple(image[0].hex() for image in images))
+
+
+def _model(row: Any) -> GalleryModel:
+    key, version, bias, probe, state, impostors = row
+    return GalleryModel(
+        key,
+        ModelFacts(version, bias, np.frombuffer(probe, np.float32)),
+        state,
+        None if impostors is None else Impostors.from_json(impostors),
+    )
+
+
+def _json(impostors: Impostors | None) -> str | None:
+    return None if impostors is None else impostors.to_json()
+
+
+def _vectors(blobs: list[bytes], dimensions: int) -> Vectors:
+    return np.frombuffer(b"".join(blobs), np.float32).reshape(-1, dimensions)

@@ -1,0 +1,62 @@
+"""A model whose people are written in their images, so that what is near what is known."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving.errors import Code, ServingError
+from serving.gallery.probe import probe_image
+from serving.gallery.records import ModelFacts, Vectors
+
+BIAS = 6.0
+
+
+def photo(person: str, shot: int = 0) -> bytes:
+    """An "image" of someone; shots of one person are alike, people are not."""
+    return f"photo/{person}/{shot}/".encode() + hashlib.sha256(person.encode()).digest() * 8
+
+
+class FakeModels:
+    """Versions '1' to '9' of an embedder; all of them are there unless `available` says else.
+
+    Each version has vectors of its own: compared across versions, a person is no more alike to
+    himself than to anybody else.
+    """
+
+    def __init__(self, *, latest: str = "1", dimensions: int = 16, salt: str = "") -> None:
+        self.newest = latest
+        self.available = {str(number) for number in range(1, 10)}
+        self.dimensions = dimensions
+        self.salt = salt
+        self.embedded: list[tuple[str, int]] = []
+        self.closed = False
+
+    def latest(self) -> str:
+        return self.newest
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        if version not in self.available:
+            raise ServingError(Code.NOT_FOUND, f"version {version} is not loaded")
+        self.embedded.append((version, len(images)))
+        return np.stack([self._vector(image, version) for image in images])
+
+    def facts(self, version: str) -> ModelFacts:
+        return ModelFacts(version, BIAS, self.embed([probe_image()], version=version)[0])
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _vector(self, image: bytes, version: str) -> Vectors:
+        if image.startswith(b"refused"):
+            raise ServingError(Code.INVALID_ARGUMENT, "not an image that the model can decode")
+        kind, _, rest = image.partition(b"/")
+        person = rest.split(b"/")[0] if kind == b"photo" else image
+        center = _normal(f"{self.salt}/{version}/".encode() + person, self.dimensions)
+        noise = _normal(f"{self.salt}/{version}/".encode() + image, self.dimensions)
+        return (center + 0.05 * noise).astype(np.float32)
+
+
+def _normal(seed: bytes, size: int) -> Vectors:
+    number = int.from_bytes(hashlib.sha256(seed).digest()[:8], "big")
+    return np.random.default_rng(number).normal(size=size).astype(np.float32)

@@ -1,0 +1,270 @@
+"""Enrolling, recognising, forgetting: the same in SQLite and in PostgreSQL."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving.errors import Code, ServingError
+from serving.gallery.checks import MAX_NAME
+from serving.gallery.gallery import Gallery
+from serving.gallery.records import CohortImage
+from serving.gallery.sqlite_store import SqliteStore
+from tests.serving.gallery.conftest import OpenStore
+from tests.serving.gallery.fakes import BIAS, FakeModels, photo
+
+PEOPLE = [f"person {number}" for number in range(12)]
+
+
+@pytest.fixture
+def gallery(open_one: OpenStore) -> Gallery:
+    return Gallery(open_one(), FakeModels())
+
+
+def enroll_all(gallery: Gallery) -> None:
+    gallery.enroll_many([(person, [photo(person)]) for person in PEOPLE])
+
+
+def test_one_image_is_enough_to_be_recognised_from_another(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    for person in PEOPLE:
+        found = gallery.identify(photo(person, 1))
+        assert found.name == person
+        assert found.candidates[0].name == person
+        assert gallery.verify(person, photo(person, 2)).same
+
+
+def test_a_stranger_is_unknown_and_nobody_in_particular(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    found = gallery.identify(photo("stranger"))
+    assert found.name is None
+    assert found.candidates[0].logit <= found.threshold
+    assert not gallery.verify(PEOPLE[0], photo("stranger")).same
+
+
+def test_who_is_removed_is_unknown_from_then_on(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    assert gallery.remove(PEOPLE[3]).images == 1
+    assert gallery.identify(photo(PEOPLE[3], 1)).name is None
+    assert PEOPLE[3] not in [c.name for c in gallery.identify(photo(PEOPLE[3]), limit=12).candidates]
+    with pytest.raises(ServingError) as error:
+        gallery.verify(PEOPLE[3], photo(PEOPLE[3]))
+    assert error.value.code is Code.NOT_FOUND
+    assert gallery.remove(PEOPLE[3]).images == 0
+    assert gallery.status().counts == (11, 11)
+
+
+def test_the_same_image_again_changes_nothing(gallery: Gallery) -> None:
+    assert gallery.enroll("Ada", [photo("Ada"), photo("Ada")]) == ("Ada", 1, 0)
+    before = gallery.identity("Ada")
+    assert gallery.enroll("Ada", [photo("Ada"), photo("Ada", 1)]) == ("Ada", 1, 1)
+    after = gallery.identity("Ada")
+    assert after.images[:1] == before.images
+    assert len(after.images) == 2
+    assert after.created == before.created
+    assert gallery.status().counts == (1, 2)
+
+
+def test_one_image_cannot_be_two_people(gallery: Gallery) -> None:
+    gallery.enroll("Ada", [photo("Ada")])
+    with pytest.raises(ServingError, match="already enrolled as 'Ada'") as error:
+        gallery.enroll("Eve", [photo("Eve"), photo("Ada")])
+    assert error.value.code is Code.ALREADY_EXISTS
+    assert [identity.name for identity in gallery.identities()] == ["Ada"]
+
+
+def test_of_several_images_the_most_alike_counts(gallery: Gallery) -> None:
+    """Ada without and with a mask, which look like two people to the model."""
+    enroll_all(gallery)
+    gallery.enroll("Ada", [photo("Ada"), photo("Ada masked")])
+    for image in (photo("Ada", 1), photo("Ada masked", 1)):
+        assert gallery.identify(image).name == "Ada"
+        assert gallery.verify("Ada", image).same
+    candidates = gallery.identify(photo("Ada"), limit=13).candidates
+    assert sorted(c.name for c in candidates) == sorted([*PEOPLE, "Ada"])
+
+
+def test_many_images_of_one_name_do_not_crowd_out_the_others(gallery: Gallery) -> None:
+    gallery.enroll("Ada", [photo("Ada", shot) for shot in range(30)])
+    gallery.enroll("Bob", [photo("Bob")])
+    assert [c.name for c in gallery.identify(photo("Ada")).candidates] == ["Ada", "Bob"]
+
+
+def test_logits_are_those_of_the_match_signature(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    models = FakeModels()
+    a, b = models.embed([photo(PEOPLE[0], 1), photo(PEOPLE[0])], version="1")
+    expected = BIAS - float(np.abs(a - b).sum())
+    found = gallery.identify(photo(PEOPLE[0], 1)).candidates[0]
+    assert found.logit == pytest.approx(expected, abs=1e-4)
+    assert found.score == pytest.approx(1 / (1 + np.exp(-expected)), abs=1e-5)
+    assert gallery.verify(PEOPLE[0], photo(PEOPLE[0], 1)).logit == pytest.approx(expected, abs=1e-4)
+
+
+def test_nothing_is_stored_of_a_call_with_a_bad_image(gallery: Gallery) -> None:
+    gallery.enroll("Bob", [photo("Bob")])
+    for images in ([photo("Ada"), b"refused"], [photo("Ada"), b""], [], [b"x" * (17 << 20)]):
+        with pytest.raises(ServingError) as error:
+            gallery.enroll("Ada", images)
+        assert error.value.code is Code.INVALID_ARGUMENT
+    assert [identity.name for identity in gallery.identities()] == ["Bob"]
+    assert gallery.identify(photo("Ada")).candidates[0].name == "Bob"
+
+
+@pytest.mark.parametrize("name", ["", " Ada", "Ada\n", "A\0da", "A\u2028da", "\ud800", "x" * 201])
+def test_names_that_cannot_be_shown_on_a_line_are_refused(gallery: Gallery, name: str) -> None:
+    with pytest.raises(ServingError, match="a name") as error:
+        gallery.enroll(name, [photo("Ada")])
+    assert error.value.code is Code.INVALID_ARGUMENT
+
+
+SQL_NAMES = [
+    "Robert'); DROP TABLE identity;--",
+    "' OR '1'='1",
+    'Ada"; DELETE FROM oneshot.image; --',
+    "%",
+    "_",
+    "100% {name} %s ?1 :name $1 @name",
+    "\\'; VACUUM; --",
+    "../../etc/passwd",
+    "null",
+    "김철수 👩‍🔬 Ünïcödé",
+]
+
+
+def test_names_are_names_and_never_sql(gallery: Gallery) -> None:
+    gallery.enroll_many([(name, [photo(name)]) for name in SQL_NAMES])
+    enroll_all(gallery)
+    assert gallery.status().counts == (22, 22)
+    for name in SQL_NAMES:
+        assert gallery.identify(photo(name, 1)).name == name
+        assert gallery.verify(name, photo(name, 1)).same
+        assert gallery.identity(name).name == name
+    everybody = sorted([*SQL_NAMES, *PEOPLE])
+    assert [i.name for i in gallery.identities()] == everybody
+    assert [i.name for i in gallery.identities(after=everybody[4], limit=3)] == everybody[5:8]
+    for name in SQL_NAMES:
+        assert gallery.remove(name).images == 1
+    assert [i.name for i in gallery.identities()] == sorted(PEOPLE)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(min_size=1, max_size=MAX_NAME + 5))
+def test_any_text_is_either_a_name_or_refused(tmp_path: Path, name: str) -> None:
+    with Gallery(SqliteStore(tmp_path / "names.db"), FakeModels()) as gallery:
+        try:
+            enrolment = gallery.enroll(name, [photo(name.encode("utf-8", "replace").hex())])
+        except ServingError as error:
+            assert error.code is Code.INVALID_ARGUMENT
+            assert gallery.status().counts.names == 0
+            return
+        assert gallery.identity(name).name == enrolment.name
+        assert gallery.remove(name).images == 1
+        assert gallery.identities() == []
+
+
+def test_composed_and_decomposed_letters_are_one_name(gallery: Gallery) -> None:
+    gallery.enroll("Zoe\u0308", [photo("Zoë")])
+    assert gallery.verify("Zo\u00eb", photo("Zoë", 1)).same
+
+
+def test_an_empty_gallery_says_so(gallery: Gallery) -> None:
+    with pytest.raises(ServingError, match="nobody is enrolled yet") as error:
+        gallery.identify(photo("Ada"))
+    assert error.value.code is Code.FAILED_PRECONDITION
+    assert gallery.status().model_version is None
+    assert gallery.identities() == []
+
+
+def test_two_processes_see_each_others_changes_at_once(open_one: OpenStore) -> None:
+    here, there = Gallery(open_one(), FakeModels()), Gallery(open_one(), FakeModels())
+    here.enroll("Ada", [photo("Ada")])
+    assert there.identify(photo("Ada", 1)).name == "Ada"
+    there.enroll("Bob", [photo("Bob")])
+    assert here.identify(photo("Bob", 1)).name == "Bob"
+    there.remove("Ada")
+    assert here.identify(photo("Ada", 1)).name is None
+    assert here.identify(photo("Bob", 1)).name == "Bob"
+
+
+def test_threads_enrol_identify_and_remove_side_by_side(gallery: Gallery) -> None:
+    gallery.enroll("fixed", [photo("fixed")])
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(6):
+                name = f"worker {number}.{turn}"
+                gallery.enroll(name, [photo(name)])
+                assert gallery.identify(photo(name, 1)).name == name
+                assert gallery.identify(photo("fixed", 1)).name == "fixed"
+                if turn % 2:
+                    gallery.remove(name)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert gallery.status().counts == (13, 13)
+
+
+def test_another_model_with_the_same_version_number_is_told_apart(open_one: OpenStore) -> None:
+    Gallery(open_one(), FakeModels()).enroll("Ada", [photo("Ada")])
+    for other in (FakeModels(salt="other"), FakeModels(dimensions=8)):
+        with pytest.raises(ServingError, match="another model that was called version 1") as error:
+            Gallery(open_one(), other).identify(photo("Ada"))
+        assert error.value.code is Code.FAILED_PRECONDITION
+
+
+def test_a_cohort_of_outsiders_is_what_thresholds_rest_on(gallery: Gallery) -> None:
+    gallery.enroll("Ada", [photo("Ada")])
+    assert gallery.calibrate() is None
+    cohort = [
+        CohortImage(f"outsider {number}", photo(f"outsider {number}", shot))
+        for number in range(20)
+        for shot in range(2)
+    ]
+    impostors = gallery.calibrate(cohort)
+    assert impostors is not None
+    assert (impostors.source, impostors.people) == ("cohort", 20)
+    # Two images each: pairs of one outsider are no impostors.
+    assert impostors.pairs == 40 * 39 // 2 - 20 + 40 * 1
+    enroll_all(gallery)
+    assert gallery.status().impostors == impostors
+    assert gallery.identify(photo("Ada", 1)).name == "Ada"
+    assert gallery.identify(cohort[0].content).name is None
+    with pytest.raises(ServingError):
+        gallery.calibrate([CohortImage("x", b"refused")])
+    assert gallery.status().impostors == impostors
+
+
+def test_a_gallery_calibrates_itself_once_five_are_enrolled(gallery: Gallery) -> None:
+    for person in PEOPLE[:4]:
+        gallery.enroll(person, [photo(person)])
+    assert gallery.status().impostors is None
+    gallery.enroll(PEOPLE[4], [photo(PEOPLE[4])])
+    impostors = gallery.status().impostors
+    assert impostors is not None
+    assert (impostors.source, impostors.people, impostors.pairs) == ("gallery", 5, 10)
+    enroll_all(gallery)
+    grown = gallery.status().impostors
+    assert grown is not None
+    assert grown.people == 12
+
+
+def test_fewer_false_accepts_mean_a_higher_threshold(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    loose = gallery.identify(photo("stranger"), false_accept_rate=0.2).threshold
+    strict = gallery.identify(photo("stranger"), false_accept_rate=1e-4).threshold
+    one_name = gallery.verify(PEOPLE[0], photo("stranger"), false_accept_rate=0.2).threshold
+    assert one_name < loose < strict
+    for rate in (0.0, -1.0, 0.6, float("nan")):
+        with pytest.raises(ServingError, match="false-accept rate"):
+            gallery.identify(photo("Ada"), false_accept_rate=rate)
