@@ -160,8 +160,10 @@ def _batching_parameters() -> Any:
     field_type = descriptor_pb2.FieldDescriptorProto
     for name, (number, type_name) in fields.items():
         field = proto.field.add(name=name, number=number, label=field_type.LABEL_OPTIONAL)
-        field.type = field_type.TYPE_MESSAGE if type_name else field_type.TYPE_BOOL
-        field.type_name = type_name
+        if type_name:
+            field.type, field.type_name = field_type.TYPE_MESSAGE, type_name
+        else:
+            field.type = field_type.TYPE_BOOL
     proto.field.add(
         name="allowed_batch_sizes",
         number=6,
