@@ -26,7 +26,7 @@ def find_accepted():
         program = "python%d.%d" % (major, minor)
         try:
             check = "import sys; print('%d.%d' % sys.version_info[:2])"
-            found = subprocess.check_output([program, "-c", check], stderr=subprocess.DEVNULL)
+            found = subprocess.check_output([program, "-c", check], stderr=subprocess.STDOUT)
         except (OSError, subprocess.CalledProcessError):
             continue
         if found.decode().strip() == "%d.%d" % (major, minor):
