@@ -42,9 +42,7 @@ def new_database(postgres_server: str) -> Callable[[], str]:
 
 
 @pytest.fixture(params=["sqlite in memory", "sqlite-vec", "postgres"])
-def location(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> tuple[str, bool]:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, bool]:
     """Where a new gallery may be, and whether its vectors are searched in memory."""
     if request.param == "postgres":
         create: Callable[[], str] = request.getfixturevalue("new_database")

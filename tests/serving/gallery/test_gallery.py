@@ -49,7 +49,9 @@ def test_who_is_removed_is_unknown_from_then_on(gallery: Gallery) -> None:
     enroll_all(gallery)
     assert gallery.remove(PEOPLE[3]).images == 1
     assert gallery.identify(photo(PEOPLE[3], 1)).name is None
-    assert PEOPLE[3] not in [c.name for c in gallery.identify(photo(PEOPLE[3]), limit=12).candidates]
+    assert PEOPLE[3] not in [
+        c.name for c in gallery.identify(photo(PEOPLE[3]), limit=12).candidates
+    ]
     with pytest.raises(ServingError) as error:
         gallery.verify(PEOPLE[3], photo(PEOPLE[3]))
     assert error.value.code is Code.NOT_FOUND
@@ -155,10 +157,13 @@ def test_names_are_names_and_never_sql(gallery: Gallery) -> None:
 @given(name=st.text(min_size=1, max_size=MAX_NAME + 5))
 def test_any_text_is_either_a_name_or_refused(tmp_path: Path, name: str) -> None:
     with Gallery(SqliteStore(tmp_path / "names.db"), FakeModels()) as gallery:
+        code = Code.OK
         try:
             enrolment = gallery.enroll(name, [photo(name.encode("utf-8", "replace").hex())])
         except ServingError as error:
-            assert error.code is Code.INVALID_ARGUMENT
+            code = error.code
+        if code is not Code.OK:
+            assert code is Code.INVALID_ARGUMENT
             assert gallery.status().counts.names == 0
             return
         assert gallery.identity(name).name == enrolment.name

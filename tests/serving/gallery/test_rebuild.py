@@ -1,0 +1,276 @@
+"""From one model to the next: vectors of two versions never meet, and nobody waits."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from serving.errors import Code, ServingError
+from serving.gallery import rebuild as rebuild_module
+from serving.gallery.following import Follower
+from serving.gallery.gallery import Gallery
+from serving.gallery.records import CohortImage, Vectors
+from tests.serving.gallery.conftest import OpenStore
+from tests.serving.gallery.fakes import FakeModels, photo
+
+PEOPLE = [f"person {number}" for number in range(20)]
+
+
+class Interrupted(Exception):
+    """The process ends here."""
+
+
+class Watched(FakeModels):
+    """Calls `during` with the number of images embedded for version 2 so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = 0
+
+    def during(self, done: int) -> None: ...
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        vectors = super().embed(images, version=version)
+        if version == "2" and images[0].startswith(b"photo"):
+            self.done += len(images)
+            self.during(self.done)
+        return vectors
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    monkeypatch.setattr(rebuild_module, "BATCH", 4)
+    return Watched()
+
+
+@pytest.fixture
+def gallery(open_one: OpenStore, models: Watched) -> Gallery:
+    made = Gallery(open_one(), models)
+    made.enroll_many([(person, [photo(person)]) for person in PEOPLE])
+    return made
+
+
+def test_after_a_rebuild_the_new_version_answers_and_the_old_is_gone(
+    gallery: Gallery, models: Watched
+) -> None:
+    models.newest = "2"
+    progress: list[tuple[int, int]] = []
+    assert gallery.rebuild(lambda *done: progress.append(done)) == ("1", "2", 20)
+    assert progress == [(done, 20) for done in range(4, 24, 4)]
+    models.available = {"2"}
+    for person in PEOPLE:
+        found = gallery.identify(photo(person, 1))
+        assert (found.name, found.model_version) == (person, "2")
+    assert gallery.status().impostors is not None
+    assert gallery.rebuild() == ("2", "2", 0)
+
+
+def test_the_old_version_answers_until_the_switch(gallery: Gallery, models: Watched) -> None:
+    answers = []
+
+    def ask(_: int) -> None:
+        found = gallery.identify(photo(PEOPLE[7], 1))
+        answers.append((found.name, found.model_version))
+
+    models.during = ask  # type: ignore[method-assign]
+    models.newest = "2"
+    gallery.rebuild()
+    models.during = lambda done: None  # type: ignore[method-assign]
+    assert answers == [(PEOPLE[7], "1")] * 5
+    assert gallery.identify(photo(PEOPLE[7], 1)).model_version == "2"
+
+
+def test_an_interrupted_rebuild_goes_on_where_it_was(
+    open_one: OpenStore, gallery: Gallery, models: Watched
+) -> None:
+    def interrupt(done: int) -> None:
+        if done == 12:
+            raise Interrupted
+
+    models.during = interrupt  # type: ignore[method-assign]
+    models.newest = "2"
+    with pytest.raises(Interrupted):
+        gallery.rebuild()
+    assert gallery.identify(photo(PEOPLE[0], 1)).model_version == "1"
+    later = FakeModels(latest="2")
+    assert Gallery(open_one(), later).rebuild() == ("1", "2", 12)
+    assert gallery.identify(photo(PEOPLE[0], 1)).model_version == "2"
+
+
+def test_who_comes_and_goes_during_a_rebuild_has_come_and_gone_after_it(
+    open_one: OpenStore, gallery: Gallery, models: Watched
+) -> None:
+    elsewhere = Gallery(open_one(), FakeModels())
+
+    def change(done: int) -> None:
+        if done == 8:
+            elsewhere.enroll("late", [photo("late")])
+            elsewhere.remove(PEOPLE[0])  # embedded already
+            elsewhere.remove(PEOPLE[6])  # embedded, not stored yet
+            elsewhere.remove(PEOPLE[19])  # not embedded yet
+        if done == 20:
+            elsewhere.enroll("last", [photo("last")])
+
+    models.during = change  # type: ignore[method-assign]
+    models.newest = "2"
+    gallery.rebuild()
+    gone = {PEOPLE[0], PEOPLE[6], PEOPLE[19]}
+    for person in [*PEOPLE, "late", "last"]:
+        found = gallery.identify(photo(person, 1), limit=50)
+        assert found.model_version == "2"
+        assert found.name == (None if person in gone else person)
+        assert not gone & {candidate.name for candidate in found.candidates}
+    assert gallery.status().counts == (19, 19)
+
+
+def test_questions_and_enrolments_that_meet_the_switch_are_asked_again(
+    open_one: OpenStore, gallery: Gallery, models: Watched
+) -> None:
+    """The gallery moves to version 2 between the embedding of an image and the search for it."""
+    rebuilder = Gallery(open_one(), FakeModels(latest="2"))
+    original = models.embed
+    switched: list[str] = []
+
+    def embed(images: Sequence[bytes], *, version: str) -> Vectors:
+        vectors = original(images, version=version)
+        if images[0].startswith(b"photo") and not switched:
+            switched.append(rebuilder.rebuild().version)
+        return vectors
+
+    models.embed = embed  # type: ignore[method-assign]
+    found = gallery.identify(photo(PEOPLE[3], 1))
+    assert (found.name, found.model_version, switched) == (PEOPLE[3], "2", ["2"])
+
+    back = Gallery(open_one(), FakeModels(latest="3"))
+    switched.clear()
+    rebuilder = back
+    gallery.enroll("new", [photo("new")])
+    assert switched == ["3"]
+    assert gallery.identify(photo("new", 1))[0] == "new"
+    assert gallery.identify(photo("new", 1)).model_version == "3"
+
+
+def test_going_back_to_an_older_version_is_a_rebuild_too(gallery: Gallery, models: Watched) -> None:
+    models.newest = "2"
+    gallery.rebuild()
+    models.newest = "1"
+    assert gallery.rebuild() == ("2", "1", 20)
+    assert gallery.identify(photo(PEOPLE[0], 1)).name == PEOPLE[0]
+
+
+def test_a_version_given_up_half_way_leaves_nothing_behind(
+    gallery: Gallery, models: Watched
+) -> None:
+    def interrupt(done: int) -> None:
+        raise Interrupted
+
+    models.during = interrupt  # type: ignore[method-assign]
+    models.newest = "2"
+    with pytest.raises(Interrupted):
+        gallery.rebuild()
+    models.newest = "3"
+    assert gallery.rebuild() == ("1", "3", 20)
+    models.during = lambda done: None  # type: ignore[method-assign]
+    models.newest = "2"
+    assert gallery.rebuild() == ("3", "2", 20)
+
+
+def test_an_image_that_the_new_version_refuses_is_named(gallery: Gallery, models: Watched) -> None:
+    original = models._vector
+
+    def stricter(image: bytes, version: str) -> Vectors:
+        if version == "2" and image == photo(PEOPLE[5]):
+            raise ServingError(Code.INVALID_ARGUMENT, "image refused")
+        return original(image, version)
+
+    models._vector = stricter  # type: ignore[method-assign]
+    models.newest = "2"
+    with pytest.raises(ServingError, match="image of 'person 5'"):
+        gallery.rebuild()
+    assert gallery.identify(photo(PEOPLE[5], 1)).model_version == "1"
+    gallery.remove(PEOPLE[5])
+    assert gallery.rebuild().version == "2"
+
+
+def test_a_cohort_moves_to_the_new_version_with_the_gallery(
+    gallery: Gallery, models: Watched
+) -> None:
+    gallery.calibrate([CohortImage(f"o{number}", photo(f"o{number}")) for number in range(9)])
+    before = gallery.status().impostors
+    models.newest = "2"
+    gallery.rebuild()
+    after = gallery.status().impostors
+    assert before is not None
+    assert after is not None
+    assert (after.source, after.pairs) == ("cohort", before.pairs)
+    assert after.mean != before.mean
+
+
+def test_a_gallery_whose_model_is_gone_says_what_to_do(gallery: Gallery, models: Watched) -> None:
+    models.available = {"2"}
+    models.newest = "2"
+    fresh = Gallery(gallery._store, models)
+    with pytest.raises(ServingError, match="oneshot gallery rebuild") as error:
+        fresh.identify(photo(PEOPLE[0]))
+    assert error.value.code is Code.FAILED_PRECONDITION
+    fresh.rebuild()
+    assert fresh.identify(photo(PEOPLE[0], 1)).name == PEOPLE[0]
+
+
+def test_two_rebuilds_at_once_do_no_harm(open_one: OpenStore, gallery: Gallery) -> None:
+    galleries = [Gallery(open_one(), FakeModels(latest="2")) for _ in range(2)]
+    failures: list[BaseException] = []
+
+    def run(one: Gallery) -> None:
+        try:
+            one.rebuild()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=[one]) for one in galleries]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for person in PEOPLE:
+        assert gallery.identify(photo(person, 1)).name == person
+
+
+def test_a_follower_rebuilds_when_a_newer_model_appears(gallery: Gallery, models: Watched) -> None:
+    follower = Follower(gallery, every_seconds=0.01)
+    try:
+        models.newest = "2"
+        deadline = time.monotonic() + 60
+        while gallery.status().model_version != "2" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gallery.identify(photo(PEOPLE[0], 1)).model_version == "2"
+    finally:
+        follower.close()
+
+
+def test_a_failed_rebuild_is_told_and_the_next_one_succeeds(
+    gallery: Gallery, models: Watched
+) -> None:
+    follower = Follower(gallery)
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while follower.state.state == "running" and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    try:
+        models.newest = "2"
+        models.available = {"1"}
+        follower.rebuild()
+        wait()
+        assert follower.state.state == "failed"
+        assert "version 2 is not loaded" in follower.state.error
+        models.available = {"1", "2"}
+        follower.rebuild()
+        wait()
+        assert follower.state.state == "idle"
+        assert gallery.status().model_version == "2"
+    finally:
+        follower.close()
