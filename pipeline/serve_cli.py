@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from data_ingest.errors import InputError
 from pipeline.logs import console_logging, run_logging
 from pipeline.serve_flags import MODEL_NAME, TOKEN_VARIABLE, add_flags
+from serving.errors import ServingError
 
 if TYPE_CHECKING:
     from serving.server import LocalServer, ServerOptions
@@ -54,6 +55,7 @@ def serve(arguments: argparse.Namespace) -> int:
     Raises:
       InputError: flags, files or folders that cannot be used.
       OSError: a port is taken.
+      RuntimeError: the gallery cannot be opened.
     """
     _check(arguments)
     with _told_to_stop() as stop, console_logging(sys.stderr, verbose=arguments.verbose):
@@ -67,7 +69,11 @@ def serve(arguments: argparse.Namespace) -> int:
         # What is here now stays: collections after a version is unloaded need not look at it.
         gc.collect()
         gc.freeze()
-        with LocalServer(options) as server:
+        try:
+            server = LocalServer(options)
+        except ServingError as error:
+            raise RuntimeError(error.message) from error
+        with server:
             _announce(server, as_json=arguments.json)
             _watch_config(arguments, server, stop)
             _LOGGER.info("Stopping; requests under way are finished first")
@@ -125,6 +131,7 @@ def _options(arguments: argparse.Namespace) -> "ServerOptions":
         max_message_bytes=arguments.max_body_bytes,
         labels_may_wait=arguments.allow_version_labels_for_unavailable_models,
         shutdown_seconds=arguments.shutdown_seconds,
+        gallery=arguments.gallery,
     )
 
 
@@ -247,8 +254,6 @@ def _watch_config(
         if content is None or content == known:
             continue
         known = content
-        from serving.errors import ServingError
-
         try:
             server.state.reload(_configured_models(arguments))
         except (InputError, ServingError) as error:

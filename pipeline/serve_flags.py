@@ -89,6 +89,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _flag(
         parser,
+        "gallery",
+        metavar="FILE_OR_URL",
+        help="also serve this gallery under /v1/gallery: SQLite file, or postgresql://...",
+    )
+    _flag(
+        parser,
         "max_body_bytes",
         type=int,
         default=64 * _MIB,

@@ -100,6 +100,11 @@ def read_batching_parameters(path: Path, *, defaults: BatchingOptions) -> Batchi
         )
         if parameters.HasField(name)
     }
+    if parameters.enable_large_batch_splitting.value and parameters.HasField(
+        "max_execution_batch_size"
+    ):
+        # In TF Serving `max_batch_size` then limits requests; here larger ones are split too.
+        given["max_batch_size"] = parameters.max_execution_batch_size.value
     try:
         return replace(defaults, **given, allowed_batch_sizes=tuple(parameters.allowed_batch_sizes))
     except ValueError as error:

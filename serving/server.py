@@ -1,12 +1,11 @@
 """A server of exported models for development, tests and small sites: gRPC and REST."""
 
-import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc.aio
 import uvicorn
@@ -25,12 +24,12 @@ from serving.rest_options import RestOptions
 from serving.rest_protocol import RestConfig
 from serving.servable import HostOptions, ModelHost
 
-_LOGGER = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from serving.gallery_mount import GalleryMount
 
 GRPC_PORT: Final = 8500
 REST_PORT: Final = 8501
 LOOPBACK: Final = "127.0.0.1"
-Routes = Callable[[ServerState], Sequence[BaseRoute]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ class ServerOptions:
       max_message_bytes: largest gRPC request; -1: as large as gRPC allows (2 GiB), as TF Serving.
       labels_may_wait: whether a reload may give a label to a version that is not loaded yet.
       shutdown_seconds: given to the requests under way when the server stops.
-      routes: more REST routes, made once the models' hosts exist.
+      routes: more REST routes.
+      gallery: SQLite file or PostgreSQL URL of a gallery to serve under `/v1/gallery`; its vectors
+        are made by the first of `models`.
     """
 
     models: Mapping[str, ModelSetup]
@@ -61,7 +62,8 @@ class ServerOptions:
     max_message_bytes: int = -1
     labels_may_wait: bool = False
     shutdown_seconds: float = 30.0
-    routes: Routes | None = None
+    routes: Sequence[BaseRoute] = ()
+    gallery: str | None = None
 
 
 class LocalServer:
@@ -82,6 +84,7 @@ class LocalServer:
 
     Raises:
       OSError: a port is taken, or a TLS file cannot be read.
+      ServingError: the gallery cannot be opened.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -108,7 +111,10 @@ class LocalServer:
         )
         self._grpc: GrpcThread | None = None
         self._rest: _RestThread | None = None
+        self._gallery: GalleryMount | None = None
         try:
+            if options.gallery is not None:
+                self._gallery = _open_gallery(options.gallery, next(iter(hosts.values())))
             if options.rest_port is not None:
                 self._rest = self._start_rest(options.rest_port)
             if options.grpc_port is not None:
@@ -156,6 +162,8 @@ class LocalServer:
             thread.start()
         for thread in stopping:
             thread.join()
+        if self._gallery is not None:
+            self._gallery.close()
         self.state.close()
 
     def __enter__(self) -> "LocalServer":
@@ -172,7 +180,7 @@ class LocalServer:
     def _start_rest(self, port: int) -> "_RestThread":
         options = self.options
         rest = replace(options.rest, token=options.token)
-        routes = () if options.routes is None else options.routes(self.state)
+        routes = [*options.routes, *(self._gallery.routes() if self._gallery is not None else ())]
         app = rest_app(self.state, options=rest, routes=routes)
         tls = {}
         if options.tls is not None:
@@ -202,6 +210,13 @@ class LocalServer:
             max_message_bytes=options.max_message_bytes,
             tls=options.tls,
         )
+
+
+def _open_gallery(location: str, host: ModelHost) -> "GalleryMount":
+    # Its databases' modules are needed only here.
+    from serving.gallery_mount import GalleryMount
+
+    return GalleryMount(location, host)
 
 
 class _RestThread:
