@@ -1,0 +1,176 @@
+"""One load on one server, or on a bare Session: a process of its own, which prints figures as JSON.
+
+python -m benchmarks.serving_load bare --model output/serving_model/siamese/VERSION
+python -m benchmarks.serving_load grpc --address 127.0.0.1:8500 --clients 8
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from data_ingest.glyphs import draw_alphabet, encode_png
+
+BATCH: Final = 32
+WARM_UP_CALLS: Final = 20
+
+
+def drawings(count: int = 200) -> list[bytes]:
+    """PNG files of generated characters, 105 x 105 pixels: the same ones in every process."""
+    characters = draw_alphabet(1, characters=count // 20, writers=20, seed=1)
+    return [encode_png(ink) for hands in characters for ink in hands][:count]
+
+
+def summary(latencies: Sequence[float], *, seconds: float, images: int, errors: int) -> Any:
+    """Figures of one load; latencies in seconds."""
+    milliseconds = np.sort(np.array(latencies)) * 1000
+    return {
+        "requests": len(latencies),
+        "errors": errors,
+        "p50_ms": float(np.percentile(milliseconds, 50)),
+        "p99_ms": float(np.percentile(milliseconds, 99)),
+        "images_per_second": images / seconds,
+    }
+
+
+def bare(model_directory: Path, *, seconds: float, threads: int) -> dict[str, Any]:
+    """`Session.run` without any server: images one by one, and batches in `threads` threads."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    from serving.loader import LoadedModel
+
+    images = drawings()
+    with LoadedModel(model_directory) as model:
+
+        def run(batch: list[bytes]) -> None:
+            model.run("embed", {"image": batch})
+
+        singles = ([image] for image in itertools.cycle(images))
+        single = _blocking(run, singles, seconds=seconds)
+        batches = [
+            [images[at % len(images)] for at in range(start, start + BATCH)]
+            for start in range(0, len(images), BATCH)
+        ]
+        found: list[Any] = []
+
+        def work() -> None:
+            found.append(_blocking(run, itertools.cycle(batches), seconds=seconds))
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    return {
+        "single": single,
+        f"batch_{BATCH}": {
+            "threads": threads,
+            "images_per_second": sum(part["images_per_second"] for part in found),
+        },
+    }
+
+
+def _blocking(
+    call: Callable[[list[bytes]], object], batches: Iterator[list[bytes]], *, seconds: float
+) -> Any:
+    for _, batch in zip(range(WARM_UP_CALLS), batches, strict=False):
+        call(batch)
+    latencies: list[float] = []
+    images = 0
+    start = before = time.perf_counter()
+    while before - start < seconds:
+        batch = next(batches)
+        call(batch)
+        after = time.perf_counter()
+        latencies.append(after - before)
+        images += len(batch)
+        before = after
+    return summary(latencies, seconds=before - start, images=images, errors=0)
+
+
+async def _concurrent(
+    embed: Callable[[bytes], Awaitable[object]], *, clients: int, seconds: float
+) -> Any:
+    """`clients` that each ask again as soon as they are answered, for one image a time."""
+    images = itertools.cycle(drawings())
+    latencies: list[float] = []
+    errors: list[str] = []
+    await asyncio.gather(*(embed(next(images)) for _ in range(clients * 4)))
+    start = time.perf_counter()
+
+    async def client() -> None:
+        before = time.perf_counter()
+        while before - start < seconds:
+            try:
+                await embed(next(images))
+            except Exception as error:  # counted and shown, whatever it is
+                errors.append(f"{type(error).__name__}: {error}")
+            after = time.perf_counter()
+            latencies.append(after - before)
+            before = after
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    taken = time.perf_counter() - start
+    figures = summary(latencies, seconds=taken, images=len(latencies), errors=len(errors))
+    return {**figures, "first_error": errors[0]} if errors else figures
+
+
+def load(protocol: str, address: str, *, model: str, clients: int, seconds: float) -> Any:
+    """A load of single images on a server, over one shared client."""
+    if protocol == "grpc":
+        from serving.grpc_client import AsyncGrpcClient as AsyncKind
+        from serving.grpc_client import GrpcClient as Kind
+    else:
+        from serving.client import AsyncClient as AsyncKind
+        from serving.client import Client as Kind
+
+    if clients == 1:
+        with Kind(address, model=model) as client:
+            client.wait_ready()
+            singles = ([image] for image in itertools.cycle(drawings()))
+            return _blocking(client.embed, singles, seconds=seconds)
+
+    async def run() -> Any:
+        async with AsyncKind(address, model=model) as client:
+            await client.wait_ready()
+            return await _concurrent(client.embed, clients=clients, seconds=seconds)
+
+    return asyncio.run(run())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("protocol", choices=["bare", "grpc", "rest"])
+    parser.add_argument("--address", help="of the server")
+    parser.add_argument("--name", default="siamese", help="of the model (%(default)s)")
+    parser.add_argument("--model", type=Path, help="SavedModel, for bare")
+    parser.add_argument("--clients", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for bare batches")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    if options.protocol == "bare":
+        figures = bare(options.model, seconds=options.seconds, threads=options.threads)
+    else:
+        figures = load(
+            options.protocol,
+            options.address,
+            model=options.name,
+            clients=options.clients,
+            seconds=options.seconds,
+        )
+    json.dump(figures, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

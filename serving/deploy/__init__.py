@@ -1,0 +1,1 @@
+"""Deploying the model to TF Serving: see docs/serving.md."""
