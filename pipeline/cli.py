@@ -1,4 +1,4 @@
-"""The command line: `oneshot run`, `evaluate`, `runs`, `report`, `doctor`.
+"""The command line: `oneshot run`, `evaluate`, `runs`, `report`, `serve`, `gallery`, `doctor`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or data, 3 finished but not blessed.
 People's text goes to stderr where `--json` asks for machine-readable stdout.
@@ -21,7 +21,9 @@ from rich.table import Table
 
 from data_ingest.errors import InputError
 from pipeline.config import load_config
+from pipeline.gallery_cli import add_gallery_parser
 from pipeline.logs import console_logging, run_logging
+from pipeline.serve_cli import add_parser as add_serve_parser
 from pipeline.workspace import Workspace, new_run_id
 
 _LOGGER = logging.getLogger(__name__)
@@ -115,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run_id", nargs="?", default="latest", help="run id (%(default)s)")
     report.set_defaults(command=_report)
+
+    add_serve_parser(commands, parents=[common, output])
+    add_gallery_parser(commands, common)
 
     doctor = commands.add_parser(
         "doctor",
