@@ -28,12 +28,20 @@ GET = f"GET {STATUS} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 @contextlib.contextmanager
 def serving(options: RestOptions) -> Iterator[tuple[str, int]]:
+    with serving_with_server(options) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def serving_with_server(
+    options: RestOptions,
+) -> Iterator[tuple[tuple[str, int], uvicorn.Server]]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(RestConfig(rest_app(EchoState(), options=options), options))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        yield listener.getsockname()
+        yield listener.getsockname(), server
     finally:
         server.should_exit = True
         thread.join()
@@ -65,6 +73,18 @@ def test_a_connection_is_kept_for_further_requests(address: tuple[str, int]) -> 
             assert reply.status_code == 200
             ports.add(reply.extensions["network_stream"].get_extra_info("client_addr"))
     assert len(ports) == 1
+
+
+def test_replies_do_not_wait_for_acknowledgements() -> None:
+    with (
+        serving_with_server(HASTY) as (address, server),
+        socket.create_connection(address) as connection,
+    ):
+        connection.sendall(GET)
+        assert connection.recv(100)
+        (protocol,) = server.server_state.connections
+        accepted = protocol.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_idle_connection_is_closed(address: tuple[str, int]) -> None:

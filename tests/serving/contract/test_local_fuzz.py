@@ -133,7 +133,7 @@ def test_any_json_as_a_body(rest: RestApi, body: Any, method: str) -> None:
     damaged(
         [
             json.dumps({"instances": [{"image_a": {"b64": GOOD}, "image_b": "x"}]}).encode(),
-            b'{"signature_name": "match", "inputs": {"embedding_a": [[1, 2]], "embedding_b": [[3]]}}',
+            b'{"signature_name": "match", "inputs": {"embedding_a": [[1]], "embedding_b": [[3]]}}',
             b'{"signature_name": "examples", "instances": ["x", {"b64": "AAAA"}]}',
         ]
     )
@@ -177,10 +177,9 @@ def test_any_bytes_as_examples(rest: RestApi, records: list[bytes]) -> None:
     ),
 )
 def test_any_path(rest: RestApi, method: str, tail: str) -> None:
-    raw = b"/v1/models/" + tail.encode().replace(b" ", b"%20")
-    raw = bytes(byte for byte in raw if 32 < byte < 127)
-    url = rest.http.base_url.copy_with(raw_path=raw)
-    reply = rest.http.request(method, url)
+    # Past httpx' own idea of what a path is: sent as it stands.
+    raw = bytes(byte for byte in b"/v1/models/" + tail.encode() if 32 < byte < 127)
+    reply = rest.http.request(method, "/", extensions={"target": raw})
     assert reply.status_code < 500
     assert method == "HEAD" or "error" in reply.json() or reply.status_code == 200
 
