@@ -27,6 +27,7 @@ class GrpcThread:
       add_services: registers the services.
       interceptors: as for `grpc.aio.server`.
       max_message_bytes: largest request; -1: as large as gRPC allows.
+      max_calls: under way at the same time; what comes then is refused (RESOURCE_EXHAUSTED).
       tls: answers TLS only.
 
     Raises:
@@ -41,6 +42,7 @@ class GrpcThread:
         add_services: Callable[[grpc.aio.Server], None],
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         max_message_bytes: int = -1,
+        max_calls: int | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
         self._host = host
@@ -48,6 +50,7 @@ class GrpcThread:
         self._add_services = add_services
         self._interceptors = interceptors
         self._max_message_bytes = max_message_bytes
+        self._max_calls = max_calls
         self._credentials = None if tls is None else _credentials(tls)
         self._started: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,6 +79,7 @@ class GrpcThread:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = grpc.aio.server(
             interceptors=list(self._interceptors),
+            maximum_concurrent_rpcs=self._max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", -1),

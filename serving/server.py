@@ -45,6 +45,8 @@ class ServerOptions:
       tls: both protocols then answer TLS only.
       rest: limits of REST; the token above counts, not the one in here.
       max_message_bytes: largest gRPC request; -1: as large as gRPC allows (2 GiB), as TF Serving.
+      max_calls: gRPC calls under way at the same time; what comes then is refused
+        (RESOURCE_EXHAUSTED). For REST see `rest.max_connections`.
       labels_may_wait: whether a reload may give a label to a version that is not loaded yet.
       shutdown_seconds: given to the requests under way when the server stops.
       routes: more REST routes.
@@ -60,6 +62,7 @@ class ServerOptions:
     tls: TlsFiles | None = None
     rest: RestOptions = field(default_factory=RestOptions)
     max_message_bytes: int = -1
+    max_calls: int = 1000
     labels_may_wait: bool = False
     shutdown_seconds: float = 30.0
     routes: Sequence[BaseRoute] = ()
@@ -208,6 +211,7 @@ class LocalServer:
             add_services=add_services,
             interceptors=[] if options.token is None else [BearerToken(options.token)],
             max_message_bytes=options.max_message_bytes,
+            max_calls=options.max_calls,
             tls=options.tls,
         )
 

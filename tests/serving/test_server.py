@@ -422,6 +422,24 @@ def test_a_full_queue_refuses_in_both_protocols(
         assert waiting.result(PATIENCE).outputs
 
 
+def test_calls_beyond_the_limit_are_refused(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(exported, tmp_path, 1)
+    with (
+        held_runs(monkeypatch) as hold,
+        serving(tmp_path, max_calls=1) as server,
+        stubs(server) as call,
+    ):
+        hold.begin()
+        running = call.predict.future(predict_request(b"a"))
+        hold.wait_until_running()
+        assert refusal(call.predict, predict_request(b"b"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        hold.end()
+        assert running.result(PATIENCE).outputs
+        assert call.predict(predict_request(b"b"), timeout=PATIENCE).outputs
+
+
 def _until_refused(post: Callable[[], httpx.Response]) -> httpx.Response:
     """Until then one of these requests may itself be the one that waits in the queue."""
     deadline = time.monotonic() + PATIENCE
