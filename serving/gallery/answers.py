@@ -16,7 +16,7 @@ class Enrolment(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A name whose nearest image has this `logit`; `score`, its sigmoid, is in [0, 1]."""
+    """Someone this alike: `score`, in [0, 1], is the sigmoid of `logit`."""
 
     name: str
     score: float

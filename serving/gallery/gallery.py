@@ -25,7 +25,6 @@ from serving.gallery.rebuild import Progress, Rebuilt, first_model, rebuild, sam
 from serving.gallery.records import (
     CohortImage,
     GalleryModel,
-    Hit,
     Identity,
     ModelChanged,
     NewImage,
@@ -47,12 +46,12 @@ T = TypeVar("T")
 class Gallery:
     """People (or signatures, parts, plants) by name. Thread-safe.
 
-    A person has one or more images. A query is compared with each of them, and the most alike
-    counts: `logit = b0 - min_i ||v - v_i||` over the Manhattan distances. So every image widens
-    what a name is recognised by (another pose, glasses, a second way of signing), an unfortunate
-    one does no harm, and one exact nearest-neighbour search answers for all names. Means of
-    logits recognised fewer of Omniglot's characters (3 images each, 100 names: 47 % against
-    53 %), means of vectors about as many (51 %), but they are no longer images to look at.
+    A person has one or more images, used together: a query is compared with the mean of their
+    vectors, `logit = b0 - ||v - mean_i v_i||` in Manhattan distance. So one vector a person and one
+    exact nearest-neighbour search answer however many images there are. Measured with Omniglot
+    characters that the model was not trained on (100 names of 5 images, 1 % and 5 % false accepts),
+    the mean recognises 31 and 58 %, the most alike of the images 22 and 50 %, and the mean of the
+    logits 23 and 45 %.
 
     Example:
       with open_gallery("output/gallery.db", FolderEmbedder(models)) as gallery:
@@ -108,7 +107,7 @@ class Gallery:
 
         def enrolled(model: GalleryModel) -> int:
             flat = [image for _, images in named for image in images]
-            vectors = iter(self._embedder.embed(flat, version=model.facts.version))
+            vectors = iter(self._embed(flat, model))
             new = [
                 (
                     name,
@@ -143,9 +142,13 @@ class Gallery:
         rate = self._checked_rate(false_accept_rate)
 
         def identified(model: GalleryModel) -> Identification:
-            vector = self._embedder.embed([image], version=model.facts.version)[0]
-            candidates = self._candidates(vector, limit, model)
-            bound = self._threshold(model, rate, self._store.counts().images)
+            bias = model.facts.bias
+            vector = self._embed([image], model)[0]
+            candidates = [
+                Candidate(hit.name, sigmoid(bias - hit.distance), bias - hit.distance)
+                for hit in self._store.nearest(vector, limit, model=model)
+            ]
+            bound = self._threshold(model, rate, self._store.counts().names)
             best = candidates[0] if candidates else None
             return Identification(
                 best.name if best is not None and best.logit > bound else None,
@@ -169,12 +172,12 @@ class Gallery:
         rate = self._checked_rate(false_accept_rate)
 
         def verified(model: GalleryModel) -> Verification:
-            vector = self._embedder.embed([image], version=model.facts.version)[0]
-            enrolled = self._store.vectors_of(name, model=model)
-            if not len(enrolled):
+            mean = self._store.mean_of(name, model=model)
+            if mean is None:
                 raise ServingError(Code.NOT_FOUND, f"nobody is enrolled as {name!r}")
-            logit = model.facts.bias - float(np.abs(enrolled - vector).sum(axis=1).min())
-            bound = self._threshold(model, rate, len(enrolled))
+            vector = self._embed([image], model)[0]
+            logit = model.facts.bias - float(np.abs(mean - vector).sum())
+            bound = self._threshold(model, rate, 1)
             return Verification(
                 name, logit > bound, sigmoid(logit), logit, bound, model.facts.version
             )
@@ -271,7 +274,7 @@ class Gallery:
             threshold(
                 None if model is None else model.impostors,
                 false_accept_rate=self._rate,
-                comparisons=counts.images,
+                comparisons=counts.names,
             ),
             None if model is None else model.impostors,
         )
@@ -305,19 +308,11 @@ class Gallery:
                 continue
         raise ServingError(Code.UNAVAILABLE, "the gallery's model keeps changing: try again")
 
-    def _candidates(self, vector: Vectors, limit: int, model: GalleryModel) -> list[Candidate]:
-        count = limit
-        while True:
-            hits = self._store.nearest(vector, count, model=model)
-            nearest: dict[str, Hit] = {}
-            for hit in hits:
-                nearest.setdefault(hit.name, hit)
-            # Several images of one name take places of other names.
-            if len(nearest) >= limit or len(hits) < count:
-                break
-            count *= 4
-        logits = [(hit.name, model.facts.bias - hit.distance) for hit in nearest.values()]
-        return [Candidate(name, sigmoid(logit), logit) for name, logit in logits[:limit]]
+    def _embed(self, images: Sequence[bytes], model: GalleryModel) -> Vectors:
+        vectors = self._embedder.embed(images, version=model.facts.version)
+        if not np.isfinite(vectors).all():
+            raise ServingError(Code.INTERNAL, "the model gives vectors that are not numbers")
+        return vectors
 
     def _threshold(self, model: GalleryModel, rate: float, comparisons: int) -> float:
         return threshold(model.impostors, false_accept_rate=rate, comparisons=comparisons)

@@ -23,9 +23,12 @@ from serving.gallery.records import (
     ModelChanged,
     ModelFacts,
     NewImage,
+    Person,
+    Template,
     Vectors,
+    mean_with,
 )
-from serving.gallery.store import Counts, Missing, Sample
+from serving.gallery.store import Counts
 from serving.gallery.threshold import Impostors
 
 MAX_DIMENSIONS: Final = 2000
@@ -74,8 +77,9 @@ class PostgresStore:
                 [facts.version, facts.bias, facts.probe.tobytes(), time.time()],
             )
             connection.execute(
-                f"CREATE TABLE {_table(key)} (image bigint PRIMARY KEY REFERENCES oneshot.image"
-                f" ON DELETE CASCADE, vector vector({facts.dimensions}) NOT NULL)"
+                f"CREATE TABLE {_table(key)} ("
+                "identity bigint PRIMARY KEY REFERENCES oneshot.identity ON DELETE CASCADE,"
+                f" images integer NOT NULL, vector vector({facts.dimensions}) NOT NULL)"
             )
             # In the row and not beside it: one page less to read for each vector.
             connection.execute(f"ALTER TABLE {_table(key)} ALTER vector SET STORAGE PLAIN")
@@ -97,7 +101,7 @@ class PostgresStore:
             ).fetchone()
             if active != (None if instead_of is None else (instead_of.key,)):
                 return False
-            if _missing(connection, model, 1):
+            if connection.execute(_incomplete("1", model), [0, 1]).fetchone() is not None:
                 return False
             connection.execute("UPDATE oneshot.model SET state = 'retired' WHERE state = 'active'")
             updated = connection.execute(
@@ -141,8 +145,10 @@ class PostgresStore:
                     " ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name RETURNING id",
                     [name, now],
                 )
-                for image in images:
-                    added += _add_image(connection, identity, image, model.key, now)
+                new = _add_images(connection, identity, images, now)
+                if new:
+                    _fold(connection, model, identity, new)
+                added += len(new)
         return added
 
     def remove(self, name: str) -> int:
@@ -171,55 +177,57 @@ class PostgresStore:
     def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
         with self._connection() as connection:
             found = connection.execute(
-                "SELECT near.image, name, near.distance FROM"
-                f" (SELECT image, vector <+> %(query)s AS distance FROM {_table(model.key)}"
+                "SELECT name, near.distance FROM"
+                f" (SELECT identity, vector <+> %(query)s AS distance FROM {_table(model.key)}"
                 " ORDER BY vector <+> %(query)s LIMIT %(count)s) AS near"
-                " JOIN oneshot.image ON image.id = near.image"
-                " JOIN oneshot.identity ON identity.id = image.identity"
-                " ORDER BY near.distance, near.image",
+                " JOIN oneshot.identity ON identity.id = near.identity"
+                " ORDER BY near.distance, near.identity",
                 {"query": query, "count": count},
                 prepare=True,
             ).fetchall()
         return [Hit(*row) for row in found]
 
-    def vectors_of(self, name: str, *, model: GalleryModel) -> Vectors:
+    def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
         with self._connection() as connection:
-            found = connection.execute(
-                f"SELECT vector FROM {_table(model.key)} AS v"
-                " JOIN oneshot.image ON image.id = v.image"
-                " JOIN oneshot.identity ON identity.id = image.identity"
-                " WHERE name = %s ORDER BY image.id",
+            vector = _value(
+                connection,
+                f"SELECT vector FROM {_table(model.key)} WHERE identity ="
+                " (SELECT id FROM oneshot.identity WHERE name = %s)",
                 [name],
-            ).fetchall()
-        return _vectors([row[0] for row in found], model.facts.dimensions)
+            )
+        return None if vector is None else _vector(vector)
 
-    def sample(self, people: int, *, model: GalleryModel) -> Sample:
+    def sample(self, people: int, *, model: GalleryModel) -> Vectors:
         with self._connection() as connection:
             found = connection.execute(
-                f"SELECT identity, vector FROM {_table(model.key)} AS v"
-                " JOIN oneshot.image ON image.id = v.image"
                 # Scattered, for those who enrolled one after the other may be of one kind.
-                " WHERE identity IN (SELECT id FROM oneshot.identity"
-                " ORDER BY hashint8(id), id LIMIT %s)",
+                f"SELECT vector FROM {_table(model.key)} ORDER BY hashint8(identity), identity"
+                " LIMIT %s",
                 [people],
             ).fetchall()
-        vectors = _vectors([row[1] for row in found], model.facts.dimensions)
-        return Sample(vectors, [row[0] for row in found])
+        vectors = [_vector(row[0]) for row in found]
+        return np.array(vectors, np.float32).reshape(-1, model.facts.dimensions)
 
-    def missing(self, model: GalleryModel, limit: int) -> list[Missing]:
+    def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Person]:
+        images = "ARRAY(SELECT content FROM oneshot.image WHERE identity = i.id ORDER BY id)"
         with self._connection() as connection:
-            return _missing(connection, model, limit)
+            found = connection.execute(
+                _incomplete(f"i.id, i.name, {images}", model), [after, limit]
+            ).fetchall()
+        return [Person(key, name, tuple(contents)) for key, name, contents in found]
 
-    def add_vectors(self, model: GalleryModel, images: Sequence[int], vectors: Vectors) -> None:
+    def put_templates(self, model: GalleryModel, templates: Sequence[Template]) -> None:
         with self._connection() as connection, connection.transaction():
-            for image, vector in zip(images, vectors, strict=True):
-                connection.execute(
-                    f"INSERT INTO {_table(model.key)} (image, vector)"
-                    # Removed since, or embedded by another process at the same time.
-                    " SELECT id, %s FROM oneshot.image WHERE id = %s FOR KEY SHARE"
-                    " ON CONFLICT DO NOTHING",
-                    [vector, image],
-                )
+            for template in sorted(templates, key=lambda template: template.key):
+                # The lock keeps enrolments and removals of this person waiting.
+                there = connection.execute(
+                    "SELECT FROM oneshot.identity WHERE id = %s FOR UPDATE", [template.key]
+                ).fetchone()
+                count = "SELECT count(*) FROM oneshot.image WHERE identity = %s"
+                if there is not None and (
+                    _value(connection, count, [template.key]) == template.images
+                ):
+                    _put(connection, model, template)
 
     def counts(self) -> Counts:
         with self._connection() as connection:
@@ -288,27 +296,31 @@ class PostgresStore:
         return [Identity(name, created, at, tuple(images)) for name, created, at, images in found]
 
 
-def _missing(connection: Connection, model: GalleryModel, limit: int) -> list[Missing]:
-    found = connection.execute(
-        "SELECT image.id, name, content FROM oneshot.image"
-        " JOIN oneshot.identity ON identity.id = image.identity"
-        f" WHERE NOT EXISTS (SELECT FROM {_table(model.key)} AS v WHERE v.image = image.id)"
-        " ORDER BY image.id LIMIT %s",
-        [limit],
-    ).fetchall()
-    return [Missing(*row) for row in found]
-
-
-def _add_image(
-    connection: Connection, identity: int, image: NewImage, model: int, now: float
-) -> int:
-    key = _value(
-        connection,
-        "INSERT INTO oneshot.image (identity, sha256, created, content) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (sha256) DO NOTHING RETURNING id",
-        [identity, image.sha256, now, image.content],
+def _incomplete(columns: str, model: GalleryModel) -> str:
+    """Query of people after a key, up to a limit, whose images are not all in their vector."""
+    return (
+        f"SELECT {columns} FROM oneshot.identity AS i"
+        f" LEFT JOIN {_table(model.key)} AS v ON v.identity = i.id"
+        " WHERE i.id > %s AND coalesce(v.images, 0) <>"
+        " (SELECT count(*) FROM oneshot.image WHERE identity = i.id) ORDER BY i.id LIMIT %s"
     )
-    if key is None:
+
+
+def _add_images(
+    connection: Connection, identity: int, images: Sequence[NewImage], now: float
+) -> list[Vectors]:
+    """Stores what is not there yet, and gives the vectors of that."""
+    new = []
+    for image in images:
+        key = _value(
+            connection,
+            "INSERT INTO oneshot.image (identity, sha256, created, content)"
+            " VALUES (%s, %s, %s, %s) ON CONFLICT (sha256) DO NOTHING RETURNING id",
+            [identity, image.sha256, now, image.content],
+        )
+        if key is not None:
+            new.append(image.vector)
+            continue
         owner = connection.execute(
             "SELECT identity, name FROM oneshot.image JOIN oneshot.identity"
             " ON identity.id = image.identity WHERE sha256 = %s",
@@ -318,11 +330,28 @@ def _add_image(
             raise ModelChanged
         if owner[0] != identity:
             raise ImageTaken(image.sha256.hex(), owner[1])
-        return 0
+    return new
+
+
+def _fold(
+    connection: Connection, model: GalleryModel, identity: int, vectors: Sequence[Vectors]
+) -> None:
+    """Takes more vectors into the mean of someone whose row is locked."""
+    before = connection.execute(
+        f"SELECT images, vector FROM {_table(model.key)} WHERE identity = %s", [identity]
+    ).fetchone()
+    count, mean = (0, None) if before is None else (before[0], _vector(before[1]))
+    template = Template(identity, count + len(vectors), mean_with(mean, count, vectors))
+    _put(connection, model, template)
+
+
+def _put(connection: Connection, model: GalleryModel, template: Template) -> None:
     connection.execute(
-        f"INSERT INTO {_table(model)} (image, vector) VALUES (%s, %s)", [key, image.vector]
+        f"INSERT INTO {_table(model.key)} (identity, images, vector) VALUES (%s, %s, %s)"
+        " ON CONFLICT (identity) DO UPDATE"
+        " SET images = EXCLUDED.images, vector = EXCLUDED.vector",
+        [template.key, template.images, template.mean],
     )
-    return 1
 
 
 def _value(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
@@ -349,6 +378,5 @@ def _json(impostors: Impostors | None) -> str | None:
     return None if impostors is None else impostors.to_json()
 
 
-def _vectors(found: list[Any], dimensions: int) -> Vectors:
-    rows = [vector.to_numpy() for vector in found]
-    return np.array(rows, np.float32).reshape(-1, dimensions)
+def _vector(stored: Any) -> Vectors:
+    return np.asarray(stored.to_numpy(), np.float32)

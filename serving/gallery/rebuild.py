@@ -1,7 +1,8 @@
 """From one version of the model to the next without a moment in which the gallery is away."""
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -9,10 +10,18 @@ import numpy as np
 from serving.errors import Code, ServingError
 from serving.gallery.calibrate import calibrated
 from serving.gallery.embedder import Embedder
-from serving.gallery.records import GalleryModel, ModelChanged, ModelFacts
+from serving.gallery.records import (
+    GalleryModel,
+    ModelChanged,
+    ModelFacts,
+    Person,
+    Template,
+    mean_with,
+)
 from serving.gallery.store import Store
 
-BATCH: Final = 64
+BATCH: Final = 32
+"""People embedded at a time."""
 PROBE_TOLERANCE: Final = 1e-3
 """Relative difference of the same image's vector on other hardware; other models differ by far."""
 
@@ -77,15 +86,33 @@ def _build(
     model = store.begin(facts)
     check_same(facts, model)
     done = 0
-    while missing := store.missing(model, BATCH):
+    after = 0
+    while True:
+        people = store.missing(model, after=after, limit=BATCH)
+        if not people:
+            if after == 0:
+                break
+            # Once more from the beginning: some may have got more images meanwhile.
+            after = 0
+            continue
+        images = [image for person in people for image in person.images]
         try:
-            vectors = embedder.embed([image.content for image in missing], version=version)
+            vectors = iter(embedder.embed(images, version=version))
         except ServingError as error:
             if error.code is Code.INVALID_ARGUMENT:
-                raise _refused(embedder, version, store, model) from error
+                raise _refused(embedder, version, people) from error
             raise
-        store.add_vectors(model, [image.image for image in missing], vectors)
-        done += len(missing)
+        templates = [
+            Template(
+                person.key,
+                len(person.images),
+                mean_with(None, 0, list(itertools.islice(vectors, len(person.images)))),
+            )
+            for person in people
+        ]
+        store.put_templates(model, templates)
+        after = people[-1].key
+        done += len(images)
         if progress is not None:
             progress(before + done, store.counts().images)
     impostors = calibrated(store, embedder, model)
@@ -94,15 +121,15 @@ def _build(
     return done
 
 
-def _refused(embedder: Embedder, version: str, store: Store, model: GalleryModel) -> ServingError:
-    """Which image it was."""
-    for image in store.missing(model, BATCH):
+def _refused(embedder: Embedder, version: str, people: Sequence[Person]) -> ServingError:
+    """Whose image it was."""
+    for person in people:
         try:
-            embedder.embed([image.content], version=version)
+            embedder.embed(person.images, version=version)
         except ServingError as error:
             return ServingError(
                 error.code,
-                f"version {version} of the model refuses an image of {image.name!r} "
+                f"version {version} of the model refuses an image of {person.name!r} "
                 f"({error.message}): remove that name and enrol another image",
             )
     return ServingError(Code.INTERNAL, f"version {version} refuses images in a batch only")

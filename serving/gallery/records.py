@@ -1,5 +1,6 @@
 """What a gallery keeps and what it answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -58,11 +59,26 @@ class NewImage(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """An enrolled image near a query; `distance` is Manhattan."""
+    """Someone enrolled near a query; `distance` is Manhattan, to the mean of the vectors."""
 
-    image: int
     name: str
     distance: float
+
+
+class Person(NamedTuple):
+    """Someone whose images are to be embedded; `key` is the database's."""
+
+    key: int
+    name: str
+    images: tuple[bytes, ...]
+
+
+class Template(NamedTuple):
+    """The mean `[D]` of the vectors of someone's images, so many as there are."""
+
+    key: int
+    images: int
+    mean: Vectors
 
 
 class Identity(NamedTuple):
@@ -94,3 +110,11 @@ class ImageTaken(ServingError):
             f"the image with SHA-256 {digest[:16]}… is already enrolled as {name!r}; one image "
             "cannot be two people: remove it there first",
         )
+
+
+def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> Vectors:
+    """The mean of `count` vectors, whose mean is `mean`, and of more of them."""
+    total = np.sum(vectors, axis=0, dtype=np.float64)
+    if mean is not None:
+        total += mean.astype(np.float64) * count
+    return np.asarray(total / (count + len(vectors)), np.float32)

@@ -23,7 +23,6 @@ CREATE TABLE identity (
   created REAL NOT NULL
 ) STRICT;
 CREATE TABLE image (
-  -- Ascending and never used twice: who has seen one id knows what is newer.
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   identity INTEGER NOT NULL REFERENCES identity ON DELETE CASCADE,
   sha256 BLOB NOT NULL UNIQUE,
@@ -31,19 +30,26 @@ CREATE TABLE image (
   content BLOB NOT NULL
 ) STRICT;
 CREATE INDEX image_identity ON image (identity);
--- Ids of deleted images, for processes that hold vectors in memory.
-CREATE TABLE removal (id INTEGER PRIMARY KEY AUTOINCREMENT, image INTEGER NOT NULL) STRICT;
+-- Whose vector was added, changed or deleted, for processes that hold vectors in memory.
+CREATE TABLE change (id INTEGER PRIMARY KEY AUTOINCREMENT, identity INTEGER NOT NULL) STRICT;
 CREATE TABLE model (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   version TEXT NOT NULL,
   bias REAL NOT NULL,
   probe BLOB NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('building', 'active', 'retired')),
-  embedded_to INTEGER NOT NULL DEFAULT 0,
   impostors TEXT,
   created REAL NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX one_active_model ON model (state) WHERE state = 'active';
+-- How many images of an identity are in its vector of a model.
+CREATE TABLE embedded (
+  model INTEGER NOT NULL REFERENCES model ON DELETE CASCADE,
+  identity INTEGER NOT NULL REFERENCES identity ON DELETE CASCADE,
+  images INTEGER NOT NULL,
+  PRIMARY KEY (model, identity)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX embedded_identity ON embedded (identity);
 CREATE TABLE cohort (id INTEGER PRIMARY KEY, person TEXT NOT NULL, content BLOB NOT NULL) STRICT;
 -- Every query needs these, and counting a million rows takes longer than finding one.
 CREATE TABLE total (names INTEGER NOT NULL, images INTEGER NOT NULL) STRICT;
@@ -57,7 +63,7 @@ CREATE TRIGGER image_added AFTER INSERT ON image
 CREATE TRIGGER image_removed AFTER DELETE ON image
   BEGIN UPDATE total SET images = images - 1; END;
 """
-"""Each model's vectors are in a virtual table of their own, `vector_<model id>`."""
+"""Each model's vectors are in a virtual table of their own, `vector_<model id>`, by identity."""
 
 
 def connect(path: Path) -> apsw.Connection:

@@ -1,7 +1,7 @@
 """A copy of one model's vectors in memory that keeps up with the file."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 import apsw
@@ -28,9 +28,11 @@ class FollowingMirror:
         self.mirror = Mirror(model.facts.dimensions)
         self._table = vector_table(model.key)
         self._data_version: int | None = None
-        self._removed, self._added = _position(reader)
-        self.mirror.reserve(value(reader, "SELECT images FROM total"))
-        self._add(reader.execute(f"SELECT rowid, vector FROM {self._table}"))
+        self._seen = _last_change(reader)
+        self.mirror.reserve(value(reader, "SELECT names FROM total"))
+        source = reader.execute(f"SELECT rowid, vector FROM {self._table}")
+        while chunk := list(itertools.islice(source, CHUNK)):
+            self._add(chunk)
 
     def follow(self, reader: apsw.Connection) -> None:
         """Catches up; inside a snapshot."""
@@ -38,27 +40,20 @@ class FollowingMirror:
         data_version = value(reader, "PRAGMA data_version")
         if data_version == self._data_version:
             return
-        for (image,) in rows(reader, "SELECT image FROM removal WHERE id > ?", [self._removed]):
-            self.mirror.discard(image)
-        self._add(
-            reader.execute(
-                f"SELECT id, (SELECT vector FROM {self._table} WHERE rowid = image.id) AS vector"
-                " FROM image WHERE id > ? AND vector IS NOT NULL",
-                (self._added,),
-            )
-        )
-        self._removed, self._added = _position(reader)
+        changed = rows(reader, "SELECT DISTINCT identity FROM change WHERE id > ?", [self._seen])
+        for (identity,) in changed:
+            self.mirror.discard(identity)
+            vector = value(reader, f"SELECT vector FROM {self._table} WHERE rowid = ?", [identity])
+            if vector is not None:
+                self._add([(identity, vector)])
+        self._seen = _last_change(reader)
         self._data_version = data_version
 
-    def _add(self, vectors: Iterable[Any]) -> None:
-        source = iter(vectors)
-        while chunk := list(itertools.islice(source, CHUNK)):
-            images = [row[0] for row in chunk]
-            matrix = np.frombuffer(b"".join(row[1] for row in chunk), np.float32)
-            self.mirror.add(images, matrix.reshape(len(images), -1))
+    def _add(self, vectors: Sequence[Any]) -> None:
+        matrix = np.frombuffer(b"".join(row[1] for row in vectors), np.float32)
+        self.mirror.add([row[0] for row in vectors], matrix.reshape(len(vectors), -1))
 
 
-def _position(reader: apsw.Connection) -> tuple[int, int]:
-    """The last removal and the last image."""
-    removed = value(reader, "SELECT coalesce(max(id), 0) FROM removal")
-    return removed, value(reader, "SELECT coalesce(max(id), 0) FROM image")
+def _last_change(reader: apsw.Connection) -> int:
+    last: int = value(reader, "SELECT coalesce(max(id), 0) FROM change")
+    return last

@@ -20,7 +20,10 @@ from serving.gallery.records import (
     ModelChanged,
     ModelFacts,
     NewImage,
+    Person,
+    Template,
     Vectors,
+    mean_with,
 )
 from serving.gallery.sqlite_connection import (
     BUSY_MILLISECONDS,
@@ -32,7 +35,7 @@ from serving.gallery.sqlite_connection import (
     value,
 )
 from serving.gallery.sqlite_mirror import FollowingMirror, vector_table
-from serving.gallery.store import Counts, Missing, Sample
+from serving.gallery.store import Counts
 from serving.gallery.threshold import Impostors
 
 ERASE_MILLISECONDS: Final = 5_000
@@ -41,7 +44,11 @@ SQLITE_VEC_NEIGHBOURS: Final = 4096
 """The most that sqlite-vec gives for one query."""
 
 _MODEL: Final = "SELECT id, version, bias, probe, state, impostors FROM model"
-_OF_NAME: Final = "FROM image JOIN identity ON identity.id = identity WHERE name = ?"
+_INCOMPLETE: Final = (
+    "FROM identity LEFT JOIN embedded ON model = ? AND identity = identity.id"
+    " WHERE identity.id > ? AND coalesce(images, 0) <>"
+    " (SELECT count(*) FROM image WHERE image.identity = identity.id) ORDER BY identity.id LIMIT ?"
+)
 
 
 class SqliteStore:
@@ -102,8 +109,7 @@ class SqliteStore:
             if active != (None if instead_of is None else instead_of.key):
                 return False
             _must_answer(writer, model)
-            to = value(writer, "SELECT embedded_to FROM model WHERE id = ?", [model.key])
-            if value(writer, "SELECT 1 FROM image WHERE id > ? LIMIT 1", [to]):
+            if rows(writer, f"SELECT 1 {_INCOMPLETE}", [model.key, 0, 1]):
                 return False
             writer.execute("UPDATE model SET state = 'retired' WHERE state = 'active'")
             writer.execute(
@@ -136,23 +142,25 @@ class SqliteStore:
                     (name, now),
                 )
                 identity = value(writer, "SELECT id FROM identity WHERE name = ?", [name])
-                for image in images:
-                    added += _add_image(writer, identity, image, model.key, now)
-            last = value(writer, "SELECT coalesce(max(id), 0) FROM image")
-            writer.execute("UPDATE model SET embedded_to = ? WHERE id = ?", (last, model.key))
+                new = _add_images(writer, identity, images, now)
+                if new:
+                    _fold(writer, model, identity, new)
+                    writer.execute("INSERT INTO change (identity) VALUES (?)", (identity,))
+                added += len(new)
         return added
 
     def remove(self, name: str) -> int:
         with self._write() as writer:
-            images = rows(writer, f"SELECT image.id {_OF_NAME}", [name])
+            identity = value(writer, "SELECT id FROM identity WHERE name = ?", [name])
+            if identity is None:
+                return 0
+            images: int = value(writer, "SELECT count(*) FROM image WHERE identity = ?", [identity])
             for (key,) in rows(writer, "SELECT id FROM model"):
-                writer.executemany(f"DELETE FROM {vector_table(key)} WHERE rowid = ?", images)
-            writer.executemany("INSERT INTO removal (image) VALUES (?)", images)
-            writer.execute("DELETE FROM identity WHERE name = ?", (name,))
-        with self._read() as reader:
-            if self._mirror is not None:
-                self._mirror.follow(reader)
-        return len(images)
+                writer.execute(f"DELETE FROM {vector_table(key)} WHERE rowid = ?", (identity,))
+            writer.execute("DELETE FROM identity WHERE id = ?", (identity,))
+            writer.execute("INSERT INTO change (identity) VALUES (?)", (identity,))
+        self._forget_removed()
+        return images
 
     def erase(self, *, thorough: bool) -> bool:
         """Empties the write-ahead log; the file itself holds zeros in place of deleted content."""
@@ -170,8 +178,8 @@ class SqliteStore:
             # Never another model's vectors, even if it became active since the query was embedded.
             _must_answer(reader, model)
             if self._in_memory:
-                images, distances = self._followed(reader, model).nearest(query, count)
-                near = list(zip(images.tolist(), distances.tolist(), strict=True))
+                keys, distances = self._followed(reader, model).nearest(query, count)
+                near = list(zip(keys.tolist(), distances.tolist(), strict=True))
             else:
                 near = rows(
                     reader,
@@ -179,58 +187,52 @@ class SqliteStore:
                     " WHERE vector MATCH ? AND k = ? ORDER BY distance",
                     [query.tobytes(), min(count, SQLITE_VEC_NEIGHBOURS)],
                 )
-            name_of = "SELECT name FROM identity WHERE id = (SELECT identity FROM image WHERE id=?)"
-            return [Hit(image, value(reader, name_of, [image]), far) for image, far in near]
+            name_of = "SELECT name FROM identity WHERE id = ?"
+            return [Hit(value(reader, name_of, [key]), distance) for key, distance in near]
 
-    def vectors_of(self, name: str, *, model: GalleryModel) -> Vectors:
+    def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
         with self._read() as reader:
             _must_answer(reader, model)
-            vector = f"(SELECT vector FROM {vector_table(model.key)} WHERE rowid = image.id)"
-            found = rows(reader, f"SELECT {vector} {_OF_NAME} ORDER BY image.id", [name])
-        return _vectors([row[0] for row in found], model.facts.dimensions)
+            vector = value(
+                reader,
+                f"SELECT vector FROM {vector_table(model.key)}"
+                " WHERE rowid = (SELECT id FROM identity WHERE name = ?)",
+                [name],
+            )
+        return None if vector is None else np.frombuffer(vector, np.float32)
 
-    def sample(self, people: int, *, model: GalleryModel) -> Sample:
+    def sample(self, people: int, *, model: GalleryModel) -> Vectors:
         with self._read() as reader:
             _must_answer(reader, model)
-            vector = f"(SELECT vector FROM {vector_table(model.key)} WHERE rowid = image.id)"
             found = rows(
                 reader,
-                f"SELECT identity, {vector} AS vector FROM image WHERE vector IS NOT NULL"
                 # Scattered, for those who enrolled one after the other may be of one kind.
-                " AND identity IN"
-                " (SELECT id FROM identity ORDER BY (id * 2654435761) & 4294967295 LIMIT ?)",
-                [people],
+                f"SELECT (SELECT vector FROM {vector_table(model.key)} WHERE rowid = identity)"
+                " FROM (SELECT identity FROM embedded WHERE model = ?"
+                " ORDER BY (identity * 2654435761) & 4294967295 LIMIT ?)",
+                [model.key, people],
             )
-        vectors = _vectors([row[1] for row in found], model.facts.dimensions)
-        return Sample(vectors, [row[0] for row in found])
+        vectors = np.frombuffer(b"".join(row[0] for row in found), np.float32)
+        return vectors.reshape(-1, model.facts.dimensions)
 
-    def missing(self, model: GalleryModel, limit: int) -> list[Missing]:
+    def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Person]:
         with self._read() as reader:
-            found = rows(
-                reader,
-                "SELECT image.id, name, content FROM image JOIN identity ON identity.id = identity"
-                " WHERE image.id > (SELECT embedded_to FROM model WHERE id = ?)"
-                " ORDER BY image.id LIMIT ?",
-                [model.key, limit],
+            people = rows(
+                reader, f"SELECT identity.id, name {_INCOMPLETE}", [model.key, after, limit]
             )
-        return [Missing(*row) for row in found]
+            images = "SELECT content FROM image WHERE identity = ? ORDER BY id"
+            return [
+                Person(key, name, tuple(row[0] for row in rows(reader, images, [key])))
+                for key, name in people
+            ]
 
-    def add_vectors(self, model: GalleryModel, images: Sequence[int], vectors: Vectors) -> None:
+    def put_templates(self, model: GalleryModel, templates: Sequence[Template]) -> None:
         with self._write() as writer:
             _must_answer(writer, model)
-            table = vector_table(model.key)
-            for image, vector in zip(images, vectors, strict=True):
-                # Removed since, or embedded by another process at the same time.
-                if value(writer, "SELECT 1 FROM image WHERE id = ?", [image]) is None:
-                    continue
-                writer.execute(f"DELETE FROM {table} WHERE rowid = ?", (image,))
-                writer.execute(
-                    f"INSERT INTO {table} (rowid, vector) VALUES (?, ?)", (image, vector.tobytes())
-                )
-            writer.execute(
-                "UPDATE model SET embedded_to = max(embedded_to, ?) WHERE id = ?",
-                (max(images, default=0), model.key),
-            )
+            for template in templates:
+                there = "SELECT count(*) FROM image WHERE identity = ?"
+                if value(writer, there, [template.key]) == template.images:
+                    _put(writer, model, template)
 
     def counts(self) -> Counts:
         with self._read() as reader:
@@ -275,6 +277,16 @@ class SqliteStore:
         with self._reading, database_errors(self._path), snapshot(self._reader):
             yield self._reader
 
+    def _forget_removed(self) -> None:
+        """Clears removed vectors from memory too, without waiting for the next query."""
+        with self._read() as reader:
+            if self._mirror is None:
+                return
+            if _answers(reader, self._mirror.model):
+                self._mirror.follow(reader)
+            else:
+                self._mirror = None
+
     def _followed(self, reader: apsw.Connection, model: GalleryModel) -> Mirror:
         """The vectors of `model` as in the snapshot."""
         if self._mirror is None or self._mirror.model.key != model.key:
@@ -283,33 +295,67 @@ class SqliteStore:
         return self._mirror.mirror
 
 
-def _must_answer(connection: apsw.Connection, model: GalleryModel) -> None:
+def _answers(connection: apsw.Connection, model: GalleryModel) -> bool:
     state = value(connection, "SELECT state FROM model WHERE id = ?", [model.key])
-    if state is None or state == "retired":
+    return state is not None and state != "retired"
+
+
+def _must_answer(connection: apsw.Connection, model: GalleryModel) -> None:
+    if not _answers(connection, model):
         raise ModelChanged
 
 
-def _add_image(
-    writer: apsw.Connection, identity: int, image: NewImage, model: int, now: float
-) -> int:
-    owner = rows(
-        writer,
-        "SELECT identity, name FROM image JOIN identity ON identity.id = identity WHERE sha256 = ?",
-        [image.sha256],
-    )
-    if owner:
-        if owner[0][0] != identity:
+def _add_images(
+    writer: apsw.Connection, identity: int, images: Sequence[NewImage], now: float
+) -> list[Vectors]:
+    """Stores what is not there yet, and gives the vectors of that."""
+    new = []
+    for image in images:
+        owner = rows(
+            writer,
+            "SELECT identity, name FROM image JOIN identity ON identity.id = identity"
+            " WHERE sha256 = ?",
+            [image.sha256],
+        )
+        if not owner:
+            writer.execute(
+                "INSERT INTO image (identity, sha256, created, content) VALUES (?, ?, ?, ?)",
+                (identity, image.sha256, now, image.content),
+            )
+            new.append(image.vector)
+        elif owner[0][0] != identity:
             raise ImageTaken(image.sha256.hex(), owner[0][1])
-        return 0
+    return new
+
+
+def _fold(
+    writer: apsw.Connection, model: GalleryModel, identity: int, vectors: Sequence[Vectors]
+) -> None:
+    """Takes more vectors into the mean of someone."""
+    before = rows(
+        writer,
+        f"SELECT images, (SELECT vector FROM {vector_table(model.key)} WHERE rowid = identity)"
+        " FROM embedded WHERE model = ? AND identity = ?",
+        [model.key, identity],
+    )
+    count, blob = before[0] if before else (0, None)
+    mean = None if blob is None else np.frombuffer(blob, np.float32)
+    template = Template(identity, count + len(vectors), mean_with(mean, count, vectors))
+    _put(writer, model, template)
+
+
+def _put(writer: apsw.Connection, model: GalleryModel, template: Template) -> None:
+    table = vector_table(model.key)
+    writer.execute(f"DELETE FROM {table} WHERE rowid = ?", (template.key,))
     writer.execute(
-        "INSERT INTO image (identity, sha256, created, content) VALUES (?, ?, ?, ?)",
-        (identity, image.sha256, now, image.content),
+        f"INSERT INTO {table} (rowid, vector) VALUES (?, ?)",
+        (template.key, template.mean.tobytes()),
     )
     writer.execute(
-        f"INSERT INTO {vector_table(model)} (rowid, vector) VALUES (?, ?)",
-        (writer.last_insert_rowid(), image.vector.tobytes()),
+        "INSERT INTO embedded (model, identity, images) VALUES (?, ?, ?)"
+        " ON CONFLICT (model, identity) DO UPDATE SET images = excluded.images",
+        (model.key, template.key, template.images),
     )
-    return 1
 
 
 def _identity(reader: apsw.Connection, row: Any) -> Identity:
@@ -331,7 +377,3 @@ def _model(row: Any) -> GalleryModel:
 
 def _json(impostors: Impostors | None) -> str | None:
     return None if impostors is None else impostors.to_json()
-
-
-def _vectors(blobs: list[bytes], dimensions: int) -> Vectors:
-    return np.frombuffer(b"".join(blobs), np.float32).reshape(-1, dimensions)

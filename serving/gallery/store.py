@@ -10,16 +10,11 @@ from serving.gallery.records import (
     Identity,
     ModelFacts,
     NewImage,
+    Person,
+    Template,
     Vectors,
 )
 from serving.gallery.threshold import Impostors
-
-
-class Sample(NamedTuple):
-    """Enrolled vectors `[N, D]` and whose they are, `[N]`."""
-
-    vectors: Vectors
-    people: list[int]
 
 
 class Counts(NamedTuple):
@@ -27,14 +22,6 @@ class Counts(NamedTuple):
 
     names: int
     images: int
-
-
-class Missing(NamedTuple):
-    """An image that a model has no vector of yet."""
-
-    image: int
-    name: str
-    content: bytes
 
 
 class Store(Protocol):
@@ -62,8 +49,8 @@ class Store(Protocol):
         """Lets this version answer from now on; the one before is retired in the same moment.
 
         Returns:
-          False, and nothing has changed, where an image has no vector of this version, or another
-          version than `instead_of` has become active.
+          False, and nothing has changed, where someone's images are not all in a vector of this
+          version, or another version than `instead_of` has become active.
         """
 
     def drop_retired(self) -> None:
@@ -100,19 +87,23 @@ class Store(Protocol):
         """
 
     def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
-        """The `count` nearest enrolled images, nearest first."""
+        """The `count` nearest people, nearest first."""
 
-    def vectors_of(self, name: str, *, model: GalleryModel) -> Vectors:
-        """`[N, D]` vectors of a name; N is 0 if there is no such name."""
+    def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
+        """`[D]`, the mean vector of a name; None if there is no such name."""
 
-    def sample(self, people: int, *, model: GalleryModel) -> Sample:
-        """Vectors of up to so many people, one or more each, the same at each call."""
+    def sample(self, people: int, *, model: GalleryModel) -> Vectors:
+        """`[N, D]` mean vectors of up to so many people, the same at each call."""
 
-    def missing(self, model: GalleryModel, limit: int) -> list[Missing]:
-        """Images without a vector of this version."""
+    def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Person]:
+        """People with images that are not in their vector of this version, in order of keys."""
 
-    def add_vectors(self, model: GalleryModel, images: Sequence[int], vectors: Vectors) -> None:
-        """Adds vectors of a version that is being built; of images removed meanwhile, none."""
+    def put_templates(self, model: GalleryModel, templates: Sequence[Template]) -> None:
+        """Stores vectors of a version that is being built.
+
+        Left out are those of people who are gone, or have got more images since: they are missing
+        still.
+        """
 
     def counts(self) -> Counts: ...
 

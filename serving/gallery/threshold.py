@@ -1,15 +1,24 @@
 """From which logit on two images are taken for the same person.
 
-A stranger who is compared with M enrolled images has M chances of being mistaken for someone. For
-a chance F of that in all, each comparison may accept a stranger with probability
-`f = 1 - (1 - F)^(1/M)` (comparisons taken as independent, which errs on the safe side: they are
-alike). So the threshold rises with the gallery; for verification M is the number of images that
-are enrolled under the one name.
+A stranger who is compared with M people has M chances of being mistaken for one. For a chance F of
+that in all, each comparison may accept a stranger with probability `f = 1 - (1 - F)^(1/M)`
+(comparisons taken as independent, which errs on the safe side: they are alike). So the threshold
+rises with the gallery; verification is a single comparison.
 
-The logit that a share f of *impostor pairs* (two images of different people) exceeds is read off
-their sorted logits while at least `SUPPORT` pairs lie above it, and beyond that from a normal
-distribution with their mean and standard deviation. Sums of many terms have about that shape, and
-these have a shorter tail: a large distance is a sum too, but no distance is negative.
+The logit that a share f of *impostor pairs* (images of different people) exceeds is read off their
+sorted logits while at least `SUPPORT` pairs lie above it. Beyond, it is the middle between two
+tails: a normal distribution with the mean and deviation of all pairs, which is too short (there are
+look-alikes), and an exponential one fitted to the highest pairs, which is too long (no distance is
+negative). Strangers accepted where 1 % / 5 % were asked for, with 382 Omniglot characters that the
+model was not trained on:
+
+| names | calibrated on the gallery itself | on a cohort of 100 outsiders |
+|---|---|---|
+| 5 | 3.4 / 6.1 % | 0.7 / 3.9 % |
+| 10 | 1.9 / 6.3 % | 1.1 / 4.8 % |
+| 20 | 1.1 / 7.0 % | 1.0 / 4.0 % |
+| 100 | 0.7 / 4.7 % | 0.8 / 4.7 % |
+| 180 | 0.7 / 3.4 % | 0.8 / 4.2 % |
 """
 
 import json
@@ -29,6 +38,7 @@ MIN_PAIRS: Final = 10
 """Pairs, from five people, below which nothing is estimated."""
 SAMPLE: Final = 200
 """Enrolled people whose pairs are looked at: 19,900 of them are enough."""
+TAIL_SHARE: Final = 0.02
 POINTS: Final = 300
 UNCALIBRATED: Final = 0.0
 """Threshold where no impostors are known: the model holds "same" for as likely as "different"."""
@@ -44,6 +54,9 @@ class Impostors:
       pairs: how many pairs.
       mean: of the logits.
       std: of the logits.
+      tail_pairs: how many of the highest logits the exponential tail is fitted to.
+      tail_start: the highest logit below those.
+      tail_mean: their mean excess over it.
       ranks: `r`, ascending from 1, at most half of `pairs`.
       logits: the `r`-th highest logit for each of `ranks`.
     """
@@ -53,6 +66,9 @@ class Impostors:
     pairs: int
     mean: float
     std: float
+    tail_pairs: int
+    tail_start: float
+    tail_mean: float
     ranks: tuple[int, ...]
     logits: tuple[float, ...]
 
@@ -68,6 +84,7 @@ class Impostors:
         pairs = len(descending)
         if pairs < MIN_PAIRS:
             return None
+        tail = min(max(SUPPORT, round(TAIL_SHARE * pairs)), pairs // 2)
         ranks = np.unique(np.geomspace(1, pairs // 2, POINTS).round().astype(int))
         return cls(
             source=source,
@@ -75,6 +92,9 @@ class Impostors:
             pairs=pairs,
             mean=float(descending.mean()),
             std=float(descending.std(ddof=1)),
+            tail_pairs=tail,
+            tail_start=float(descending[tail]),
+            tail_mean=float((descending[:tail] - descending[tail]).mean()),
             ranks=tuple(ranks.tolist()),
             logits=tuple(descending[ranks - 1].tolist()),
         )
@@ -82,10 +102,12 @@ class Impostors:
     def quantile(self, rate: float) -> float:
         """The logit above which a share `rate`, in (0, 0.5], of impostor pairs lies at the most."""
         above = math.floor(rate * self.pairs)
-        normal = self.mean + self.std * NormalDist().inv_cdf(1 - rate)
         if above >= SUPPORT:
             return self._ranked(above)
-        return max(normal, self._ranked(SUPPORT))
+        normal = self.mean - self.std * NormalDist().inv_cdf(rate)
+        expected = rate * self.pairs
+        exponential = self.tail_start + self.tail_mean * math.log(self.tail_pairs / expected)
+        return max((normal + exponential) / 2, self._ranked(SUPPORT))
 
     def _ranked(self, above: int) -> float:
         """The lowest known logit that at most `above` pairs exceed."""
@@ -114,7 +136,7 @@ def threshold(impostors: Impostors | None, *, false_accept_rate: float, comparis
       impostors: what is known of impostor pairs, None if nothing.
       false_accept_rate: F, in (0, 0.5]: chance that a stranger is accepted by any of the
         comparisons.
-      comparisons: M, the number of enrolled images that the query is compared with.
+      comparisons: M, the number of people that the query is compared with.
     """
     if impostors is None:
         return UNCALIBRATED

@@ -1,6 +1,5 @@
 """Galleries in SQLite files and in a real PostgreSQL."""
 
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,26 +26,19 @@ def postgres_server() -> Iterator[str]:
         server.cleanup()
 
 
-@pytest.fixture(scope="session")
-def new_database(postgres_server: str) -> Callable[[], str]:
-    """Makes an empty database and gives its URL."""
-    numbers = itertools.count()
-
-    def create() -> str:
-        name = f"gallery{next(numbers)}"
-        with psycopg.connect(postgres_server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return postgres_server.replace("/postgres?", f"/{name}?")
-
-    return create
+@pytest.fixture
+def empty_postgres(postgres_server: str) -> str:
+    """URL of a database without a gallery in it."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS oneshot CASCADE")
+    return postgres_server
 
 
 @pytest.fixture(params=["sqlite in memory", "sqlite-vec", "postgres"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, bool]:
     """Where a new gallery may be, and whether its vectors are searched in memory."""
     if request.param == "postgres":
-        create: Callable[[], str] = request.getfixturevalue("new_database")
-        return create(), False
+        return request.getfixturevalue("empty_postgres"), False
     return str(tmp_path / "gallery.db"), request.param == "sqlite in memory"
 
 

@@ -40,9 +40,9 @@ def test_the_nearest_are_those_of_a_full_search(
     distances = {image: float(np.abs(vector - query).sum()) for image, vector in known.items()}
     np.testing.assert_allclose(found.distances, sorted(distances.values())[:count], rtol=1e-4)
     np.testing.assert_allclose(
-        found.distances, [distances[image] for image in found.images.tolist()], rtol=1e-4
+        found.distances, [distances[image] for image in found.keys.tolist()], rtol=1e-4
     )
-    assert len(set(found.images.tolist())) == len(found.images)
+    assert len(set(found.keys.tolist())) == len(found.keys)
 
 
 def test_memory_of_removed_vectors_is_cleared() -> None:
@@ -51,4 +51,4 @@ def test_memory_of_removed_vectors_is_cleared() -> None:
     mirror.discard(1)
     mirror.discard(2)
     assert not mirror._vectors.any()
-    assert not mirror._images.any()
+    assert not mirror._keys.any()

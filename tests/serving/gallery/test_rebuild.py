@@ -151,6 +151,14 @@ def test_questions_and_enrolments_that_meet_the_switch_are_asked_again(
     assert gallery.identify(photo("new", 1)).model_version == "3"
 
 
+def test_removal_right_after_a_switch_works(gallery: Gallery, models: Watched) -> None:
+    assert gallery.identify(photo(PEOPLE[0], 1)).name == PEOPLE[0]
+    models.newest = "2"
+    gallery.rebuild()
+    assert gallery.remove(PEOPLE[0]).images == 1
+    assert gallery.identify(photo(PEOPLE[0], 1)).name is None
+
+
 def test_going_back_to_an_older_version_is_a_rebuild_too(gallery: Gallery, models: Watched) -> None:
     models.newest = "2"
     gallery.rebuild()
