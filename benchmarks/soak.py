@@ -10,6 +10,7 @@ must disturb nobody. Exit code 1 if a request failed.
 import argparse
 import base64
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from tensorflow_serving.apis import (
 )
 
 NAME = "siamese"
-DAMAGED_EVERY = 5
+DAMAGED_EVERY = 4
 KEPT_VERSIONS = 2
 TIMEOUT = 60.0
 
@@ -239,19 +240,20 @@ def soak(exports: Sequence[Path], *, minutes: float, swap_seconds: float, client
                 clients=clients,
             )
             memory = [resident_mib(pid)]
-            end = time.monotonic() + 60 * minutes
+            begin = time.monotonic()
             try:
-                while (left := end - time.monotonic()) > 0:
-                    time.sleep(min(swap_seconds, left))
-                    if end - time.monotonic() > swap_seconds / 2:
-                        damage = (pusher.version + 1) % DAMAGED_EVERY == 0
-                        version = pusher.push(damage=damage)
-                        wait_for(rest_url, version, "END" if damage else "AVAILABLE")
-                        memory.append(resident_mib(pid))
-                        sys.stderr.write(
-                            f"version {version}{' (damaged)' if damage else ''}: "
-                            f"{memory[-1]:.0f} MiB, {len(load.failures)} failed\n"
-                        )
+                for number in range(1, math.ceil(60 * minutes / swap_seconds)):
+                    # From swap to swap, however long the loading takes.
+                    time.sleep(max(0.0, begin + number * swap_seconds - time.monotonic()))
+                    damage = (pusher.version + 1) % DAMAGED_EVERY == 0
+                    version = pusher.push(damage=damage)
+                    wait_for(rest_url, version, "END" if damage else "AVAILABLE")
+                    memory.append(resident_mib(pid))
+                    sys.stderr.write(
+                        f"version {version}{' (damaged)' if damage else ''}: "
+                        f"{memory[-1]:.0f} MiB, {len(load.failures)} failed\n"
+                    )
+                time.sleep(max(0.0, begin + 60 * minutes - time.monotonic()))
             finally:
                 load.stop()
             memory.append(resident_mib(pid))
