@@ -121,7 +121,7 @@ class ModelApi:
             return self._metadata(path)
         if self._state.closing:
             raise ServingError(Code.UNAVAILABLE, "Server is shutting down")
-        parsed = parse_body(body)
+        parsed = parse_body(body, max_values=self._options.max_json_values)
         if path.action == "predict":
             return await self._predict(path, parsed)
         return await self._classify_or_regress(path, parsed)
@@ -141,6 +141,8 @@ class ModelApi:
                 Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}"
             )
         inputs, form = read_inputs(body.document, types)
+        # The values live on as arrays; as JSON they take many times the memory of the request.
+        body.document.clear()
         prediction = await host.predict_async(
             inputs,
             signature=name,

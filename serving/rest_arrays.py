@@ -177,9 +177,32 @@ def what_is_wrong(value: Json, dtype: int) -> str | None:
                 f"Encountered list at unexpected size: {len(item)} at level: {level} "
                 f"expected size: {shape[level]}"
             )
-        return next(filter(None, (search(inner, level + 1) for inner in item)), None)
+        at = first_misfit(item, dtype, shape[level + 1 :])
+        return None if at is None else search(item[at], level + 1)
 
     return search(value, 0)
+
+
+def first_misfit(items: list[Json], dtype: int, shape: Sequence[int]) -> int | None:
+    """Place of the first item that is no dense tensor of that type and shape; None if all are.
+
+    By halves, as looking at each of a million values would take a client's mistake for minutes.
+    """
+
+    def fit(part: list[Json]) -> bool:
+        array = convert(part, dtype)
+        return array is not None and list(array.shape[1:]) == list(shape)
+
+    if not items or fit(items):
+        return None
+    low, high = 0, len(items)  # what is before `low` fits, something before `high` does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fit(items[low:middle]):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def type_name(value: Json) -> str:

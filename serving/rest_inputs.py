@@ -4,7 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from serving.rest_arrays import Array, apparent_shape, convert, is_object, shape_text, what_is_wrong
+from serving.rest_arrays import (
+    Array,
+    apparent_shape,
+    convert,
+    first_misfit,
+    is_object,
+    shape_text,
+    what_is_wrong,
+)
 from serving.rest_json import MAX_QUOTED, Json, invalid, quoted
 
 Format = Literal["row", "column"]
@@ -86,14 +94,16 @@ def _row_tensor(items: list[Json], dtype: int, *, key: str) -> Array:
     if array is not None:
         return array
     first = apparent_shape(items[0])
-    for at, item in enumerate(items):
-        wrong = what_is_wrong(item, dtype) or _difference(first, apparent_shape(item))
-        if wrong:
-            raise invalid(
-                f"Failed to process element: {at}{key} of 'instances' list. "
-                f"Error: INVALID_ARGUMENT: {wrong}"
-            )
-    raise invalid("'instances' list cannot be converted to a tensor")
+    at = first_misfit(items, dtype, first)
+    wrong = ""
+    if at is not None:
+        wrong = what_is_wrong(items[at], dtype) or _difference(first, apparent_shape(items[at]))
+    if not wrong:
+        raise invalid("'instances' list cannot be converted to a tensor")
+    raise invalid(
+        f"Failed to process element: {at}{key} of 'instances' list. "
+        f"Error: INVALID_ARGUMENT: {wrong}"
+    )
 
 
 def _difference(first: Sequence[int], other: Sequence[int]) -> str:

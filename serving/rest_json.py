@@ -25,15 +25,22 @@ class PredictBody(NamedTuple):
     document: dict[str, Json]
 
 
-def parse_body(body: bytes) -> PredictBody:
+def parse_body(body: bytes, *, max_values: int = 2_000_000) -> PredictBody:
     """Reads the JSON of a predict, classify or regress request.
 
     NaN, Infinity and -Infinity are numbers, as for TF Serving.
 
+    Args:
+      body: UTF-8.
+      max_values: most values in all its lists and objects, counted a little generously. Three
+        bytes can make a Python object of a hundred, so the size of a body is no limit enough.
+
     Raises:
-      ServingError: INVALID_ARGUMENT; not JSON, nested deeper than 1,024, not an object, or a
-        signature name that is no string.
+      ServingError: INVALID_ARGUMENT; not JSON, nested deeper than 1,024, too many values, not an
+        object, or a signature name that is no string.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > max_values:
+        raise invalid(f"Request has more than {max_values} JSON values: send it in parts")
     document = _parse_json(body)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {quoted(document)} Is not object")

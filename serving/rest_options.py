@@ -14,6 +14,7 @@ class RestOptions:
       token: asked of every request as `Authorization: Bearer TOKEN`; None asks for nothing.
       open_status: answer model status (`GET /v1/models/NAME`) without the token, for probes.
       max_body_bytes: largest body of a request, after gzip is undone.
+      max_json_values: most numbers, strings, lists and objects in the JSON of a request.
       max_bytes_in_flight: of all bodies that are held at once.
       header_seconds: in which the head of a request must arrive, from its first byte or, for the
         first one, from the connection.
@@ -28,6 +29,7 @@ class RestOptions:
     token: str | None = None
     open_status: bool = False
     max_body_bytes: int = 64 * MIB
+    max_json_values: int = 2_000_000
     max_bytes_in_flight: int = 256 * MIB
     header_seconds: float = 10.0
     max_header_bytes: int = 64 * 1024

@@ -171,6 +171,25 @@ def test_a_nest_of_lists_is_refused_however_deep() -> None:
         assert error_of({"instances": [nest]}, X)
 
 
+@pytest.mark.parametrize("key", ["instances", "inputs"])
+@pytest.mark.parametrize(("wide", "at"), [(1, 299_999), (3, 7), (100, 2999)])
+def test_one_wrong_value_among_very_many_is_found(key: str, wide: int, at: int) -> None:
+    values: list[Any] = [[1.5] * wide for _ in range(300_000 // wide)]
+    values[at] = [*values[at][1:], "wrong"]
+    assert 'JSON Value: "wrong" Type: String' in error_of({key: values}, X)
+    values[at] = [1.5] * (wide + 1)
+    assert f"{wide + 1}" in error_of({key: values}, X)
+
+
+def test_a_body_of_too_many_values_is_refused_before_it_is_read() -> None:
+    body = b'{"inputs": [' + b"[]," * 2_000_000 + b"[]]}"
+    with pytest.raises(ServingError, match="more than 2000000 JSON values"):
+        parse_body(body)
+    assert len(parse_body(body[:16] + b"1,1,1]]}", max_values=8).document["inputs"]) == 2
+    with pytest.raises(ServingError, match="more than 3 JSON values"):
+        parse_body(b'{"inputs": [1,2,3]}', max_values=3)
+
+
 LEAVES = st.one_of(
     st.none(),
     st.booleans(),
