@@ -4,7 +4,8 @@
 
 All in one run, on the same images, one load after another; the bare Session is measured before and
 after the servers, and its better figure counts. Clients and server share the machine's cores, so
-what clients cost is in the server's figures too. `--grpc` and `--rest` measure a server that runs
+what clients cost is in the server's figures too: a single client is a real one, several only send
+prepared bytes. `--grpc` and `--rest` measure a server that runs
 already, such as TF Serving.
 """
 
@@ -63,7 +64,8 @@ def local_server(folder: Path) -> Iterator[dict[str, str]]:
 def measure(*arguments: str) -> Any:
     """Runs one load in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.serving_load", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=quiet)
     return json.loads(done.stdout)
 
 

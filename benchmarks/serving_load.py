@@ -9,19 +9,24 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from data_ingest.glyphs import draw_alphabet, encode_png
+from serving.client_rest import write_request
+from serving.client_types import Predict, Target
 
 BATCH: Final = 32
 WARM_UP_CALLS: Final = 20
+Call: TypeAlias = Callable[[], Awaitable[None]]
 
 
 def drawings(count: int = 200) -> list[bytes]:
@@ -99,53 +104,105 @@ def _blocking(
 
 
 async def _concurrent(
-    embed: Callable[[bytes], Awaitable[object]], *, clients: int, seconds: float
+    connect: Callable[[], Awaitable[Call]], *, clients: int, seconds: float
 ) -> Any:
     """`clients` that each ask again as soon as they are answered, for one image a time."""
-    images = itertools.cycle(drawings())
+    calls = [await connect() for _ in range(clients)]
+    await asyncio.gather(*(call() for call in calls for _ in range(4)))
     latencies: list[float] = []
     errors: list[str] = []
-    await asyncio.gather(*(embed(next(images)) for _ in range(clients * 4)))
     start = time.perf_counter()
 
-    async def client() -> None:
+    async def client(call: Call) -> None:
         before = time.perf_counter()
         while before - start < seconds:
             try:
-                await embed(next(images))
+                await call()
             except Exception as error:  # counted and shown, whatever it is
                 errors.append(f"{type(error).__name__}: {error}")
             after = time.perf_counter()
             latencies.append(after - before)
             before = after
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    await asyncio.gather(*(client(call) for call in calls))
     taken = time.perf_counter() - start
     figures = summary(latencies, seconds=taken, images=len(latencies), errors=len(errors))
     return {**figures, "first_error": errors[0]} if errors else figures
 
 
-def load(protocol: str, address: str, *, model: str, clients: int, seconds: float) -> Any:
-    """A load of single images on a server, over one shared client."""
-    if protocol == "grpc":
-        from serving.grpc_client import AsyncGrpcClient as AsyncKind
-        from serving.grpc_client import GrpcClient as Kind
-    else:
-        from serving.client import AsyncClient as AsyncKind
-        from serving.client import Client as Kind
+def embed_request(model: str, image: bytes) -> Predict:
+    return Predict(Target(model), "embed", {"image": [image]}, ("embedding",))
 
+
+async def grpc_load(address: str, *, model: str, clients: int, seconds: float) -> Any:
+    """Prepared messages over one channel; answers are not parsed."""
+    import grpc.aio
+
+    from serving.grpc_client import CHANNEL_OPTIONS, write_message
+
+    messages = itertools.cycle(
+        [write_message(embed_request(model, image)).SerializeToString() for image in drawings()]
+    )
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+
+        async def call() -> None:
+            await predict(next(messages), timeout=30)
+
+        async def connect() -> Call:
+            return call
+
+        return await _concurrent(connect, clients=clients, seconds=seconds)
+
+
+async def rest_load(url: str, *, model: str, clients: int, seconds: float) -> Any:
+    """Prepared requests over a connection a client; of answers only the head is looked at."""
+    parts = urlsplit(url)
+    requests = []
+    for image in drawings():
+        method, path, body = write_request(embed_request(model, image))
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body or b'')}\r\n\r\n"
+        )
+        requests.append(head.encode() + (body or b""))
+    bodies = itertools.cycle(requests)
+
+    async def connect() -> Call:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        taken = asyncio.Lock()
+
+        async def call() -> None:
+            async with taken:
+                writer.write(next(bodies))
+                answer = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", answer)
+                await reader.readexactly(int(length[1]) if length else 0)
+                if not answer.startswith(b"HTTP/1.1 200 "):
+                    raise RuntimeError(answer.decode("latin-1"))
+
+        return call
+
+    return await _concurrent(connect, clients=clients, seconds=seconds)
+
+
+def load(protocol: str, address: str, *, model: str, clients: int, seconds: float) -> Any:
+    """A load of single images on a server.
+
+    A single client is one of `serving.client` or `serving.grpc_client`, with all that it does.
+    Several are to show what the server can do, on the same cores: they only send and receive.
+    """
     if clients == 1:
+        if protocol == "grpc":
+            from serving.grpc_client import GrpcClient as Kind
+        else:
+            from serving.client import Client as Kind
         with Kind(address, model=model) as client:
             client.wait_ready()
             singles = ([image] for image in itertools.cycle(drawings()))
             return _blocking(client.embed, singles, seconds=seconds)
-
-    async def run() -> Any:
-        async with AsyncKind(address, model=model) as client:
-            await client.wait_ready()
-            return await _concurrent(client.embed, clients=clients, seconds=seconds)
-
-    return asyncio.run(run())
+    several = grpc_load if protocol == "grpc" else rest_load
+    return asyncio.run(several(address, model=model, clients=clients, seconds=seconds))
 
 
 def main() -> int:
