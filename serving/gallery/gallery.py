@@ -148,7 +148,7 @@ class Gallery:
                 Candidate(hit.name, sigmoid(bias - hit.distance), bias - hit.distance)
                 for hit in self._store.nearest(vector, limit, model=model)
             ]
-            bound = self._threshold(model, rate, self._store.counts().names)
+            bound = self._threshold(model, rate, self._store.names())
             best = candidates[0] if candidates else None
             return Identification(
                 best.name if best is not None and best.logit > bound else None,
@@ -323,7 +323,7 @@ class Gallery:
     def _calibrate_if_grown(self) -> None:
         model = self._store.active()
         known = model.impostors if model is not None else None
-        names = self._store.counts().names
+        names = self._store.names()
         if known is not None and (
             known.source == "cohort" or names < GROWTH * known.people or known.saturated
         ):

@@ -1,8 +1,10 @@
 """Connections to the database of a gallery, and its tables."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -13,6 +15,7 @@ from serving.gallery.records import ModelChanged
 
 CONNECT_SECONDS: Final = 10
 CONNECTIONS: Final = 8
+IDLE_SECONDS: Final = 5.0
 LAYOUT_LOCK: Final = 0x0551A9E5
 """Advisory lock of whoever changes tables or the active model."""
 EF_SEARCH: Final = 200
@@ -70,10 +73,25 @@ def open_pool(url: str) -> ConnectionPool[Connection]:
             timeout=CONNECT_SECONDS,
             kwargs={"autocommit": True},
             configure=_configure,
-            # Servers are restarted, and idle connections cut: noticed before a query is lost.
-            check=ConnectionPool.check_connection,
+            check=_IdleCheck(),
             open=True,
         )
+
+
+class _IdleCheck:
+    """Servers are restarted, and idle connections cut: noticed before a query is lost.
+
+    Connections in use are not asked each time, which would take as long as a query.
+    """
+
+    def __init__(self) -> None:
+        self._used: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+
+    def __call__(self, connection: Connection) -> None:
+        now = time.monotonic()
+        if now > self._used.get(connection, 0.0) + IDLE_SECONDS:
+            ConnectionPool.check_connection(connection)
+        self._used[connection] = now
 
 
 def _configure(connection: Connection) -> None:

@@ -33,8 +33,9 @@ from serving.gallery.threshold import Impostors
 
 MAX_DIMENSIONS: Final = 2000
 """What pgvector's HNSW takes."""
-EXACT_COUNT: Final = 10_000
-"""Galleries larger than this are counted by PostgreSQL's own estimate."""
+EXACT_COUNT: Final = 1_000
+"""Thresholds hardly depend on whether larger galleries are counted exactly, or now."""
+COUNT_SECONDS: Final = 10.0
 HNSW: Final = "m = 16, ef_construction = 64"
 
 _MODEL: Final = "SELECT id, version, bias, probe, state, impostors FROM oneshot.model"
@@ -46,6 +47,7 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         """Connects to `postgresql://user:password@host/database`, and makes the tables."""
         self._pool = open_pool(url)
+        self._names = 0, 0.0
 
     def active(self) -> GalleryModel | None:
         with self._connection() as connection:
@@ -231,22 +233,24 @@ class PostgresStore:
 
     def counts(self) -> Counts:
         with self._connection() as connection:
-            estimates = [
-                _value(
-                    connection,
-                    "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass",
-                    [table],
-                )
-                for table in ("oneshot.identity", "oneshot.image")
-            ]
-            # Not analysed yet, or small.
-            if min(estimates) < EXACT_COUNT:
-                row = connection.execute(
-                    "SELECT (SELECT count(*) FROM oneshot.identity),"
-                    " (SELECT count(*) FROM oneshot.image)"
-                ).fetchone()
-                return Counts(*row)  # type: ignore[misc]
-        return Counts(*estimates)
+            names = _value(connection, "SELECT count(*) FROM oneshot.identity", [])
+            return Counts(names, _value(connection, "SELECT count(*) FROM oneshot.image", []))
+
+    def names(self) -> int:
+        """Exact for small galleries, else what PostgreSQL found at its last look (ANALYZE)."""
+        counted, at = self._names
+        if time.monotonic() < at + COUNT_SECONDS * (counted >= EXACT_COUNT):
+            return counted
+        with self._connection() as connection:
+            names: int = _value(
+                connection,
+                "SELECT reltuples::bigint FROM pg_class WHERE oid = 'oneshot.identity'::regclass",
+                [],
+            )
+            if names < EXACT_COUNT:
+                names = _value(connection, "SELECT count(*) FROM oneshot.identity", [])
+        self._names = names, time.monotonic()
+        return names
 
     def identities(self, *, after: str, limit: int) -> list[Identity]:
         return self._identities("name > %s ORDER BY name LIMIT %s", [after, limit])

@@ -238,6 +238,9 @@ class SqliteStore:
         with self._read() as reader:
             return Counts(*rows(reader, "SELECT names, images FROM total")[0])
 
+    def names(self) -> int:
+        return self.counts().names
+
     def identities(self, *, after: str, limit: int) -> list[Identity]:
         with self._read() as reader:
             found = rows(

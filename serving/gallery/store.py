@@ -18,7 +18,7 @@ from serving.gallery.threshold import Impostors
 
 
 class Counts(NamedTuple):
-    """How much is enrolled; of many, PostgreSQL knows the number to a few per cent only."""
+    """How much is enrolled."""
 
     names: int
     images: int
@@ -105,7 +105,11 @@ class Store(Protocol):
         still.
         """
 
-    def counts(self) -> Counts: ...
+    def counts(self) -> Counts:
+        """Exactly; may take long where many are enrolled."""
+
+    def names(self) -> int:
+        """About how many names are enrolled; takes no time."""
 
     def identities(self, *, after: str, limit: int) -> list[Identity]:
         """Those whose names come after `after` in order of code points."""
