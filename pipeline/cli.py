@@ -214,8 +214,8 @@ def _runs(arguments: argparse.Namespace) -> int:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return EXIT_DONE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("run", "data", "state", "accuracy", "blessed", "pushed", "seconds"):
-        right = heading in ("accuracy", "seconds")
+    for heading in ("run", "data", "state", "accuracy", "blessed", "pushed", "time"):
+        right = heading in ("accuracy", "time")
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for record in records:
         table.add_row(
@@ -225,7 +225,7 @@ def _runs(arguments: argparse.Namespace) -> int:
             "" if record.accuracy is None else f"{100 * record.accuracy:.1f} %",
             "" if record.blessed is None else ("yes" if record.blessed else "no"),
             str(record.pushed_version or ""),
-            "" if record.seconds is None else f"{record.seconds:.0f}",
+            "" if record.seconds is None else f"{record.seconds:.0f} s",
         )
     Console(highlight=False).print(table)
     return EXIT_DONE

@@ -114,6 +114,8 @@ def create_pipeline(
         settings=config.gate,
         source_hash=source_hash("components.serving_gate"),
     )
+    # The order in which people read the verdicts; the two do not depend on each other.
+    gate.add_upstream_node(evaluator)
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],

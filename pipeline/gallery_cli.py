@@ -32,15 +32,12 @@ DEFAULT_MODEL: Final = "output/serving_model/siamese"
 PAGE: Final = 1000
 
 
-def add_gallery_parser(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    common: argparse.ArgumentParser,
-) -> None:
-    """Adds `gallery` to the commands of `oneshot`.
+def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    """Adds `gallery` to the subcommands of `oneshot`.
 
     Args:
-      commands: where to.
-      common: parent with `--json` and `--verbose`.
+      commands: what `add_subparsers` returned.
+      parents: parsers of `--json` and `--verbose`.
     """
     gallery = commands.add_parser("gallery", help="recognise people by one image of each")
     actions = gallery.add_subparsers(required=True, metavar="ACTION")
@@ -66,7 +63,7 @@ def add_gallery_parser(
     )
 
     def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, parents=[common, where], help=text, description=text)
+        parser = actions.add_parser(name, parents=[*parents, where], help=text, description=text)
         parser.set_defaults(command=command)
         return parser
 

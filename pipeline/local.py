@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
-from tfx.orchestration.portable import runtime_parameter_utils
+from tfx.orchestration.portable import data_types, launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from data_ingest.dataset import Dataset
@@ -146,32 +146,23 @@ def _disk_full(workspace: Workspace) -> str:
 def _node_progress(ir: pipeline_pb2.Pipeline) -> Iterator[None]:
     """Tells when each node starts and how long it took.
 
-    LocalDagRunner offers no callback, only these two log lines.
+    LocalDagRunner offers no callback. Its log lines would do, but exporting a model silences the
+    logger that they go through, which is also why its level is set again before every node.
     """
-    handler = _NodeProgress([node.pipeline_node.node_info.id for node in ir.nodes])
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    nodes = [node.pipeline_node.node_info.id for node in ir.nodes]
+    launch = launcher.Launcher.launch
+
+    def launch_and_tell(node_launcher: launcher.Launcher) -> data_types.ExecutionInfo | None:
+        logging.getLogger("absl").setLevel(logging.INFO)
+        node = node_launcher._pipeline_node.node_info.id
+        _LOGGER.info("[%d/%d] %s", nodes.index(node) + 1, len(nodes), node)
+        started = time.monotonic()
+        execution = launch(node_launcher)
+        _LOGGER.info("      done in %.1f s", time.monotonic() - started)
+        return execution
+
+    launcher.Launcher.launch = launch_and_tell
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-class _NodeProgress(logging.Handler):
-    def __init__(self, nodes: list[str]) -> None:
-        super().__init__(logging.INFO)
-        self._nodes = nodes
-        self._started = 0.0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.msg == "Component %s is running." and isinstance(record.args, tuple):
-            node = str(record.args[0])
-            self._started = time.monotonic()
-            position = self._nodes.index(node) + 1
-            _LOGGER.info("[%d/%d] %s", position, len(self._nodes), node)
-        elif record.msg == "Component %s is finished.":
-            seconds = time.monotonic() - self._started
-            _LOGGER.info("      done in %.1f s", seconds)
+        launcher.Launcher.launch = launch

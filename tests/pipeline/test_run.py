@@ -5,6 +5,7 @@ The tests of this module build on one another's output folder, in the order they
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def test_a_run_leaves_a_blessed_model_that_the_serving_loader_accepts(
     assert versions(output) == [first["pushed_version"]]
     with LoadedModel(Path(first["model_dir"])) as model:
         assert {"serving_default", "embed", "match", "examples"} <= set(model.signatures)
+
+
+def test_every_node_is_announced_with_its_number(output: Path, first: dict[str, Any]) -> None:
+    log = next((output / "runs").glob("[0-9]*/run.log")).read_text()
+    announced = re.findall(r"pipeline\.local: \[(\d)/9\] (\w+)", log)
+    assert [int(number) for number, _ in announced] == list(range(1, 10))
+    assert {node for _, node in announced} >= NODES
+    assert log.count("pipeline.local:       done in") == 9
 
 
 def test_the_summary_says_what_it_was_trained_on_how_good_and_how_long(
