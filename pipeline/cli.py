@@ -21,7 +21,7 @@ from rich.table import Table
 
 from data_ingest.errors import InputError
 from pipeline.config import load_config
-from pipeline.gallery_cli import add_gallery_parser
+from pipeline.gallery_cli import add_parser as add_gallery_parser
 from pipeline.logs import console_logging, run_logging
 from pipeline.serve_cli import add_parser as add_serve_parser
 from pipeline.workspace import Workspace, new_run_id
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     add_serve_parser(commands, parents=[common, output])
-    add_gallery_parser(commands, common)
+    add_gallery_parser(commands, parents=[common])
 
     doctor = commands.add_parser(
         "doctor",
