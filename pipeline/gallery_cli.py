@@ -63,7 +63,9 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     )
 
     def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, parents=[*parents, where], help=text, description=text)
+        parser: argparse.ArgumentParser = actions.add_parser(
+            name, parents=[*parents, where], help=text, description=text
+        )
         parser.set_defaults(command=command)
         return parser
 
