@@ -56,7 +56,7 @@ def array_from_proto(proto: tensor_pb2.TensorProto, *, name: str) -> Array:
     if proto.tensor_content:
         if kind.dtype == object or len(proto.tensor_content) != size * kind.dtype.itemsize:
             raise _parsing_error(name)
-        return np.frombuffer(proto.tensor_content, kind.dtype).reshape(shape)
+        return _shaped(np.frombuffer(proto.tensor_content, kind.dtype), shape, name)
     values = getattr(proto, kind.field)
     if len(values) > size or (len(values) < size and (not values or size > _MAX_REPEATED)):
         raise _parsing_error(name)
@@ -70,7 +70,7 @@ def array_from_proto(proto: tensor_pb2.TensorProto, *, name: str) -> Array:
             raise _parsing_error(name) from None
     if len(values) < size:
         array = np.concatenate([array, np.repeat(array[-1:], size - len(values))])
-    return array.reshape(shape)
+    return _shaped(array, shape, name)
 
 
 def array_to_proto(array: Array, proto: tensor_pb2.TensorProto) -> None:
@@ -86,6 +86,14 @@ def array_to_proto(array: Array, proto: tensor_pb2.TensorProto) -> None:
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
     getattr(proto, _KINDS[number].field).extend(array.ravel().tolist())
+
+
+def _shaped(array: Array, shape: tuple[int, ...], name: str) -> Array:
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        # More dimensions than numpy has; or none of the values, but 2^80 places beside a zero.
+        raise _parsing_error(name) from None
 
 
 def _parsing_error(name: str) -> ServingError:
