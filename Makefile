@@ -10,10 +10,10 @@ COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format doctor lock clean
+.PHONY: help setup run test lint format doctor lock bench-serving clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo '  GPU=1 adds CUDA for TensorFlow, once: make run GPU=1'
 
 setup:
@@ -46,6 +46,10 @@ lock: setup ## makes the lock files anew from setup.py
 	  -c requirements.lock | grep '^nvidia' > requirements-gpu.lock
 	sed -i "s/ and $(COMMON_MARKER)//; s/ ; python_full_version < '3.14'$$//; s/ and python_full_version < '3.14'//" \
 	  requirements.lock requirements-gpu.lock
+
+bench-serving: setup ## the local server and the gallery, against the bare model; --seconds and --json by ARGS
+	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
+	$(BIN)/python -m benchmarks.bench_gallery
 
 clean: ## removes the environment and caches; output/ stays
 	rm -rf .venv .venv.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
