@@ -7,6 +7,7 @@ unknown too: the question was answered.
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -253,6 +254,9 @@ def _open(arguments: argparse.Namespace) -> "Iterator[Gallery]":
     from serving.gallery.gallery import FALSE_ACCEPT_RATE
 
     rate = arguments.false_accept_rate
+    if not arguments.verbose:
+        # It says of each load that the loader of TF Serving is an old one.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with console_logging(sys.stderr, verbose=arguments.verbose):
         try:
             with open_gallery(
