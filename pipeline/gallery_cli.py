@@ -8,11 +8,12 @@ unknown too: the question was answered.
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_ingest.errors import InputError, naming
-from pipeline.logs import console_logging
+from pipeline.logs import run_logging
 
 if TYPE_CHECKING:
     from serving.gallery import Gallery, Identity
@@ -179,8 +180,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _rebuild(arguments: argparse.Namespace) -> int:
     with (
-        _open(arguments) as gallery,
-        Progress(console=Console(stderr=True), transient=True) as progress,
+        _open_beside_console(arguments) as (gallery, console),
+        Progress(console=Console(file=console), transient=True) as progress,
     ):
         bar = progress.add_task("embedding")
         rebuilt = gallery.rebuild(
@@ -249,6 +250,13 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def _open(arguments: argparse.Namespace) -> "Iterator[Gallery]":
+    with _open_beside_console(arguments) as (gallery, _):
+        yield gallery
+
+
+@contextmanager
+def _open_beside_console(arguments: argparse.Namespace) -> "Iterator[tuple[Gallery, TextIO]]":
+    """The gallery, and stderr, which is closed to TensorFlow's C++ code meanwhile."""
     from serving.errors import Code, ServingError
     from serving.gallery import open_gallery
     from serving.gallery.gallery import FALSE_ACCEPT_RATE
@@ -257,7 +265,7 @@ def _open(arguments: argparse.Namespace) -> "Iterator[Gallery]":
     if not arguments.verbose:
         # It says of each load that the loader of TF Serving is an old one.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with console_logging(sys.stderr, verbose=arguments.verbose):
+    with run_logging(Path(os.devnull), verbose=arguments.verbose) as console:
         try:
             with open_gallery(
                 arguments.gallery,
@@ -266,7 +274,7 @@ def _open(arguments: argparse.Namespace) -> "Iterator[Gallery]":
                 # One question: reading the whole gallery would take longer than to search it.
                 in_memory=False,
             ) as gallery:
-                yield gallery
+                yield gallery, console
         except ServingError as error:
             if error.code in (
                 Code.INVALID_ARGUMENT,
