@@ -281,7 +281,8 @@ def test_a_killed_training_continues_from_its_checkpoint(tmp_path: Path) -> None
     command = [sys.executable, "-m", "pipeline.cli", *argv]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 240
-        while not list((output / "checkpoints").rglob("*.index")):
+        # Written last: it names the checkpoint that is whole.
+        while not list((output / "checkpoints").rglob("checkpoint")):
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < deadline, "no checkpoint appeared"
             time.sleep(0.05)
