@@ -125,7 +125,8 @@ def _read_columns(inputs: Json, types: InputTypes) -> dict[str, Array]:
             )
         inputs = {next(iter(types)): inputs}
     tensors = {}
-    for name, dtype in types.items():
+    # A signature's inputs come in the order of a protobuf map, which differs between processes.
+    for name, dtype in sorted(types.items()):
         if name not in inputs:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
         array = convert(inputs[name], dtype)
