@@ -3,7 +3,7 @@
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tfx.utils import path_utils
 from components import model as siamese_model
 from components.evaluation_settings import GateSettings
 from components.serving_checks import Floats, PairScorer, check_export, read_card
-from data_ingest.features import Pair, pair_from_example
+from data_ingest.features import Pair, read_pairs
 from data_ingest.protocols import ONE_SHOT_SPLIT
 from serving.export import EXTRA, KERAS_MODEL
 from serving.preprocessing import decode_images
@@ -149,13 +149,6 @@ def keras_scorer(directory: Path) -> PairScorer:
         )
 
     return score_pairs
-
-
-def read_pairs(split: Path) -> Iterator[Pair]:
-    """Pairs of an Examples split, from its gzip TFRecords, in file order."""
-    files = sorted(str(path) for path in split.iterdir() if path.is_file())
-    for record in tf.data.TFRecordDataset(files, compression_type="GZIP"):
-        yield pair_from_example(record.numpy())
 
 
 def write_blessing(blessing: types.Artifact, report: dict[str, Any]) -> None:

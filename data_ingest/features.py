@@ -4,6 +4,8 @@ This module is the only place where feature names and types are written down; th
 `protocol` are in `data_ingest.protocols`.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import tensorflow as tf
@@ -110,3 +112,14 @@ def pair_from_example(serialized: bytes) -> Pair:
         is_text = name not in INT_FEATURES and name not in (IMAGE_A, IMAGE_B)
         values[name] = value.decode() if is_text else value
     return Pair(**values)  # type: ignore[arg-type]
+
+
+def read_pairs(split: Path) -> Iterator[Pair]:
+    """The records of a split: a folder of gzip TFRecords, as ingestion writes it; in file order.
+
+    Raises:
+      ValueError: as `pair_from_example`.
+    """
+    files = sorted(str(path) for path in split.iterdir() if path.is_file())
+    for record in tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator():
+        yield pair_from_example(record)

@@ -2,15 +2,15 @@
 
 import io
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from PIL import Image
 
-from data_ingest import features
+from components.one_shot import trial_credit
+from data_ingest.features import read_pairs
+from data_ingest.protocols import ONE_SHOT_SPLIT
 
 _SIDE = 105
 
@@ -37,30 +37,17 @@ def pixel_nearest_neighbour_accuracy(examples: Path) -> dict[str, float]:
                 pixels[encoded] = np.asarray(grey, np.float32).ravel()
         return pixels[encoded]
 
-    distances: dict[tuple[str, int, str], list[tuple[float, int]]] = defaultdict(list)
-    for example in read_examples(examples, "one_shot"):
-        values = example.features.feature
-        trial = values[features.TRIAL].bytes_list.value[0].decode()
-        if not trial:
-            continue
-        protocol = values[features.PROTOCOL].bytes_list.value[0].decode()
-        way = values[features.WAY].int64_list.value[0]
-        query = decoded(values[features.IMAGE_A].bytes_list.value[0])
-        candidate = decoded(values[features.IMAGE_B].bytes_list.value[0])
-        distance = float(np.square(query - candidate).sum())
-        label = values[features.LABEL].int64_list.value[0]
-        distances[protocol, way, trial].append((distance, label))
+    trials: dict[tuple[str, int, str], list[tuple[int, float]]] = defaultdict(list)
+    for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
+        if pair.trial:
+            distance = float(np.square(decoded(pair.image_a) - decoded(pair.image_b)).sum())
+            trials[pair.protocol, pair.way, pair.trial].append((pair.label, distance))
 
     earned: dict[str, list[float]] = defaultdict(list)
-    for (protocol, way, _), candidates in distances.items():
-        nearest = min(distance for distance, _ in candidates)
-        labels = [label for distance, label in candidates if distance == nearest]
-        earned[f"{protocol}_{way}way_accuracy"].append(sum(labels) / len(labels))
+    for (protocol, way, _), candidates in trials.items():
+        labels = np.array([label for label, _ in candidates])
+        nearness = np.array([-distance for _, distance in candidates], np.float32)
+        credit = trial_credit(labels, nearness, np.full(len(labels), way))
+        if credit is not None:
+            earned[f"{protocol}_{way}way_accuracy"].append(credit)
     return {name: float(np.mean(values)) for name, values in sorted(earned.items())}
-
-
-def read_examples(examples: Path, split: str) -> Iterator[tf.train.Example]:
-    """The records of one split of an Examples artifact."""
-    files = sorted(str(path) for path in (examples / f"Split-{split}").glob("*.gz"))
-    for record in tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator():
-        yield tf.train.Example.FromString(record)

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+import numpy.typing as npt
 
-from data_ingest import features, protocols
-from pipeline.baselines import read_examples
+from data_ingest.features import Pair, read_pairs, serialize_pair
+from data_ingest.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from serving.loader import LoadedModel
 
 _BATCH = 2000
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -29,58 +31,50 @@ class Mistake:
 def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]:
     """The official (else within-group) trials answered wrongly with the greatest margin.
 
+    A trial whose right candidate ties with a wrong one counts as wrong, by no margin.
+
     Args:
       model: folder of a SavedModel with the `examples` signature.
       examples: URI of an Examples artifact with a `one_shot` split.
       most: how many at the most.
     """
-    by_protocol: dict[str, list[tf.train.Example]] = defaultdict(list)
-    for example in read_examples(examples, protocols.ONE_SHOT_SPLIT):
-        protocol = _text(example, features.PROTOCOL)
-        if protocol in (protocols.PROTOCOL_OFFICIAL, protocols.PROTOCOL_WITHIN):
-            by_protocol[protocol].append(example)
-    candidates = by_protocol[protocols.PROTOCOL_OFFICIAL] or by_protocol[protocols.PROTOCOL_WITHIN]
-    if not candidates:
+    by_protocol: dict[str, list[Pair]] = defaultdict(list)
+    for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
+        by_protocol[pair.protocol].append(pair)
+    pairs = by_protocol[PROTOCOL_OFFICIAL] or by_protocol[PROTOCOL_WITHIN]
+    if not pairs:
         return []
-    serialized = [example.SerializeToString() for example in candidates]
-    with LoadedModel(model) as loaded:
-        scores = np.concatenate(
-            [
-                loaded.run(
-                    "examples",
-                    {"examples": np.array(serialized[i : i + _BATCH], object)},
-                )["score"]
-                for i in range(0, len(serialized), _BATCH)
-            ]
-        )
+    logits, scores = _scored(model, pairs)
     trials: dict[str, list[int]] = defaultdict(list)
-    for position, example in enumerate(candidates):
-        trials[_text(example, features.TRIAL)].append(position)
-    mistakes = []
+    for position, pair in enumerate(pairs):
+        trials[pair.trial].append(position)
+    mistakes: list[tuple[float, Mistake]] = []
     for trial, positions in trials.items():
-        chosen = max(positions, key=lambda position: scores[position])
-        correct = next(
-            p for p in positions if candidates[p].features.feature["label"].int64_list.value[0]
-        )
-        if chosen != correct:
-            mistakes.append(
-                Mistake(
-                    trial=trial,
-                    query=_image(candidates[chosen], features.IMAGE_A),
-                    chosen=_image(candidates[chosen], features.IMAGE_B),
-                    correct=_image(candidates[correct], features.IMAGE_B),
-                    chosen_score=float(scores[chosen]),
-                    correct_score=float(scores[correct]),
-                )
+        correct = next(p for p in positions if pairs[p].label)
+        # By logit: scores near 1 are equal in float32.
+        chosen = max((p for p in positions if p != correct), key=lambda p: float(logits[p]))
+        margin = float(logits[chosen] - logits[correct])
+        if margin >= 0:
+            mistake = Mistake(
+                trial=trial,
+                query=pairs[chosen].image_a,
+                chosen=pairs[chosen].image_b,
+                correct=pairs[correct].image_b,
+                chosen_score=float(scores[chosen]),
+                correct_score=float(scores[correct]),
             )
-    mistakes.sort(key=lambda m: m.correct_score - m.chosen_score)
-    return mistakes[:most]
+            mistakes.append((margin, mistake))
+    mistakes.sort(key=lambda entry: -entry[0])
+    return [mistake for _, mistake in mistakes[:most]]
 
 
-def _text(example: tf.train.Example, name: str) -> str:
-    return str(_image(example, name).decode())
-
-
-def _image(example: tf.train.Example, name: str) -> bytes:
-    value: bytes = example.features.feature[name].bytes_list.value[0]
-    return value
+def _scored(model: Path, pairs: list[Pair]) -> tuple[Floats, Floats]:
+    """Logits and scores of the pairs."""
+    serialized = [serialize_pair(pair) for pair in pairs]
+    with LoadedModel(model) as loaded:
+        parts = [
+            loaded.run("examples", {"examples": np.array(serialized[i : i + _BATCH], object)})
+            for i in range(0, len(serialized), _BATCH)
+        ]
+    logits, scores = (np.concatenate([part[name] for part in parts]) for name in ("logit", "score"))
+    return logits, scores
