@@ -1,7 +1,7 @@
 """Connections to the database of a gallery, and its tables."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -92,6 +92,12 @@ class _IdleCheck:
         if now > self._used.get(connection, 0.0) + IDLE_SECONDS:
             ConnectionPool.check_connection(connection)
         self._used[connection] = now
+
+
+def value(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
+    """The only value of the only row, None if there is no row."""
+    row = connection.execute(sql, values).fetchone()
+    return None if row is None else row[0]
 
 
 def _configure(connection: Connection) -> None:

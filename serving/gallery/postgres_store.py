@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-import numpy as np
-
-from serving.errors import Code, ServingError
+from serving.gallery import postgres_vectors as vectors
 from serving.gallery.postgres_connection import (
     LAYOUT_LOCK,
     Connection,
     database_errors,
     open_pool,
+    value,
 )
 from serving.gallery.records import (
+    MODEL_COLUMNS,
     CohortImage,
     GalleryModel,
     Hit,
@@ -26,19 +26,16 @@ from serving.gallery.records import (
     Person,
     Template,
     Vectors,
-    mean_with,
+    json_or_null,
 )
 from serving.gallery.store import Counts
 from serving.gallery.threshold import Impostors
 
-MAX_DIMENSIONS: Final = 2000
-"""What pgvector's HNSW takes."""
 EXACT_COUNT: Final = 1_000
 """Thresholds hardly depend on whether larger galleries are counted exactly, or now."""
 COUNT_SECONDS: Final = 10.0
-HNSW: Final = "m = 16, ef_construction = 64"
 
-_MODEL: Final = "SELECT id, version, bias, probe, state, impostors FROM oneshot.model"
+_MODEL: Final = f"SELECT {MODEL_COLUMNS} FROM oneshot.model"
 
 
 class PostgresStore:
@@ -52,39 +49,27 @@ class PostgresStore:
     def active(self) -> GalleryModel | None:
         with self._connection() as connection:
             row = connection.execute(f"{_MODEL} WHERE state = 'active'").fetchone()
-        return None if row is None else _model(row)
+        return None if row is None else GalleryModel.from_row(row)
 
     def begin(self, facts: ModelFacts) -> GalleryModel:
-        if facts.dimensions > MAX_DIMENSIONS:
-            raise ServingError(
-                Code.FAILED_PRECONDITION,
-                f"the model's vectors have {facts.dimensions} dimensions, and pgvector's HNSW "
-                f"index takes {MAX_DIMENSIONS}: use an SQLite gallery, or train with a smaller "
-                "train.embedding_size",
-            )
+        vectors.check_dimensions(facts.dimensions)
         with self._layout() as connection:
             known = connection.execute(
                 f"{_MODEL} WHERE version = %s AND state <> 'retired'", [facts.version]
             ).fetchone()
             if known is not None:
-                return _model(known)
+                return GalleryModel.from_row(known)
             # What another rebuild began for yet another version is of no use any more.
             connection.execute(
                 "UPDATE oneshot.model SET state = 'retired' WHERE state = 'building'"
             )
-            key = _value(
+            key = value(
                 connection,
                 "INSERT INTO oneshot.model (version, bias, probe, state, created)"
                 " VALUES (%s, %s, %s, 'building', %s) RETURNING id",
                 [facts.version, facts.bias, facts.probe.tobytes(), time.time()],
             )
-            connection.execute(
-                f"CREATE TABLE {_table(key)} ("
-                "identity bigint PRIMARY KEY REFERENCES oneshot.identity ON DELETE CASCADE,"
-                f" images integer NOT NULL, vector vector({facts.dimensions}) NOT NULL)"
-            )
-            # In the row and not beside it: one page less to read for each vector.
-            connection.execute(f"ALTER TABLE {_table(key)} ALTER vector SET STORAGE PLAIN")
+            vectors.create(connection, key, dimensions=facts.dimensions)
             return GalleryModel(key, facts, "building", None)
 
     def activate(
@@ -92,10 +77,7 @@ class PostgresStore:
     ) -> bool:
         # Building the index row by row while a gallery is embedded would take many times longer.
         with self._layout() as connection:
-            connection.execute(
-                f"CREATE INDEX IF NOT EXISTS vector_{int(model.key)}_hnsw ON {_table(model.key)}"
-                f" USING hnsw (vector vector_l1_ops) WITH ({HNSW})"
-            )
+            vectors.build_index(connection, model)
         with self._layout() as connection:
             # Waits for enrolments under way, which share this row, and keeps new ones waiting.
             active = connection.execute(
@@ -103,13 +85,13 @@ class PostgresStore:
             ).fetchone()
             if active != (None if instead_of is None else (instead_of.key,)):
                 return False
-            if connection.execute(_incomplete("1", model), [0, 1]).fetchone() is not None:
+            if connection.execute(vectors.incomplete("1", model), [0, 1]).fetchone() is not None:
                 return False
             connection.execute("UPDATE oneshot.model SET state = 'retired' WHERE state = 'active'")
             updated = connection.execute(
                 "UPDATE oneshot.model SET state = 'active', impostors = %s"
                 " WHERE id = %s AND state = 'building'",
-                [_json(impostors), model.key],
+                [json_or_null(impostors), model.key],
             )
             if not updated.rowcount:
                 raise ModelChanged
@@ -119,14 +101,14 @@ class PostgresStore:
         with self._layout() as connection:
             retired = connection.execute("SELECT id FROM oneshot.model WHERE state = 'retired'")
             for (key,) in retired.fetchall():
-                connection.execute(f"DROP TABLE {_table(key)}")
+                vectors.drop(connection, key)
                 connection.execute("DELETE FROM oneshot.model WHERE id = %s", [key])
 
     def set_impostors(self, model: GalleryModel, impostors: Impostors | None) -> None:
         with self._connection() as connection:
             connection.execute(
                 "UPDATE oneshot.model SET impostors = %s WHERE id = %s",
-                [_json(impostors), model.key],
+                [json_or_null(impostors), model.key],
             )
 
     def add(self, people: Sequence[tuple[str, Sequence[NewImage]]], *, model: GalleryModel) -> int:
@@ -140,7 +122,7 @@ class PostgresStore:
                 raise ModelChanged
             # In one order everywhere, so that two who add the same names do not lock each other.
             for name, images in sorted(people, key=lambda person: person[0]):
-                identity = _value(
+                identity = value(
                     connection,
                     "INSERT INTO oneshot.identity (name, created) VALUES (%s, %s)"
                     # An update, if of nothing, keeps the row from being removed meanwhile.
@@ -149,7 +131,7 @@ class PostgresStore:
                 )
                 new = _add_images(connection, identity, images, now)
                 if new:
-                    _fold(connection, model, identity, new)
+                    vectors.fold(connection, model, identity, new)
                 added += len(new)
         return added
 
@@ -171,50 +153,28 @@ class PostgresStore:
         with self._connection() as connection:
             keys = connection.execute("SELECT id FROM oneshot.model").fetchall()
             tables = ["oneshot.identity", "oneshot.image", "oneshot.cohort"]
-            for table in [*tables, *(_table(key) for (key,) in keys)]:
+            for table in [*tables, *(vectors.vector_table(key) for (key,) in keys)]:
                 connection.execute(f"VACUUM (FULL) {table}")
             connection.execute("CHECKPOINT")
         return True
 
     def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
         with self._connection() as connection:
-            found = connection.execute(
-                "SELECT name, near.distance FROM"
-                f" (SELECT identity, vector <+> %(query)s AS distance FROM {_table(model.key)}"
-                " ORDER BY vector <+> %(query)s LIMIT %(count)s) AS near"
-                " JOIN oneshot.identity ON identity.id = near.identity"
-                " ORDER BY near.distance, near.identity",
-                {"query": query, "count": count},
-                prepare=True,
-            ).fetchall()
-        return [Hit(*row) for row in found]
+            return vectors.nearest(connection, model, query, count)
 
     def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
         with self._connection() as connection:
-            vector = _value(
-                connection,
-                f"SELECT vector FROM {_table(model.key)} WHERE identity ="
-                " (SELECT id FROM oneshot.identity WHERE name = %s)",
-                [name],
-            )
-        return None if vector is None else _vector(vector)
+            return vectors.mean_of(connection, model, name)
 
     def sample(self, people: int, *, model: GalleryModel) -> Vectors:
         with self._connection() as connection:
-            found = connection.execute(
-                # Scattered, for those who enrolled one after the other may be of one kind.
-                f"SELECT vector FROM {_table(model.key)} ORDER BY hashint8(identity), identity"
-                " LIMIT %s",
-                [people],
-            ).fetchall()
-        vectors = [_vector(row[0]) for row in found]
-        return np.array(vectors, np.float32).reshape(-1, model.facts.dimensions)
+            return vectors.sample(connection, model, people)
 
     def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Person]:
         images = "ARRAY(SELECT content FROM oneshot.image WHERE identity = i.id ORDER BY id)"
         with self._connection() as connection:
             found = connection.execute(
-                _incomplete(f"i.id, i.name, {images}", model), [after, limit]
+                vectors.incomplete(f"i.id, i.name, {images}", model), [after, limit]
             ).fetchall()
         return [Person(key, name, tuple(contents)) for key, name, contents in found]
 
@@ -227,14 +187,14 @@ class PostgresStore:
                 ).fetchone()
                 count = "SELECT count(*) FROM oneshot.image WHERE identity = %s"
                 if there is not None and (
-                    _value(connection, count, [template.key]) == template.images
+                    value(connection, count, [template.key]) == template.images
                 ):
-                    _put(connection, model, template)
+                    vectors.put(connection, model, template)
 
     def counts(self) -> Counts:
         with self._connection() as connection:
-            names = _value(connection, "SELECT count(*) FROM oneshot.identity", [])
-            return Counts(names, _value(connection, "SELECT count(*) FROM oneshot.image", []))
+            names = value(connection, "SELECT count(*) FROM oneshot.identity", [])
+            return Counts(names, value(connection, "SELECT count(*) FROM oneshot.image", []))
 
     def names(self) -> int:
         """Exact for small galleries, else what PostgreSQL found at its last look (ANALYZE)."""
@@ -242,13 +202,13 @@ class PostgresStore:
         if time.monotonic() < at + COUNT_SECONDS * (counted >= EXACT_COUNT):
             return counted
         with self._connection() as connection:
-            names: int = _value(
+            names: int = value(
                 connection,
                 "SELECT reltuples::bigint FROM pg_class WHERE oid = 'oneshot.identity'::regclass",
                 [],
             )
             if names < EXACT_COUNT:
-                names = _value(connection, "SELECT count(*) FROM oneshot.identity", [])
+                names = value(connection, "SELECT count(*) FROM oneshot.identity", [])
         self._names = names, time.monotonic()
         return names
 
@@ -300,23 +260,13 @@ class PostgresStore:
         return [Identity(name, created, at, tuple(images)) for name, created, at, images in found]
 
 
-def _incomplete(columns: str, model: GalleryModel) -> str:
-    """Query of people after a key, up to a limit, whose images are not all in their vector."""
-    return (
-        f"SELECT {columns} FROM oneshot.identity AS i"
-        f" LEFT JOIN {_table(model.key)} AS v ON v.identity = i.id"
-        " WHERE i.id > %s AND coalesce(v.images, 0) <>"
-        " (SELECT count(*) FROM oneshot.image WHERE identity = i.id) ORDER BY i.id LIMIT %s"
-    )
-
-
 def _add_images(
     connection: Connection, identity: int, images: Sequence[NewImage], now: float
 ) -> list[Vectors]:
     """Stores what is not there yet, and gives the vectors of that."""
     new = []
     for image in images:
-        key = _value(
+        key = value(
             connection,
             "INSERT INTO oneshot.image (identity, sha256, created, content)"
             " VALUES (%s, %s, %s, %s) ON CONFLICT (sha256) DO NOTHING RETURNING id",
@@ -335,52 +285,3 @@ def _add_images(
         if owner[0] != identity:
             raise ImageTaken(image.sha256.hex(), owner[1])
     return new
-
-
-def _fold(
-    connection: Connection, model: GalleryModel, identity: int, vectors: Sequence[Vectors]
-) -> None:
-    """Takes more vectors into the mean of someone whose row is locked."""
-    before = connection.execute(
-        f"SELECT images, vector FROM {_table(model.key)} WHERE identity = %s", [identity]
-    ).fetchone()
-    count, mean = (0, None) if before is None else (before[0], _vector(before[1]))
-    template = Template(identity, count + len(vectors), mean_with(mean, count, vectors))
-    _put(connection, model, template)
-
-
-def _put(connection: Connection, model: GalleryModel, template: Template) -> None:
-    connection.execute(
-        f"INSERT INTO {_table(model.key)} (identity, images, vector) VALUES (%s, %s, %s)"
-        " ON CONFLICT (identity) DO UPDATE"
-        " SET images = EXCLUDED.images, vector = EXCLUDED.vector",
-        [template.key, template.images, template.mean],
-    )
-
-
-def _value(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
-    row = connection.execute(sql, values).fetchone()
-    return None if row is None else row[0]
-
-
-def _table(key: int) -> str:
-    """The table of a model's vectors; the key is a number, so the name is safe in SQL."""
-    return f"oneshot.vector_{int(key)}"
-
-
-def _model(row: Any) -> GalleryModel:
-    key, version, bias, probe, state, impostors = row
-    return GalleryModel(
-        key,
-        ModelFacts(version, bias, np.frombuffer(probe, np.float32)),
-        state,
-        None if impostors is None else Impostors.from_json(impostors),
-    )
-
-
-def _json(impostors: Impostors | None) -> str | None:
-    return None if impostors is None else impostors.to_json()
-
-
-def _vector(stored: Any) -> Vectors:
-    return np.asarray(stored.to_numpy(), np.float32)

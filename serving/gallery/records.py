@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from serving.gallery.threshold import Impostors
 
 Vectors = npt.NDArray[np.float32]
 """`[N, D]`, or `[D]` for a single one."""
+MODEL_COLUMNS: Final = "id, version, bias, probe, state, impostors"
+"""How databases keep a `GalleryModel`: the probe as bytes, the impostors as JSON."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,17 @@ class GalleryModel:
     facts: ModelFacts
     state: Literal["building", "active", "retired"]
     impostors: Impostors | None
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> "GalleryModel":
+        """From a database's `MODEL_COLUMNS`."""
+        key, version, bias, probe, state, impostors = row
+        return cls(
+            key,
+            ModelFacts(version, bias, np.frombuffer(probe, np.float32)),
+            state,
+            None if impostors is None else Impostors.from_json(impostors),
+        )
 
 
 class NewImage(NamedTuple):
@@ -110,6 +123,11 @@ class ImageTaken(ServingError):
             f"the image with SHA-256 {digest[:16]}… is already enrolled as {name!r}; one image "
             "cannot be two people: remove it there first",
         )
+
+
+def json_or_null(impostors: Impostors | None) -> str | None:
+    """The last of a database's `MODEL_COLUMNS`."""
+    return None if impostors is None else impostors.to_json()
 
 
 def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> Vectors:

@@ -10,13 +10,9 @@ import numpy as np
 from serving.gallery.mirror import Mirror
 from serving.gallery.records import GalleryModel
 from serving.gallery.sqlite_connection import rows, value
+from serving.gallery.sqlite_vectors import vector_table
 
 CHUNK: Final = 4096
-
-
-def vector_table(key: int) -> str:
-    """The table of a model's vectors; the key is a number, so the name is safe in SQL."""
-    return f"vector_{int(key)}"
 
 
 class FollowingMirror:

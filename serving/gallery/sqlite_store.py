@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import apsw
-import numpy as np
 
+from serving.gallery import sqlite_vectors as vectors
 from serving.gallery.mirror import Mirror
 from serving.gallery.records import (
+    MODEL_COLUMNS,
     CohortImage,
     GalleryModel,
     Hit,
@@ -23,7 +24,7 @@ from serving.gallery.records import (
     Person,
     Template,
     Vectors,
-    mean_with,
+    json_or_null,
 )
 from serving.gallery.sqlite_connection import (
     BUSY_MILLISECONDS,
@@ -34,21 +35,14 @@ from serving.gallery.sqlite_connection import (
     transaction,
     value,
 )
-from serving.gallery.sqlite_mirror import FollowingMirror, vector_table
+from serving.gallery.sqlite_mirror import FollowingMirror
 from serving.gallery.store import Counts
 from serving.gallery.threshold import Impostors
 
 ERASE_MILLISECONDS: Final = 5_000
 """How long a checkpoint waits for queries of other processes to end."""
-SQLITE_VEC_NEIGHBOURS: Final = 4096
-"""The most that sqlite-vec gives for one query."""
 
-_MODEL: Final = "SELECT id, version, bias, probe, state, impostors FROM model"
-_INCOMPLETE: Final = (
-    "FROM identity LEFT JOIN embedded ON model = ? AND identity = identity.id"
-    " WHERE identity.id > ? AND coalesce(images, 0) <>"
-    " (SELECT count(*) FROM image WHERE image.identity = identity.id) ORDER BY identity.id LIMIT ?"
-)
+_MODEL: Final = f"SELECT {MODEL_COLUMNS} FROM model"
 
 
 class SqliteStore:
@@ -78,7 +72,7 @@ class SqliteStore:
     def active(self) -> GalleryModel | None:
         with self._read() as reader:
             found = rows(reader, f"{_MODEL} WHERE state = 'active'")
-        return _model(found[0]) if found else None
+        return GalleryModel.from_row(found[0]) if found else None
 
     def begin(self, facts: ModelFacts) -> GalleryModel:
         with self._write() as writer:
@@ -86,7 +80,7 @@ class SqliteStore:
                 writer, f"{_MODEL} WHERE version = ? AND state != 'retired'", [facts.version]
             )
             if known:
-                return _model(known[0])
+                return GalleryModel.from_row(known[0])
             # What another rebuild began for yet another version is of no use any more.
             writer.execute("UPDATE model SET state = 'retired' WHERE state = 'building'")
             writer.execute(
@@ -95,10 +89,7 @@ class SqliteStore:
                 (facts.version, facts.bias, facts.probe.tobytes(), time.time()),
             )
             key = writer.last_insert_rowid()
-            writer.execute(
-                f"CREATE VIRTUAL TABLE {vector_table(key)} USING vec0("
-                f"vector float[{facts.dimensions}] distance_metric=L1)"
-            )
+            vectors.create(writer, key, dimensions=facts.dimensions)
             return GalleryModel(key, facts, "building", None)
 
     def activate(
@@ -108,26 +99,26 @@ class SqliteStore:
             active = value(writer, "SELECT id FROM model WHERE state = 'active'")
             if active != (None if instead_of is None else instead_of.key):
                 return False
-            _must_answer(writer, model)
-            if rows(writer, f"SELECT 1 {_INCOMPLETE}", [model.key, 0, 1]):
+            vectors.check_there(writer, model)
+            if vectors.incomplete(writer, model):
                 return False
             writer.execute("UPDATE model SET state = 'retired' WHERE state = 'active'")
             writer.execute(
                 "UPDATE model SET state = 'active', impostors = ? WHERE id = ?",
-                (_json(impostors), model.key),
+                (json_or_null(impostors), model.key),
             )
             return True
 
     def drop_retired(self) -> None:
         with self._write() as writer:
             for (key,) in rows(writer, "SELECT id FROM model WHERE state = 'retired'"):
-                writer.execute(f"DROP TABLE {vector_table(key)}")
+                vectors.drop(writer, key)
                 writer.execute("DELETE FROM model WHERE id = ?", (key,))
 
     def set_impostors(self, model: GalleryModel, impostors: Impostors | None) -> None:
         with self._write() as writer:
             writer.execute(
-                "UPDATE model SET impostors = ? WHERE id = ?", (_json(impostors), model.key)
+                "UPDATE model SET impostors = ? WHERE id = ?", (json_or_null(impostors), model.key)
             )
 
     def add(self, people: Sequence[tuple[str, Sequence[NewImage]]], *, model: GalleryModel) -> int:
@@ -144,7 +135,7 @@ class SqliteStore:
                 identity = value(writer, "SELECT id FROM identity WHERE name = ?", [name])
                 new = _add_images(writer, identity, images, now)
                 if new:
-                    _fold(writer, model, identity, new)
+                    vectors.fold(writer, model, identity, new)
                     writer.execute("INSERT INTO change (identity) VALUES (?)", (identity,))
                 added += len(new)
         return added
@@ -156,7 +147,7 @@ class SqliteStore:
                 return 0
             images: int = value(writer, "SELECT count(*) FROM image WHERE identity = ?", [identity])
             for (key,) in rows(writer, "SELECT id FROM model"):
-                writer.execute(f"DELETE FROM {vector_table(key)} WHERE rowid = ?", (identity,))
+                vectors.delete(writer, key, identity)
             writer.execute("DELETE FROM identity WHERE id = ?", (identity,))
             writer.execute("INSERT INTO change (identity) VALUES (?)", (identity,))
         self._forget_removed()
@@ -176,50 +167,28 @@ class SqliteStore:
     def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
         with self._read() as reader:
             # Never another model's vectors, even if it became active since the query was embedded.
-            _must_answer(reader, model)
+            vectors.check_there(reader, model)
             if self._in_memory:
                 keys, distances = self._followed(reader, model).nearest(query, count)
                 near = list(zip(keys.tolist(), distances.tolist(), strict=True))
             else:
-                near = rows(
-                    reader,
-                    f"SELECT rowid, distance FROM {vector_table(model.key)}"
-                    " WHERE vector MATCH ? AND k = ? ORDER BY distance",
-                    [query.tobytes(), min(count, SQLITE_VEC_NEIGHBOURS)],
-                )
+                near = vectors.nearest(reader, model, query, count)
             name_of = "SELECT name FROM identity WHERE id = ?"
             return [Hit(value(reader, name_of, [key]), distance) for key, distance in near]
 
     def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
         with self._read() as reader:
-            _must_answer(reader, model)
-            vector = value(
-                reader,
-                f"SELECT vector FROM {vector_table(model.key)}"
-                " WHERE rowid = (SELECT id FROM identity WHERE name = ?)",
-                [name],
-            )
-        return None if vector is None else np.frombuffer(vector, np.float32)
+            vectors.check_there(reader, model)
+            return vectors.mean_of(reader, model, name)
 
     def sample(self, people: int, *, model: GalleryModel) -> Vectors:
         with self._read() as reader:
-            _must_answer(reader, model)
-            found = rows(
-                reader,
-                # Scattered, for those who enrolled one after the other may be of one kind.
-                f"SELECT (SELECT vector FROM {vector_table(model.key)} WHERE rowid = identity)"
-                " FROM (SELECT identity FROM embedded WHERE model = ?"
-                " ORDER BY (identity * 2654435761) & 4294967295 LIMIT ?)",
-                [model.key, people],
-            )
-        vectors = np.frombuffer(b"".join(row[0] for row in found), np.float32)
-        return vectors.reshape(-1, model.facts.dimensions)
+            vectors.check_there(reader, model)
+            return vectors.sample(reader, model, people)
 
     def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Person]:
         with self._read() as reader:
-            people = rows(
-                reader, f"SELECT identity.id, name {_INCOMPLETE}", [model.key, after, limit]
-            )
+            people = vectors.incomplete(reader, model, after=after, limit=limit)
             images = "SELECT content FROM image WHERE identity = ? ORDER BY id"
             return [
                 Person(key, name, tuple(row[0] for row in rows(reader, images, [key])))
@@ -228,11 +197,11 @@ class SqliteStore:
 
     def put_templates(self, model: GalleryModel, templates: Sequence[Template]) -> None:
         with self._write() as writer:
-            _must_answer(writer, model)
+            vectors.check_there(writer, model)
             for template in templates:
                 there = "SELECT count(*) FROM image WHERE identity = ?"
                 if value(writer, there, [template.key]) == template.images:
-                    _put(writer, model, template)
+                    vectors.put(writer, model, template)
 
     def counts(self) -> Counts:
         with self._read() as reader:
@@ -285,7 +254,7 @@ class SqliteStore:
         with self._read() as reader:
             if self._mirror is None:
                 return
-            if _answers(reader, self._mirror.model):
+            if vectors.still_there(reader, self._mirror.model):
                 self._mirror.follow(reader)
             else:
                 self._mirror = None
@@ -296,16 +265,6 @@ class SqliteStore:
             self._mirror = FollowingMirror(reader, model)
         self._mirror.follow(reader)
         return self._mirror.mirror
-
-
-def _answers(connection: apsw.Connection, model: GalleryModel) -> bool:
-    state = value(connection, "SELECT state FROM model WHERE id = ?", [model.key])
-    return state is not None and state != "retired"
-
-
-def _must_answer(connection: apsw.Connection, model: GalleryModel) -> None:
-    if not _answers(connection, model):
-        raise ModelChanged
 
 
 def _add_images(
@@ -331,52 +290,8 @@ def _add_images(
     return new
 
 
-def _fold(
-    writer: apsw.Connection, model: GalleryModel, identity: int, vectors: Sequence[Vectors]
-) -> None:
-    """Takes more vectors into the mean of someone."""
-    before = rows(
-        writer,
-        f"SELECT images, (SELECT vector FROM {vector_table(model.key)} WHERE rowid = identity)"
-        " FROM embedded WHERE model = ? AND identity = ?",
-        [model.key, identity],
-    )
-    count, blob = before[0] if before else (0, None)
-    mean = None if blob is None else np.frombuffer(blob, np.float32)
-    template = Template(identity, count + len(vectors), mean_with(mean, count, vectors))
-    _put(writer, model, template)
-
-
-def _put(writer: apsw.Connection, model: GalleryModel, template: Template) -> None:
-    table = vector_table(model.key)
-    writer.execute(f"DELETE FROM {table} WHERE rowid = ?", (template.key,))
-    writer.execute(
-        f"INSERT INTO {table} (rowid, vector) VALUES (?, ?)",
-        (template.key, template.mean.tobytes()),
-    )
-    writer.execute(
-        "INSERT INTO embedded (model, identity, images) VALUES (?, ?, ?)"
-        " ON CONFLICT (model, identity) DO UPDATE SET images = excluded.images",
-        (model.key, template.key, template.images),
-    )
-
-
 def _identity(reader: apsw.Connection, row: Any) -> Identity:
     key, name, created = row
     images = rows(reader, "SELECT sha256, created FROM image WHERE identity = ? ORDER BY id", [key])
     updated = max((image[1] for image in images), default=created)
     return Identity(name, created, updated, tuple(image[0].hex() for image in images))
-
-
-def _model(row: Any) -> GalleryModel:
-    key, version, bias, probe, state, impostors = row
-    return GalleryModel(
-        key,
-        ModelFacts(version, bias, np.frombuffer(probe, np.float32)),
-        state,
-        None if impostors is None else Impostors.from_json(impostors),
-    )
-
-
-def _json(impostors: Impostors | None) -> str | None:
-    return None if impostors is None else impostors.to_json()
