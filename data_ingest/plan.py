@@ -104,7 +104,7 @@ def make_plan(
     Errors raised by a worker reach the main process wrapped in Beam's; this one must not.
     """
     if catalog.rejected_share > max_rejected_share:
-        return Plan((), catalog, _too_many_rejected(catalog, max_rejected_share))
+        return Plan((), catalog, too_many_rejected(catalog, max_rejected_share))
     try:
         return Plan(tuple(_streams(catalog, settings, official)), catalog)
     except InputError as error:
@@ -162,7 +162,8 @@ def _official_trials(runs: LocatedIndex, official: Iterable[OfficialTrial]) -> I
             )
 
 
-def _too_many_rejected(catalog: Catalog, max_rejected_share: float) -> str:
+def too_many_rejected(catalog: Catalog, max_rejected_share: float) -> str:
+    """Says so for people, and names the first ten images."""
     named = [f"{bad.file} ({bad.reason})" for bad in catalog.rejected[:_NAMED_REJECTED]]
     more = len(catalog.rejected) - len(named)
     return (

@@ -15,7 +15,7 @@ from data_ingest.download import (
 from data_ingest.errors import InputError
 from data_ingest.glyphs import REVISION, write_glyphs
 from data_ingest.settings import DatasetSettings
-from data_ingest.spans import has_span, latest, split_at_span
+from data_ingest.spans import has_span, latest, refuse_wildcards, split_at_span
 
 __all__ = ["DATA_VARIABLE", "Dataset", "find", "resolve"]
 
@@ -112,12 +112,12 @@ def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
         if settings.source == "omniglot":
             raise InputError(f"{named_by}: {place}: spans are for dataset.source=folder")
         base, pattern = split_at_span(place)
-        _refuse_wildcards(base, named_by=named_by)
+        refuse_wildcards(base, named_by=named_by)
         found = latest(base, pattern)
         return Dataset(
             "folder", base, {"images": pattern}, f"images in {found} (latest span)"
         ).check()
-    _refuse_wildcards(place, named_by=named_by)
+    refuse_wildcards(place, named_by=named_by)
     if not place.exists():
         raise InputError(f"{named_by}: {place} does not exist: give a folder or a zip of images")
     if settings.source != "folder" and place.is_dir():
@@ -187,15 +187,6 @@ def _zip_or_folder(base: Path, name: str) -> str | None:
     return name if (base / name).is_dir() else None
 
 
-def _refuse_wildcards(path: Path, *, named_by: str) -> None:
-    found = sorted(set("*?[]{}\\") & set(str(path)))
-    if found:
-        raise InputError(
-            f"{named_by}: {path} has {' '.join(found)} in its name, which would be taken for "
-            "wildcards: rename it, or give a link to it"
-        )
-
-
 def _absolute(path: Path) -> Path:
     # Links are kept, so that a link can stand in for a folder whose name TFX cannot take.
     path = path.expanduser().absolute()
@@ -217,7 +208,7 @@ def _cached(settings: DatasetSettings) -> Dataset | None:
 def _download(settings: DatasetSettings) -> Dataset:
     official = official_archives()
     cache = _cache(settings)
-    _refuse_wildcards(cache, named_by="dataset.cache_dir")
+    refuse_wildcards(cache, named_by="dataset.cache_dir")
     names = [*_background_names(settings), "images_evaluation", "all_runs"]
     missing = [name for name in names if not is_readable_zip(cache / f"{name}.zip")]
     _log.info("Omniglot is not here yet: downloading from %s", settings.download_url)
@@ -246,7 +237,7 @@ def _generate(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:
     base = _absolute(synthetic_dir) / (
         f"glyphs-r{REVISION}-{background}-{evaluation}-{characters}-seed{settings.synthetic_seed}"
     )
-    _refuse_wildcards(base, named_by="the folder for generated glyphs")
+    refuse_wildcards(base, named_by="the folder for generated glyphs")
     base.mkdir(parents=True, exist_ok=True)
     plan = {"background": (1, background), "evaluation": (1 + background, evaluation)}
     for split, (first, alphabets) in plan.items():

@@ -29,6 +29,16 @@ def split_at_span(path: Path) -> tuple[Path, str]:
     return Path(*parts[:first]), "/".join(parts[first:])
 
 
+def refuse_wildcards(path: Path, *, named_by: str) -> None:
+    """Raises InputError where a fixed path would be taken for a pattern."""
+    found = sorted(set("*?[]{}\\") & set(str(path)))
+    if found:
+        raise InputError(
+            f"{named_by}: {path} has {' '.join(found)} in its name, which would be taken for "
+            "wildcards: rename it, or give a link to it"
+        )
+
+
 def latest(base: Path, pattern: str) -> Path:
     """Finds what the pattern's latest span (and of that, the latest version) names.
 

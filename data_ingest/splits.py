@@ -14,7 +14,7 @@ from data_ingest.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT, TRAIN_SPLIT
 
 Ints = npt.NDArray[np.int64]
 
-_FEWEST_GROUPS = 3
+FEWEST_GROUPS = 3
 """With fewer groups, splits hold out classes instead of whole groups."""
 
 
@@ -67,24 +67,24 @@ def split_index(
 def _hold_out(
     index: ImageIndex, shares: Sequence[tuple[str, float]], settings: PairSettings
 ) -> dict[str, Ints]:
-    by_group = len(index.groups) >= _FEWEST_GROUPS
+    by_group = len(index.groups) >= FEWEST_GROUPS
     unit_of_class = index.class_group if by_group else np.arange(len(index.classes))
     names = index.groups if by_group else index.classes
-    left = _holding_order(index, unit_of_class, names, settings)
+    left = holding_order(index, unit_of_class, names, settings)
     held_out: dict[str, Ints] = {}
     for split, share in shares:
         count = max(1, round(share * len(left)))
-        while count < len(left) and not _makes_pairs(index, unit_of_class, left[:count]):
+        while count < len(left) and not makes_pairs(index, unit_of_class, left[:count]):
             count += 1
         held_out[split] = _rows(index, unit_of_class, left[:count])
         left = left[count:]
     held_out[TRAIN_SPLIT] = _rows(index, unit_of_class, left)
-    if not _makes_pairs(index, unit_of_class, left):
+    if not makes_pairs(index, unit_of_class, left):
         raise InputError(_too_little(index, splits=len(shares) + 1))
     return held_out
 
 
-def _holding_order(
+def holding_order(
     index: ImageIndex, unit_of_class: Ints, names: Sequence[str], settings: PairSettings
 ) -> list[int]:
     """Units, those to be held out first at the front."""
@@ -101,7 +101,7 @@ def _holding_order(
     return sorted(range(len(names)), key=rank)
 
 
-def _makes_pairs(index: ImageIndex, unit_of_class: Ints, units: Sequence[int]) -> bool:
+def makes_pairs(index: ImageIndex, unit_of_class: Ints, units: Sequence[int]) -> bool:
     chosen = np.isin(unit_of_class, np.array(units, np.int64))
     return bool(np.count_nonzero(chosen) >= 2 and np.any(index.class_sizes[chosen] >= 2))
 
