@@ -68,7 +68,8 @@ def versions(base: Path) -> list[int]:
 def temporary_name() -> str:
     """A name that tells who is writing: host, process, and when that process started."""
     pid = os.getpid()
-    return f"{TEMPORARY_PREFIX}{socket.gethostname()}-{pid}-{_started(pid)}-{uuid.uuid4().hex[:8]}"
+    writer = f"{socket.gethostname()}-{pid}-{process_started(pid)}"
+    return f"{TEMPORARY_PREFIX}{writer}-{uuid.uuid4().hex[:8]}"
 
 
 def remove_stale(base: Path) -> None:
@@ -81,7 +82,7 @@ def remove_stale(base: Path) -> None:
         if not entry.name.startswith(ours):
             continue
         pid, started, _ = entry.name.removeprefix(ours).split("-")
-        if _started(int(pid)) != started:
+        if process_started(int(pid)) != started:
             logger.warning("Removing what an interrupted push left: %s", entry)
             shutil.rmtree(entry, ignore_errors=True)
 
@@ -118,10 +119,11 @@ def synchronize_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _started(pid: int) -> str:
+def process_started(pid: int) -> str:
     """When a process started, in clock ticks since boot; "0" if it does not run.
 
-    With it a process that was given a dead one's number is told from it.
+    With it a process that was given a dead one's number is told from it. One that has ended and
+    whose parent has not asked yet (a zombie) does not run.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -129,4 +131,5 @@ def _started(pid: int) -> str:
         return "0"
     # The second field is the program's name in brackets and may hold anything; starttime is
     # field 22 (proc(5)), the 20th behind it.
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return "0" if fields[0] in "ZX" else fields[19]

@@ -6,13 +6,14 @@ from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from components.evaluation_settings import EvaluateSettings, GateSettings
 from components.train_settings import TrainSettings
 from data_ingest.errors import InputError
 from data_ingest.pair_settings import PairSettings
 from data_ingest.settings import DatasetSettings, Settings
+from pipeline.retrain_settings import RetrainSettings
 
 DEFAULT_CONFIG = Path("pipeline_config.yaml")
 
@@ -53,6 +54,16 @@ class PushSettings(Settings):
     )
 
 
+class MetadataSettings(Settings):
+    """Where ML Metadata is kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="sqlite:, postgresql: or mysql: URL; one with a password is better given by "
+        "ONESHOT_METADATA_URL; null: metadata.db in the output folder",
+    )
+
+
 class PipelineConfig(Settings):
     """Every option of the pipeline. Sections belong to the part that reads them."""
 
@@ -68,6 +79,8 @@ class PipelineConfig(Settings):
     gate: GateSettings = Field(default_factory=GateSettings)
     push: PushSettings = Field(default_factory=PushSettings)
     beam: BeamSettings = Field(default_factory=BeamSettings)
+    metadata: MetadataSettings = Field(default_factory=MetadataSettings)
+    retrain: RetrainSettings = Field(default_factory=RetrainSettings)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

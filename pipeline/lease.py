@@ -1,0 +1,335 @@
+"""One run at a time, among all processes and hosts that share an output folder or a database.
+
+Whoever works holds a lease: who it is, and until when. It is renewed while the work goes on, and
+free once it has expired; that of a process that died on the same host is free at once. Whoever
+loses it, because the network or the host stood still for too long, stops at once.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from components.versions import process_started
+from data_ingest.errors import InputError
+from pipeline.lease_store import LeaseStore, LeaseStoreError
+
+_LOGGER = logging.getLogger(__name__)
+DEFAULT_TTL: Final = 60.0
+_POLL_SECONDS: Final = 5.0
+_DEATH_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process somewhere; `started` tells it from a later one of the same number."""
+
+    host: str
+    pid: int
+    started: str
+
+    @staticmethod
+    def this() -> "Process":
+        return Process.local(os.getpid())
+
+    @staticmethod
+    def local(pid: int) -> "Process":
+        return Process(this_host(), pid, process_started(pid))
+
+    def is_here(self) -> bool:
+        """Whether its number means anything to this process."""
+        return self.host == this_host()
+
+    def is_alive(self) -> bool:
+        """Only for one that is here."""
+        return self.started != "0" and process_started(self.pid) == self.started
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What is written in a lease. Times are seconds since 1970 by the store's clock."""
+
+    owner: Process
+    run_id: str
+    command: str
+    since: float
+    expires: float
+    worker: Process | None = None
+    """The child that does the work, leader of a process group of its own."""
+    wanted_by: str = ""
+    """Who asked the owner to stop; empty if nobody did."""
+
+    def __str__(self) -> str:
+        host = self.owner.host.partition(" ")[0]
+        return f"`oneshot {self.command}` {self.run_id} (process {self.owner.pid} on {host})"
+
+
+class LeaseBusyError(RuntimeError):
+    """Another run holds the lease."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(
+            f"{holder} is using this output folder or its metadata; wait for it, or give this one "
+            "another --output"
+        )
+        self.holder = holder
+
+
+class LeaseLostError(RuntimeError):
+    """The lease expired, or is another's: whatever it guarded must stop."""
+
+
+def this_host() -> str:
+    """Host, boot and process namespace: where equal, process numbers mean the same."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def exit_at_once(reason: str) -> None:
+    """Ends this process as kill -9 would: nothing may be written any more."""
+    _LOGGER.critical("%s; stopping at once", reason)
+    logging.shutdown()
+    os._exit(1)
+
+
+class Lease:
+    """The lease in one store."""
+
+    def __init__(self, store: LeaseStore, *, ttl: float = DEFAULT_TTL) -> None:
+        """Touches nothing yet.
+
+        Args:
+          store: where it is written.
+          ttl: seconds after the last renewal at which it is another's to take.
+        """
+        self._store = store
+        self._ttl = ttl
+
+    def holder(self) -> Holder | None:
+        """Who holds it at this moment.
+
+        Raises:
+          LeaseStoreError: the store does not answer.
+        """
+        found: list[Holder] = []
+
+        def look(text: str, now: float) -> None:
+            holder = _parse(text)[1]
+            if holder is not None and not _is_free(holder, now):
+                found.append(holder)
+
+        self._store.update(look)
+        return found[0] if found else None
+
+    def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
+        """Asks a holder, if it still is the one, to end its work and let go."""
+
+        def ask(text: str, _now: float) -> str | None:
+            token, holder = _parse(text)
+            if holder is None or holder.owner != asked.owner:
+                return None
+            return _format(token, replace(holder, wanted_by=wanted_by))
+
+        self._store.update(ask)
+
+    @contextmanager
+    def held(
+        self, *, run_id: str, command: str, on_lost: Callable[[str], None] = exit_at_once
+    ) -> Iterator["Hold"]:
+        """Holds the lease, renewed in the background, for as long as the context lasts.
+
+        Args:
+          run_id: what is done under it, for others to read.
+          command: the `oneshot` command.
+          on_lost: called in another thread, with the reason, at the moment the lease is lost.
+
+        Raises:
+          LeaseBusyError: another holds it.
+          LeaseStoreError: the store does not answer.
+        """
+        hold = Hold(self._store, self._ttl, on_lost)
+        hold.acquire(run_id=run_id, command=command)
+        try:
+            hold.renew_in_background()
+            yield hold
+        finally:
+            hold.release()
+
+
+class Hold:
+    """A lease while it is held."""
+
+    def __init__(self, store: LeaseStore, ttl: float, on_lost: Callable[[str], None]) -> None:
+        self._store = store
+        self._ttl = ttl
+        self._on_lost = on_lost
+        self._owner = Process.this()
+        self._released = threading.Event()
+        self._lost = threading.Event()
+        self._deadline = 0.0
+        self._threads: list[threading.Thread] = []
+        self.token = 0
+        """Rises with every holder: what is done under a lower one is out of date."""
+        self.wanted_by = ""
+        """Who asked for the lease; empty if nobody did."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, or may be: nobody could renew it in time."""
+        return self._lost.is_set() or _clock() > self._deadline
+
+    def acquire(self, *, run_id: str, command: str) -> None:
+        started = _clock()
+
+        def take(text: str, now: float) -> str:
+            token, holder = _parse(text)
+            if holder is not None:
+                if not _is_free(holder, now):
+                    raise LeaseBusyError(holder)
+                _end_remains(holder)
+            self.token = token + 1
+            return _format(self.token, Holder(self._owner, run_id, command, now, now + self._ttl))
+
+        self._store.update(take)
+        self._deadline = started + self._ttl
+
+    def renew(self) -> None:
+        """Prolongs the lease, and notes who wants it.
+
+        Raises:
+          LeaseLostError: it is another's.
+          LeaseStoreError: the store does not answer.
+        """
+        started = _clock()
+        self._change(lambda holder, now: replace(holder, expires=now + self._ttl))
+        self._deadline = started + self._ttl
+
+    def set_worker(self, pid: int | None) -> None:
+        """Notes the child that does the work, so that whoever takes over can end it."""
+        worker = None if pid is None else Process.local(pid)
+        self._change(lambda holder, _now: replace(holder, worker=worker))
+
+    def set_run_id(self, run_id: str) -> None:
+        """Notes another run, of the same owner, for others to read."""
+        self._change(lambda holder, _now: replace(holder, run_id=run_id))
+
+    def release(self) -> None:
+        """Lets go; a lease that is another's by now is left alone."""
+        self._released.set()
+        for thread in self._threads:
+            thread.join()
+
+        def free(text: str, _now: float) -> str | None:
+            token, holder = _parse(text)
+            return _format(token, None) if self._is_ours(token, holder) else None
+
+        try:
+            self._store.update(free)
+        except LeaseStoreError as error:
+            _LOGGER.warning("the lease could not be given back and will expire: %s", error)
+
+    def renew_in_background(self) -> None:
+        for work in (self._renew_often, self._watch_the_time):
+            thread = threading.Thread(target=work, name=f"lease-{work.__name__}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _renew_often(self) -> None:
+        while not self._released.wait(min(self._ttl / 3, _POLL_SECONDS)):
+            try:
+                self.renew()
+            except LeaseStoreError as error:
+                _LOGGER.warning("the lease could not be renewed: %s", error)
+            except LeaseLostError as error:
+                self._lose(str(error))
+                return
+
+    def _watch_the_time(self) -> None:
+        """A thread of its own: a renewal may hang as long as a file server does."""
+        while not self._released.wait(min(self._ttl / 10, 1.0)):
+            if _clock() > self._deadline:
+                self._lose(f"the lease could not be renewed for {self._ttl:.0f} s")
+                return
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self._lost.set()
+            self._on_lost(reason)
+
+    def _change(self, change: Callable[[Holder, float], Holder]) -> None:
+        def write(text: str, now: float) -> str:
+            token, holder = _parse(text)
+            if holder is None or not self._is_ours(token, holder):
+                raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
+            self.wanted_by = holder.wanted_by
+            return _format(token, change(holder, now))
+
+        self._store.update(write)
+
+    def _is_ours(self, token: int, holder: Holder | None) -> bool:
+        return holder is not None and token == self.token and holder.owner == self._owner
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine is suspended, as they do for everybody else."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _is_free(holder: Holder, now: float) -> bool:
+    return now >= holder.expires or (holder.owner.is_here() and not holder.owner.is_alive())
+
+
+def _end_remains(holder: Holder) -> None:
+    """Ends what a former holder left running on this host: it no longer may.
+
+    Raises:
+      LeaseBusyError: it does not end.
+    """
+    for process, is_group in ((holder.worker, True), (holder.owner, False)):
+        if process is None or not process.is_here():
+            continue
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while process.is_alive():
+            if process == Process.this() or time.monotonic() > deadline:
+                raise LeaseBusyError(holder)
+            try:
+                _LOGGER.warning("Ending process %d, whose lease is over", process.pid)
+                (os.killpg if is_group else os.kill)(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                break
+            except PermissionError:
+                raise LeaseBusyError(holder) from None
+            time.sleep(0.02)
+
+
+def _parse(text: str) -> tuple[int, Holder | None]:
+    if not text:
+        return 0, None
+    try:
+        content: dict[str, Any] = json.loads(text)
+        holder = content["holder"]
+        if holder is None:
+            return int(content["token"]), None
+        worker = holder.pop("worker")
+        return int(content["token"]), Holder(
+            owner=Process(**holder.pop("owner")),
+            worker=None if worker is None else Process(**worker),
+            **holder,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the lease holds what no version of oneshot wrote ({error}); delete lease.json or the "
+            "row in oneshot_lease once nothing runs any more"
+        ) from error
+
+
+def _format(token: int, holder: Holder | None) -> str:
+    return json.dumps({"token": token, "holder": None if holder is None else asdict(holder)})
