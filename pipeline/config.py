@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import pydantic
 import yaml
@@ -16,6 +16,9 @@ from data_ingest.settings import DatasetSettings, Settings
 from pipeline.retrain_settings import RetrainSettings
 
 DEFAULT_CONFIG = Path("pipeline_config.yaml")
+Stage = Literal["data", "train", "evaluate", "push"]
+"""How far a run goes: validated examples, a model, both verdicts on it, or all the way."""
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 
 class ConfigError(InputError):
