@@ -6,7 +6,7 @@ import os
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,18 +39,27 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Reading:
+    """All images of some folders and zips, read and checked one by one; not their bytes."""
+
+    files: Sequence[ImageFile]
+    found: Mapping[int, tuple[Found, Entry]]
+    """By position in `files`."""
+    rejected: Sequence[Rejected]
+
+
+@dataclass(frozen=True, eq=False)
 class NewImages:
-    """The sound and distinct images of some folders and zips."""
+    """The sound and distinct images of a reading."""
 
     located: LocatedIndex
     rejected: tuple[Rejected, ...]
     duplicates: int
-    _files: Sequence[ImageFile]
-    _found: dict[int, tuple[Found, Entry]]
+    _reading: Reading
 
-    def entries(self, rows: Iterable[int]) -> Iterator[Entry]:
-        for row in rows:
-            yield self._found[int(self.located.listing[row])][1]
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self._reading.found[int(at)][1] for at in self.located.listing)
 
     def write(self, path: Path, rows: Ints) -> None:
         """Writes the images of these rows as a zip that depends on them alone, down to the byte.
@@ -59,15 +68,13 @@ class NewImages:
           InputError: an image is no longer what it was when it was checked.
           OSError: the folder cannot be written, or its disk is full.
         """
-        listings = sorted(
-            (int(self.located.listing[row]) for row in rows),
-            key=lambda listing: self._found[listing][1],
-        )
+        listings = [int(self.located.listing[row]) for row in rows]
+        listings.sort(key=lambda listing: self._reading.found[listing][1])
         with naming(path), path.open("xb") as stream, ImageReader() as reader:
             with zipfile.ZipFile(stream, "w") as archive:
                 for listing in listings:
-                    found, entry = self._found[listing]
-                    data, reason = reader.read_checked(self._files[listing])
+                    found, entry = self._reading.found[listing]
+                    data, reason = reader.read_checked(self._reading.files[listing])
                     if reason is not None or _digest(data) != found.digest:
                         raise InputError(
                             f"{found.file} changed while it was being read: wait until the "
@@ -78,22 +85,11 @@ class NewImages:
             os.fsync(stream.fileno())
 
 
-def read_images(
-    sources: Sequence[Path], *, earlier: Sequence[Path], max_rejected_share: float
-) -> NewImages:
-    """Reads and checks all images of some folders and zips; keeps what is known of them.
-
-    Of several copies of an image in one class, one is kept. An image that lies in two classes,
-    be the other in an earlier span, is rejected: no label for it can be right, and were they on
-    different sides, a model would be judged on what it was trained on.
-
-    Args:
-      sources: folders and zips, as `layout.list_images`.
-      earlier: zips of earlier spans.
-      max_rejected_share: share of unusable images above which all are refused.
+def read_images(sources: Sequence[Path]) -> Reading:
+    """Reads and checks all images of some folders and zips.
 
     Raises:
-      InputError: a source cannot be listed, two images share a name, or too many are unusable.
+      InputError: a source cannot be listed.
     """
     files = [file for source in sources for file in list_images(source)]
     found: dict[int, tuple[Found, Entry]] = {}
@@ -104,22 +100,40 @@ def read_images(
             if reason is not None:
                 rejected.append(Rejected(IMAGES, _name(file), reason))
             else:
-                found[listing] = (
-                    _found(file, data, listing),
-                    Entry(file.uri, len(data), zlib.crc32(data)),
-                )
+                entry = Entry(file.uri, len(data), zlib.crc32(data))
+                found[listing] = (_found(file, data, listing), entry)
             if listing % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
                 _log.info("Checked %d of %d images", listing + 1, len(files))
-    for listing in _of_other_classes(found, earlier):
-        rejected.append(Rejected(IMAGES, found[listing][0].file, TWO_CLASSES))
-        del found[listing]
-    sound = tuple(item for item, _ in found.values())
+    return Reading(files, found, rejected)
+
+
+def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: float) -> NewImages:
+    """Leaves out copies, and images that lie in two classes.
+
+    Of several copies of an image in one class, one is kept. An image that lies in two classes,
+    be the other in an earlier span, is rejected: no label for it can be right, and were they on
+    different sides, a model would be judged on what it was trained on.
+
+    Args:
+      reading: what was read.
+      earlier: zips of earlier spans.
+      max_rejected_share: share of unusable images above which all are refused.
+
+    Raises:
+      InputError: two images share a name, or too many are unusable.
+    """
+    contradictory = _of_other_classes(reading.found, earlier)
+    rejected = [
+        *reading.rejected,
+        *(Rejected(IMAGES, reading.found[at][0].file, TWO_CLASSES) for at in contradictory),
+    ]
+    sound = tuple(found for at, (found, _) in reading.found.items() if at not in contradictory)
     catalog = build_catalog([CatalogPart(IMAGES, 0, sound, tuple(rejected))])
-    if catalog.rejected_share > max_rejected_share or not len(catalog.sources[IMAGES].index):
-        raise InputError(too_many_rejected(catalog, max_rejected_share))
     located = catalog.sources[IMAGES]
-    _refuse_equal_names([found[int(listing)][0] for listing in located.listing], files)
-    return NewImages(located, catalog.rejected, catalog.duplicates[IMAGES], files, found)
+    if catalog.rejected_share > max_rejected_share or not len(located.index):
+        raise InputError(too_many_rejected(catalog, max_rejected_share))
+    _refuse_equal_names(reading.found[int(at)] for at in located.listing)
+    return NewImages(located, catalog.rejected, catalog.duplicates[IMAGES], reading)
 
 
 def table_of_contents(path: Path) -> list[Entry]:
@@ -161,8 +175,10 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _of_other_classes(found: dict[int, tuple[Found, Entry]], earlier: Sequence[Path]) -> list[int]:
-    """Listings of the images that an earlier span has in another class."""
+def _of_other_classes(
+    found: Mapping[int, tuple[Found, Entry]], earlier: Sequence[Path]
+) -> set[int]:
+    """Which of the images an earlier span has in another class."""
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for listing, (_, entry) in found.items():
         alike[entry.size, entry.crc].append(listing)
@@ -179,16 +195,15 @@ def _of_other_classes(found: dict[int, tuple[Found, Entry]], earlier: Sequence[P
                 with zipfile.ZipFile(path) as archive:
                     digest = _digest(archive.read(entry.name))
                 others.update(at for at in suspects if found[at][0].digest == digest)
-    return sorted(others)
+    return others
 
 
-def _refuse_equal_names(kept: Sequence[Found], files: Sequence[ImageFile]) -> None:
+def _refuse_equal_names(kept: Iterable[tuple[Found, Entry]]) -> None:
     first: dict[str, Found] = {}
-    for found in kept:
-        name = files[found.listing].uri
-        other = first.setdefault(name, found)
+    for found, entry in kept:
+        other = first.setdefault(entry.name, found)
         if other is not found:
             raise InputError(
-                f"two different images are named {name}: {other.file} and {found.file}. "
+                f"two different images are named {entry.name}: {other.file} and {found.file}. "
                 "Rename one of them"
             )

@@ -5,12 +5,13 @@ once in the training images of any model may never be among those that judge one
 side on which it first appeared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
 
 from data_ingest.catalog import BACKGROUND, EVALUATION
+from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex
 from data_ingest.pair_settings import PairSettings
 from data_ingest.splits import FEWEST_GROUPS, Ints, holding_order, makes_pairs
@@ -64,6 +65,20 @@ def side_rows(index: ImageIndex, sides: Mapping[str, Side], unit: Unit) -> dict[
         side: _rows_of(index, [name for name, own in sides.items() if own == side], unit)
         for side in SIDES
     }
+
+
+def require_like_layout(groups: Sequence[str], known: Mapping[str, Side], unit: Unit) -> None:
+    """Raises InputError where images with groups are mixed with ones without."""
+    if not known:
+        return
+    layouts = {True: "<group>/<class>/<image>", False: "<class>/<image>"}
+    had_groups = unit == "group" or any("/" in name for name in known)
+    has_groups = "" not in groups
+    if had_groups != has_groups:
+        raise InputError(
+            f"the images are laid out as {layouts[has_groups]}, those of earlier spans as "
+            f"{layouts[had_groups]}: lay them out alike"
+        )
 
 
 def _units(index: ImageIndex, unit: Unit) -> tuple[tuple[str, ...], Ints]:

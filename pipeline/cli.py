@@ -1,4 +1,4 @@
-"""The command line: `oneshot run`, `evaluate`, `runs`, `report`, `serve`, `gallery`, `doctor`.
+"""The command line: `oneshot` and its subcommands.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or data, 3 finished but not blessed.
 People's text goes to stderr where `--json` asks for machine-readable stdout.
@@ -22,6 +22,7 @@ from rich.table import Table
 from data_ingest.errors import InputError
 from pipeline.config import load_config
 from pipeline.gallery_cli import add_parser as add_gallery_parser
+from pipeline.ingest_cli import add_parsers as add_span_parsers
 from pipeline.logs import console_logging, run_logging
 from pipeline.serve_cli import add_parser as add_serve_parser
 from pipeline.workspace import Workspace, new_run_id
@@ -87,12 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="override one key, e.g. train.steps=500; repeatable",
     )
-    configured.add_argument(
+    with_data = argparse.ArgumentParser(add_help=False, parents=[configured])
+    with_data.add_argument(
         "--data", type=Path, help="folder or zip of images, <group>/<class>/<image>"
     )
 
     run = commands.add_parser(
-        "run", parents=[common, output, configured], help="images to a pushed model"
+        "run", parents=[common, output, with_data], help="images to a pushed model"
     )
     run.set_defaults(command=_run)
 
@@ -118,12 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_id", nargs="?", default="latest", help="run id (%(default)s)")
     report.set_defaults(command=_report)
 
+    add_span_parsers(commands, parents=[common, output], configured=configured)
     add_serve_parser(commands, parents=[common, output])
     add_gallery_parser(commands, parents=[common])
 
     doctor = commands.add_parser(
         "doctor",
-        parents=[common, output, configured],
+        parents=[common, output, with_data],
         help="what would stop a run here",
     )
     doctor.set_defaults(command=_doctor)

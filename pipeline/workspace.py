@@ -43,6 +43,11 @@ class Workspace:
         return self.root / "synthetic"
 
     @property
+    def spans(self) -> Path:
+        """Images that arrived in portions; see `data_ingest.span_store`."""
+        return self.root / "spans"
+
+    @property
     def serving_model(self) -> Path:
         """TF Serving's model base path: `<root>/serving_model/<model_name>/<version>`."""
         return self.root / "serving_model" / self.model_name
