@@ -3,9 +3,9 @@
 import hashlib
 import json
 import logging
-import shutil
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import tensorflow as tf
@@ -23,28 +23,27 @@ class FitCheckpoint:
 
     def __init__(
         self,
-        directory: Path | None,
+        directory: str | os.PathLike[str] | None,
         *,
         key: str,
         variables: Mapping[str, Sequence[tf.Variable]],
     ) -> None:
         """
         Args:
-          directory: stable folder, the same for the interrupted and the continuing run; None
-            turns checkpoints off.
+          directory: stable folder, local or `gs://…`, the same for the interrupted and the
+            continuing run; None turns checkpoints off.
           key: text of whatever the fit depends on.
           variables: by name; the same names, numbers and shapes when restored.
         """
-        self._folder: Path | None = None
+        self._folder: str | None = None
         if directory is None:
             return
-        self._folder = directory / hashlib.sha256(key.encode()).hexdigest()[:16]
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._folder = f"{os.fspath(directory).rstrip('/')}/{name}"
         self._state = tf.Variable("{}", dtype=tf.string, trainable=False)
         held = {name: list(listed) for name, listed in variables.items()}
         self._checkpoint = tf.train.Checkpoint(state=self._state, **held)
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(self._folder), max_to_keep=2
-        )
+        self._manager = tf.train.CheckpointManager(self._checkpoint, self._folder, max_to_keep=2)
 
     def restore(self) -> dict[str, Any] | None:
         """Sets the variables to those of the last save and returns its state; None without one.
@@ -76,4 +75,5 @@ class FitCheckpoint:
     def remove(self) -> None:
         """Deletes this fit's folder."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(tf.errors.OpError):
+                tf.io.gfile.rmtree(self._folder)

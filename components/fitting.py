@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def fit(
     *,
     accelerator: Accelerator,
     initial_weights: Weights | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     log_dir: Path | None = None,
     code_version: str = "",
@@ -85,7 +86,7 @@ def fit(
       held_out: other classes, best of other groups; weights are chosen by one-shot accuracy on
         them, and by nothing else.
       initial_weights: of a warm start, in the order of `model.get_weights()`.
-      checkpoint_dir: folder that outlives the process; None: no checkpoints.
+      checkpoint_dir: folder, local or `gs://…`, that outlives the process; None: no checkpoints.
       checkpoint_every: steps between checkpoints.
       log_dir: where TensorBoard scalars go; None: nowhere.
       code_version: a checkpoint of another version is not continued.

@@ -61,14 +61,13 @@ def run_fn(fn_args: FnArgs) -> None:
     recipe = settings.recipe()
     train = _read("Training", fn_args.train_files, recipe)
     held_out = _read("Held-out", fn_args.eval_files, recipe)
-    checkpoint_dir = config.get("checkpoint_dir")
     fitted = fit(
         recipe,
         train,
         held_out,
         accelerator=choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla),
         initial_weights=initial_weights(settings, fn_args.base_model),
-        checkpoint_dir=Path(checkpoint_dir) if checkpoint_dir else None,
+        checkpoint_dir=config.get("checkpoint_dir") or None,
         checkpoint_every=settings.checkpoint_every,
         log_dir=Path(fn_args.model_run_dir),
         code_version=str(config.get("source_hash")),
