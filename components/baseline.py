@@ -1,39 +1,35 @@
-"""Which blessed model a candidate is judged against."""
+"""Which earlier model a candidate is judged against, and which one training starts from."""
 
 from ml_metadata import MetadataStore
 from tfx import types
-from tfx.components.evaluator import constants as evaluator_constants
 from tfx.dsl.components.common.resolver import ResolverStrategy
 
+from components.pushed_models import sound_models
 
-class PreviousBlessedModelStrategy(ResolverStrategy):
-    """Resolves the latest blessed Model that is older than the candidate.
+
+class PushedModelStrategy(ResolverStrategy):
+    """Resolves the latest model that was pushed and has not been rolled back.
 
     TFX's LatestBlessedModelStrategy also sees the candidate itself once it is blessed: the
     baseline of an unchanged second run would differ from that of the first, so the Evaluator
     would run again and the Pusher would push the same model a second time.
 
-    Channels: `model` (Model), `model_blessing` (ModelBlessing), `candidate` (Model, the
-    Trainer's output). Without an older blessed model `model` and `model_blessing` are empty.
+    Channels: `model` (Model), `pushed_model` (PushedModel) and, for a baseline, `candidate`
+    (Model, the Trainer's output): only what is older than the candidate counts then. Where there
+    is no such model `model` is empty.
     """
 
     def resolve_artifacts(
         self, store: MetadataStore, input_dict: dict[str, list[types.Artifact]]
     ) -> dict[str, list[types.Artifact]] | None:
         del store
-        candidates = input_dict["candidate"]
-        newest = max((model.id for model in candidates), default=0)
-        blessings = {
-            blessing.get_int_custom_property(
-                evaluator_constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY
-            ): blessing
-            for blessing in input_dict["model_blessing"]
-            if blessing.get_int_custom_property(evaluator_constants.ARTIFACT_PROPERTY_BLESSED_KEY)
-        }
-        older = [m for m in input_dict["model"] if m.id < newest and m.id in blessings]
-        baseline = max(older, key=lambda model: model.id, default=None)
-        return {
-            "model": [baseline] if baseline else [],
-            "model_blessing": [blessings[baseline.id]] if baseline else [],
-            "candidate": candidates,
-        }
+        by_id = {model.id: model for model in input_dict["model"]}
+        sound = sound_models(
+            [model.mlmd_artifact for model in by_id.values()],
+            [pushed.mlmd_artifact for pushed in input_dict["pushed_model"]],
+        )
+        chosen = [model.id for model in sound]
+        if "candidate" in input_dict:
+            newest = max((model.id for model in input_dict["candidate"]), default=0)
+            chosen = [number for number in chosen if number < newest]
+        return {**input_dict, "model": [by_id[number] for number in chosen[-1:]]}

@@ -12,7 +12,13 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
-from components.versions import push_version
+from components.pushed_models import MODEL_ID, NOT_PUSHED_BECAUSE, rolled_back
+from components.versions import (
+    has_same_files,
+    push_version,
+    rolled_back_versions,
+    versions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +27,11 @@ INFRA_BLESSING = "infra_blessing"
 
 
 class Executor(executor.Executor):
-    """Pushes a model that both the Evaluator and the ServingGate blessed."""
+    """Pushes a model that both the Evaluator and the ServingGate blessed.
+
+    A model that was rolled back is not pushed again. One that is the newest version already,
+    because an earlier run was cut off before ML Metadata knew of it, keeps its number.
+    """
 
     def Do(  # noqa: N802
         self,
@@ -32,7 +42,7 @@ class Executor(executor.Executor):
         """As TFX's, but atomic, and without a blessing from both it does not push.
 
         The PushedModel's custom properties are TFX's: `pushed` (0 or 1), `pushed_destination` and
-        `pushed_version`.
+        `pushed_version`, and those of `components.pushed_models`.
 
         Raises:
           OSError: the model could not be written; the base path is as it was.
@@ -47,23 +57,50 @@ class Executor(executor.Executor):
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
         if destination.WhichOneof("destination") != "filesystem":
             raise NotImplementedError("a model can be pushed to a file system only")
-        source = Path(self.GetModelPath(input_dict))
+        base = destination.filesystem.base_directory
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        source = str(self.GetModelPath(input_dict))
+        if reason := _rolled_back(model, source, base):
+            self._MarkNotPushed(pushed)
+            pushed.set_string_custom_property(NOT_PUSHED_BECAUSE, reason)
+            logger.warning("Not pushed: %s", reason)
+            return
         # The archive first: when it fails, nothing has appeared that MLMD does not know.
-        io_utils.copy_dir(str(source), pushed.uri)
-        base = Path(destination.filesystem.base_directory)
-        try:
-            target = push_version(source, base)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                message = "no space left to push the model; free some and run again"
-                raise OSError(errno.ENOSPC, message, str(base)) from error
-            raise
-        self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
-        logger.info("Pushed as version %s", target.name)
+        io_utils.copy_dir(source, pushed.uri)
+        target, version = _push_to_folder(Path(source), Path(base))
+        self._MarkPushed(pushed, pushed_destination=target, pushed_version=str(version))
+        pushed.set_int_custom_property(MODEL_ID, model.id)
+        logger.info("Pushed as version %d to %s", version, target)
 
     def _is_blessed(self, input_dict: dict[str, list[types.Artifact]]) -> bool:
         both = all(input_dict.get(name) for name in (MODEL_BLESSING, INFRA_BLESSING))
         return both and bool(self.CheckBlessing(input_dict))
+
+
+def _rolled_back(model: types.Artifact, source: str, base: str) -> str:
+    """Why this model must not be served again; empty if it may."""
+    if reason := rolled_back(model.mlmd_artifact):
+        return reason
+    # ML Metadata does not know a model whose run was cut off right after it had been pushed.
+    for version, folder in rolled_back_versions(Path(base)).items():
+        if has_same_files(Path(source), folder):
+            return f"this model is version {version}, which was rolled back"
+    return ""
+
+
+def _push_to_folder(source: Path, base: Path) -> tuple[str, int]:
+    """Path and number of the version; the newest one if it is this very model."""
+    for version in versions(base)[-1:]:
+        if has_same_files(source, base / str(version)):
+            return str(base / str(version)), version
+    try:
+        target = push_version(source, base)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            message = "no space left to push the model; free some and run again"
+            raise OSError(errno.ENOSPC, message, str(base)) from error
+        raise
+    return str(target), int(target.name)
 
 
 class Pusher(component.Pusher):

@@ -13,12 +13,14 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
+ROLLED_BACK_PREFIX = "rolled-back-"
 
 
 def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.time) -> Path:
     """Copies a SavedModel with everything beside it to `base/<version>`.
 
-    The version is the time in seconds, or one more than the newest version if that is not older.
+    The version is the time in seconds, or one more than the newest version if that is not older;
+    the number of a version that was rolled back is not used again.
     The copy is made, and brought to the disk, under a name that is no number, which TF Serving
     does not look at, and then renamed: a server sees the whole version or none. Where another
     push was quicker with the same number, the next one is taken. A push that dies leaves only its
@@ -41,7 +43,8 @@ def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.ti
     try:
         copy_durably(source, temporary)
         while True:
-            version = max([int(now()), *(number + 1 for number in versions(base))])
+            taken = [*versions(base), *rolled_back_versions(base)]
+            version = max([int(now()), *(number + 1 for number in taken)])
             target = base / str(version)
             try:
                 temporary.rename(target)
@@ -62,6 +65,41 @@ def versions(base: Path) -> list[int]:
         return []
     return sorted(
         int(entry.name) for entry in base.iterdir() if entry.name.isascii() and entry.name.isdigit()
+    )
+
+
+def rolled_back_versions(base: Path) -> dict[int, Path]:
+    """Folders of the versions that `withdraw_version` took out of service, by number."""
+    found = {}
+    for entry in base.glob(f"{ROLLED_BACK_PREFIX}*"):
+        number = entry.name.removeprefix(ROLLED_BACK_PREFIX)
+        if number.isascii() and number.isdigit():
+            found[int(number)] = entry
+    return found
+
+
+def withdraw_version(base: Path, version: int) -> None:
+    """Takes a version out of service: its folder gets a name that no server looks at.
+
+    In one step; without effect where that has been done already.
+    """
+    folder = base / str(version)
+    if folder.is_dir():
+        folder.rename(base / f"{ROLLED_BACK_PREFIX}{version}")
+        synchronize_folder(base)
+
+
+def remove_version(base: Path, version: int) -> None:
+    """Deletes a version; a server sees the whole of it or none."""
+    doomed = (base / str(version)).rename(base / temporary_name())
+    shutil.rmtree(doomed)
+
+
+def has_same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same content."""
+    files = _sizes(one)
+    return files == _sizes(other) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in files
     )
 
 
@@ -117,6 +155,14 @@ def synchronize_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def process_started(pid: int) -> str:

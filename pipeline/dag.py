@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 
-from components.baseline import PreviousBlessedModelStrategy
+from components.baseline import PushedModelStrategy
 from components.evaluation import EXTRACTORS_MODULE, eval_config
 from components.example_gen import PairExampleGen, make_input_config
 from components.pusher import Pusher
@@ -68,9 +68,9 @@ def create_pipeline(
     base_model = None
     if config.train.warm_start:
         warm_start = tfx.dsl.Resolver(
-            strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+            strategy_class=PushedModelStrategy,
             model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-            model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+            pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
         ).with_id("WarmStartResolver")
         base_model = warm_start.outputs["model"]
         nodes.append(warm_start)
@@ -91,9 +91,9 @@ def create_pipeline(
     trainer.add_upstream_node(validator)
 
     baseline = tfx.dsl.Resolver(
-        strategy_class=PreviousBlessedModelStrategy,
+        strategy_class=PushedModelStrategy,
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
         candidate=trainer.outputs["model"],
     ).with_id("BaselineResolver")
     evaluator = tfx.components.Evaluator(

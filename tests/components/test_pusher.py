@@ -16,8 +16,17 @@ from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
 from components import versions
+from components.pushed_models import MODEL_ID, NOT_PUSHED_BECAUSE, ROLLED_BACK
 from components.pusher import Executor
-from components.versions import TEMPORARY_PREFIX, push_version, temporary_name
+from components.versions import (
+    TEMPORARY_PREFIX,
+    has_same_files,
+    push_version,
+    remove_version,
+    rolled_back_versions,
+    temporary_name,
+    withdraw_version,
+)
 
 Push = Callable[..., standard_artifacts.PushedModel]
 
@@ -67,6 +76,41 @@ def test_a_clock_that_was_set_back_still_makes_the_newest_version(
 ) -> None:
     (tmp_path / "2000").mkdir()
     assert push_version(source, tmp_path, now=lambda: 100.0).name == "2001"
+
+
+def test_the_number_of_a_version_that_was_rolled_back_is_not_used_again(
+    source: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        push_version(source, tmp_path, now=lambda: 100.0)
+    withdraw_version(tmp_path, 101)
+    withdraw_version(tmp_path, 101)  # no effect
+    assert rolled_back_versions(tmp_path) == {101: tmp_path / "rolled-back-101"}
+    assert versions.versions(tmp_path) == [100]
+    assert push_version(source, tmp_path, now=lambda: 100.0).name == "102"
+
+
+def test_a_removed_version_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
+    push_version(source, tmp_path, now=lambda: 100.0)
+    push_version(source, tmp_path, now=lambda: 100.0)
+    remove_version(tmp_path, 100)
+    assert [path.name for path in tmp_path.glob("*") if path.name != "model"] == ["101"]
+
+
+@pytest.mark.parametrize("change", ["content", "missing", "more"])
+def test_folders_are_the_same_only_if_every_file_is(
+    source: Path, tmp_path: Path, change: str
+) -> None:
+    target = push_version(source, tmp_path / "base")
+    assert has_same_files(source, target)
+    weights = target / "variables/variables.data-00000-of-00001"
+    if change == "content":
+        weights.write_bytes(b"w" * 9_999 + b"v")
+    elif change == "missing":
+        weights.unlink()
+    else:
+        (target / "more").touch()
+    assert not has_same_files(source, target)
 
 
 def test_pushes_at_the_same_time_all_get_whole_versions(source: Path, tmp_path: Path) -> None:
@@ -204,10 +248,13 @@ def pushed(source: Path, tmp_path: Path) -> Push:
     """Runs our Pusher's executor as TFX does."""
 
     def run(
-        *, model_blessed: int | None = 1, infra_blessed: int | None = 1
+        *, model_blessed: int | None = 1, infra_blessed: int | None = 1, rolled_back: str = ""
     ) -> standard_artifacts.PushedModel:
         model = standard_artifacts.Model()
         model.uri = str(source.parent)
+        model.id = 6
+        if rolled_back:
+            model.set_string_custom_property(ROLLED_BACK, rolled_back)
         blessings = {}
         for name, kind, value in (
             ("model_blessing", standard_artifacts.ModelBlessing, model_blessed),
@@ -240,6 +287,39 @@ def test_a_blessed_model_is_pushed_and_recorded(pushed: Push, tmp_path: Path) ->
     assert destination == tmp_path / "base" / version
     assert is_whole(destination)
     assert is_whole(Path(result.uri))
+    assert result.get_int_custom_property(MODEL_ID) == 6
+
+
+def test_a_push_that_was_cut_off_before_it_was_recorded_is_not_repeated(
+    pushed: Push, source: Path, tmp_path: Path
+) -> None:
+    known_to_nobody = push_version(source, tmp_path / "base", now=lambda: 100.0)
+    result = pushed()
+    assert result.get_string_custom_property("pushed_version") == "100"
+    assert result.get_int_custom_property(MODEL_ID) == 6
+    assert is_whole(Path(result.uri))
+    assert list((tmp_path / "base").iterdir()) == [known_to_nobody]
+
+
+def test_a_model_that_is_not_the_newest_any_more_is_pushed_again(
+    pushed: Push, source: Path, tmp_path: Path
+) -> None:
+    first = pushed().get_string_custom_property("pushed_version")
+    newer = tmp_path / "base" / str(int(first) + 1)
+    newer.mkdir()
+    assert int(pushed().get_string_custom_property("pushed_version")) > int(newer.name)
+
+
+@pytest.mark.parametrize("known_to_mlmd", [True, False])
+def test_a_model_that_was_rolled_back_is_not_pushed_again(
+    pushed: Push, tmp_path: Path, known_to_mlmd: bool
+) -> None:
+    version = int(pushed().get_string_custom_property("pushed_version"))
+    withdraw_version(tmp_path / "base", version)
+    result = pushed(rolled_back=f"version {version} was rolled back" if known_to_mlmd else "")
+    assert result.get_int_custom_property("pushed") == 0
+    assert f"version {version}" in result.get_string_custom_property(NOT_PUSHED_BECAUSE)
+    assert versions.versions(tmp_path / "base") == []
 
 
 @pytest.mark.parametrize(
