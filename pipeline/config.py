@@ -55,6 +55,19 @@ class PushSettings(Settings):
         pattern=r"^[A-Za-z0-9_.-]+$",
         description="TF Serving model name; versions appear in <output>/serving_model/<model_name>",
     )
+    server_base_path: str | None = Field(
+        None,
+        min_length=1,
+        description="that folder as the servers see it, for models.config: /models/siamese, "
+        "s3://...; null: under the same path as here",
+    )
+    server_poll_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="servers read models.config again within this time; a label moves to a version "
+        "only after they could load it",
+    )
 
 
 class MetadataSettings(Settings):

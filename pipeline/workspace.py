@@ -53,6 +53,11 @@ class Workspace:
         return self.root / "serving_model" / self.model_name
 
     @property
+    def models_config(self) -> Path:
+        """TF Serving's list of models: which versions are loaded, and their labels."""
+        return self.root / "serving_model" / "models.config"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

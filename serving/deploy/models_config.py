@@ -1,8 +1,10 @@
 """Writes `models.config`: which versions TF Serving loads, and which of them have labels."""
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +16,27 @@ CANARY: Final = "canary"
 DEFAULT_FILE: Final = Path(__file__).with_name("models.config")
 
 
+@dataclass(frozen=True)
+class ModelEntry:
+    """What a `models.config` says about one model.
+
+    Attributes:
+      labels: versions by label.
+      loaded: the versions it lists; empty where its policy lists none.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    loaded: frozenset[int] = frozenset()
+
+
 def models_config(
-    name: str, *, base_path: str, versions: Sequence[int], labels: Mapping[str, int]
+    name: str,
+    *,
+    base_path: str,
+    versions: Sequence[int],
+    labels: Mapping[str, int],
+    loaded: Collection[int] = (),
+    before: str = "",
 ) -> str:
     """The configuration of one model, in text format.
 
@@ -27,25 +48,62 @@ def models_config(
       base_path: folder of the versions as the server sees it, or a URL such as `s3://...`.
       versions: those that are there.
       labels: versions by label.
+      loaded: versions to load besides.
+      before: the configuration so far, in text format, whose other models stay.
 
     Raises:
-      ValueError: there are no versions, or a label is for one that is not there.
+      ValueError: there are no versions, one to load is not there, or `before` cannot be read.
     """
     if not versions:
         raise ValueError("there is no version yet: push a model first")
     for label, version in labels.items():
         if version not in versions:
             raise ValueError(f"{label}: there is no version {version}, only {sorted(versions)}")
-    config = model_server_config_pb2.ModelServerConfig()
-    model = config.model_config_list.config.add(
-        name=name, base_path=base_path, model_platform="tensorflow"
-    )
-    loaded = sorted({*labels.values(), max(versions)})
-    model.model_version_policy.specific.versions.extend(loaded)
+    if missing := set(loaded) - set(versions):
+        raise ValueError(f"there are no versions {sorted(missing)}, only {sorted(versions)}")
+    config = _parse(before)
+    models = config.model_config_list.config
+    model = next((model for model in models if model.name == name), None) or models.add()
+    model.Clear()
+    model.name, model.base_path, model.model_platform = name, base_path, "tensorflow"
+    wanted = {*labels.values(), *loaded, max(versions)}
+    model.model_version_policy.specific.versions.extend(sorted(wanted))
     for label, version in labels.items():
         model.version_labels[label] = version
     text: str = text_format.MessageToString(config)
     return text
+
+
+def read_entry(text: str, name: str) -> ModelEntry | None:
+    """What a configuration in text format says about a model; None: nothing.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    for model in _parse(text).model_config_list.config:
+        if model.name == name:
+            listed = frozenset(model.model_version_policy.specific.versions)
+            return ModelEntry(dict(model.version_labels), listed)
+    return None
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a server may read it at any moment."""
+    unfinished = path.with_name(f".{path.name}.new")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _parse(text: str) -> model_server_config_pb2.ModelServerConfig:
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError as error:
+        raise ValueError(f"not a ModelServerConfig in text format: {error}") from error
+    return config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,10 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    # Whole or not at all: the server may read it at any moment.
-    unfinished = options.file.with_name(f".{options.file.name}.new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(options.file)
+    replace_file(options.file, text)
     return 0
 
 
