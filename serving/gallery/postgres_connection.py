@@ -25,21 +25,20 @@ MIN_PGVECTOR: Final = (0, 8)
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 SCHEMA: Final = """
-CREATE SCHEMA IF NOT EXISTS oneshot;
-CREATE TABLE IF NOT EXISTS oneshot.identity (
+CREATE TABLE oneshot.identity (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name text COLLATE "C" NOT NULL UNIQUE,
   created double precision NOT NULL
 );
-CREATE TABLE IF NOT EXISTS oneshot.image (
+CREATE TABLE oneshot.image (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   identity bigint NOT NULL REFERENCES oneshot.identity ON DELETE CASCADE,
   sha256 bytea NOT NULL UNIQUE,
   created double precision NOT NULL,
   content bytea NOT NULL
 );
-CREATE INDEX IF NOT EXISTS image_identity ON oneshot.image (identity);
-CREATE TABLE IF NOT EXISTS oneshot.model (
+CREATE INDEX image_identity ON oneshot.image (identity);
+CREATE TABLE oneshot.model (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   version text NOT NULL,
   bias double precision NOT NULL,
@@ -48,11 +47,15 @@ CREATE TABLE IF NOT EXISTS oneshot.model (
   impostors text,
   created double precision NOT NULL
 );
-CREATE UNIQUE INDEX IF NOT EXISTS one_active_model ON oneshot.model (state)
+CREATE UNIQUE INDEX one_active_model ON oneshot.model (state)
   WHERE state = 'active';
-CREATE TABLE IF NOT EXISTS oneshot.cohort (
+CREATE TABLE oneshot.cohort (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, person text NOT NULL, content bytea NOT NULL
 );
+-- ANALYZE would copy samples to pg_statistic, where they outlive those who are removed.
+ALTER TABLE oneshot.identity ALTER name SET STATISTICS 0;
+ALTER TABLE oneshot.image ALTER sha256 SET STATISTICS 0, ALTER content SET STATISTICS 0;
+ALTER TABLE oneshot.cohort ALTER person SET STATISTICS 0, ALTER content SET STATISTICS 0;
 """
 """Each model's vectors are in a table of their own, `oneshot.vector_<model id>`."""
 
@@ -119,15 +122,20 @@ def _prepare(connection: Connection) -> None:
             "the database has no pgvector: install it and have an administrator run "
             "CREATE EXTENSION vector",
         ) from error
-    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-    version = str(row.fetchone()[0])  # type: ignore[index]
+    version = str(
+        value(connection, "SELECT extversion FROM pg_extension WHERE extname = 'vector'", [])
+    )
     if tuple(int(part) for part in version.split(".")[:2]) < MIN_PGVECTOR:
         raise ServingError(
             Code.FAILED_PRECONDITION,
             f"the database has pgvector {version}, and at least 0.8 is needed: "
             "ALTER EXTENSION vector UPDATE",
         )
-    connection.execute(SCHEMA)
+    # Looked for first: to ask for what is there takes privileges that a gallery can do without.
+    if value(connection, "SELECT to_regnamespace('oneshot')", []) is None:
+        connection.execute("CREATE SCHEMA oneshot")
+    if value(connection, "SELECT to_regclass('oneshot.cohort')", []) is None:
+        connection.execute(SCHEMA)
 
 
 @contextmanager

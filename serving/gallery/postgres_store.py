@@ -1,9 +1,12 @@
 """A gallery in PostgreSQL with pgvector, for many users and machines."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+
+import psycopg
 
 from serving.gallery import postgres_vectors as vectors
 from serving.gallery.postgres_connection import (
@@ -36,6 +39,7 @@ EXACT_COUNT: Final = 1_000
 COUNT_SECONDS: Final = 10.0
 
 _MODEL: Final = f"SELECT {MODEL_COLUMNS} FROM oneshot.model"
+_LOGGER = logging.getLogger(__name__)
 
 
 class PostgresStore:
@@ -155,7 +159,15 @@ class PostgresStore:
             tables = ["oneshot.identity", "oneshot.image", "oneshot.cohort"]
             for table in [*tables, *(vectors.vector_table(key) for (key,) in keys)]:
                 connection.execute(f"VACUUM (FULL) {table}")
-            connection.execute("CHECKPOINT")
+            try:
+                # What the log holds of them ends up in segments that are not needed any more.
+                connection.execute("SELECT pg_switch_wal()")
+                connection.execute("CHECKPOINT")
+            except psycopg.errors.InsufficientPrivilege as error:
+                _LOGGER.warning(
+                    "the write-ahead log holds what was removed until PostgreSQL recycles it (%s)",
+                    error,
+                )
         return True
 
     def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:

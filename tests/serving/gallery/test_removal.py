@@ -1,16 +1,14 @@
-"""What is removed cannot be found in the database's files either."""
+"""What is removed cannot be found in the files of an SQLite gallery either."""
 
 import random
 from pathlib import Path
 
 import apsw
 import numpy as np
-import psycopg
 import pytest
 
 from serving.gallery import sqlite_store
 from serving.gallery.gallery import Gallery
-from serving.gallery.location import open_store
 from serving.gallery.sqlite_store import SqliteStore
 from tests.serving.gallery.fakes import FakeModels, photo
 
@@ -92,32 +90,6 @@ def test_a_reader_in_the_way_is_reported_and_erasing_again_works(
         backup.close()
         assert gallery.erase()
         assert traces("Ada", files_of(path)) == []
-
-
-def test_postgresql_holds_no_trace_after_erasing(empty_postgres: str) -> None:
-    with psycopg.connect(empty_postgres, autocommit=True) as connection:
-        row = connection.execute(
-            "SELECT current_setting('data_directory'), oid FROM pg_database"
-            " WHERE datname = current_database()"
-        ).fetchone()
-        assert row is not None
-        tables = Path(row[0]) / "base" / str(row[1])
-        people = [f"employee-{number:04d}-x" for number in range(100)]
-        with Gallery(open_store(empty_postgres), FakeModels(dimensions=128)) as gallery:
-            gallery.enroll_many([(person, [photo(person)]) for person in people])
-            connection.execute("CHECKPOINT")
-            assert "name" in traces(people[3], content_of(tables))
-            for person in people[:50]:
-                assert gallery.remove(person) == (person, 1, False)
-            assert gallery.identify(photo(people[3])).candidates[0].name != people[3]
-            assert gallery.erase()
-        content = content_of(tables)
-        assert [person for person in people[:50] if traces(person, content)] == []
-        assert all("name" in traces(person, content) for person in people[50:])
-
-
-def content_of(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
 
 
 def test_only_the_owner_may_read_the_files(tmp_path: Path) -> None:
