@@ -1,5 +1,6 @@
 """From one model to the next: vectors of two versions never meet, and nobody waits."""
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -8,7 +9,6 @@ import pytest
 
 from serving.errors import Code, ServingError
 from serving.gallery import rebuild as rebuild_module
-from serving.gallery.following import Follower
 from serving.gallery.gallery import Gallery
 from serving.gallery.records import CohortImage, Vectors
 from tests.serving.gallery.conftest import OpenStore
@@ -79,6 +79,59 @@ def test_the_old_version_answers_until_the_switch(gallery: Gallery, models: Watc
     models.during = lambda done: None  # type: ignore[method-assign]
     assert answers == [(PEOPLE[7], "1")] * 5
     assert gallery.identify(photo(PEOPLE[7], 1)).model_version == "2"
+
+
+def test_a_stream_of_questions_never_meets_vectors_of_another_version(
+    open_one: OpenStore, gallery: Gallery, models: Watched
+) -> None:
+    """Between versions everybody is a stranger: a wrong name, or a version again, would tell."""
+    other = Gallery(open_one(), FakeModels())
+    streams: list[list[tuple[str, str | None, str]]] = [[], []]
+    failures: list[BaseException] = []
+    switched = threading.Event()
+
+    def ask(asked: Gallery, answers: list[tuple[str, str | None, str]]) -> None:
+        try:
+            for number in itertools.count():
+                last = switched.is_set()
+                person = PEOPLE[number % len(PEOPLE)]
+                found = asked.identify(photo(person, 1 + number))
+                answers.append((person, found.name, found.model_version))
+                if last:
+                    return
+        except BaseException as error:
+            failures.append(error)
+
+    def wait_for_more(*_: int) -> None:
+        """So that questions are answered after every batch."""
+        enough = [len(answers) + 2 for answers in streams]
+        deadline = time.monotonic() + 60
+        while not failures and any(
+            len(answers) < count for answers, count in zip(streams, enough, strict=True)
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    threads = [
+        threading.Thread(target=ask, args=pair)
+        for pair in zip([gallery, other], streams, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    models.newest = "2"
+    try:
+        gallery.rebuild(wait_for_more)
+    finally:
+        switched.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    for answers in streams:
+        assert [answer for answer in answers if answer[0] != answer[1]] == []
+        versions = [version for _, _, version in answers]
+        assert versions == sorted(versions)
+        assert versions.count("1") >= 10
+        assert versions[-1] == "2"
 
 
 def test_an_interrupted_rebuild_goes_on_where_it_was(
@@ -244,41 +297,3 @@ def test_two_rebuilds_at_once_do_no_harm(open_one: OpenStore, gallery: Gallery) 
     assert not failures
     for person in PEOPLE:
         assert gallery.identify(photo(person, 1)).name == person
-
-
-def test_a_follower_rebuilds_when_a_newer_model_appears(gallery: Gallery, models: Watched) -> None:
-    follower = Follower(gallery, every_seconds=0.01)
-    try:
-        models.newest = "2"
-        deadline = time.monotonic() + 60
-        while gallery.status().model_version != "2" and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert gallery.identify(photo(PEOPLE[0], 1)).model_version == "2"
-    finally:
-        follower.close()
-
-
-def test_a_failed_rebuild_is_told_and_the_next_one_succeeds(
-    gallery: Gallery, models: Watched
-) -> None:
-    follower = Follower(gallery)
-
-    def wait() -> None:
-        deadline = time.monotonic() + 60
-        while follower.state.state == "running" and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-    try:
-        models.newest = "2"
-        models.available = {"1"}
-        follower.rebuild()
-        wait()
-        assert follower.state.state == "failed"
-        assert "version 2 is not loaded" in follower.state.error
-        models.available = {"1", "2"}
-        follower.rebuild()
-        wait()
-        assert follower.state.state == "idle"
-        assert gallery.status().model_version == "2"
-    finally:
-        follower.close()
