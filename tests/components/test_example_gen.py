@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from components.example_gen import PairExampleGen, make_input_config
 from data_ingest.errors import InputError
 from data_ingest.pair_settings import PairSettings
 from data_ingest.plan import Shard
+from data_ingest.span_store import SpanStore
 from data_ingest.transforms import WriteShard
 from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
 
@@ -150,6 +152,23 @@ def test_the_latest_span_and_version_are_read_however_they_are_padded(
     assert artifact.custom_properties["span"].int_value == 10
     assert artifact.custom_properties["version"].int_value == 2
     assert "span010v02-0" in (Path(artifact.uri) / "sampling.json").read_text()
+
+
+def test_a_window_of_spans_is_read_and_then_served_from_the_cache(
+    runs: Runs, tmp_path: Path
+) -> None:
+    store = SpanStore(tmp_path / "spans")
+    for number in (1, 2, 3):
+        tree = omniglot_tree(f"span{number}-", groups=4, classes=3, writers=2)
+        source = write_zip(tmp_path / f"{number}.zip", tree)
+        store.land(number, [source], pairs=SETTINGS, max_rejected_share=0.0)
+        window = store.window(min(number, 2), 1)
+        runs.run(window.base, window.inputs)
+    assert runs.states() == ["COMPLETE", "COMPLETE", "CACHED"]
+    report = json.loads((Path(runs.artifacts()[-1].uri) / "sampling.json").read_text())
+    groups = {split: set(counts["groups"]) for split, counts in report["splits"].items()}
+    assert all(name.startswith("span2-") for name in groups["train"] | groups["eval"])
+    assert {name.split("-")[0] for name in groups["one_shot"]} == {"span1", "span2"}
 
 
 def test_broken_images_over_the_share_fail_by_name_and_leave_nothing(
