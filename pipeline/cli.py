@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -20,10 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data_ingest.errors import InputError
+from pipeline.compile_cli import add_parser as add_compile_parser
 from pipeline.config import load_config
 from pipeline.gallery_cli import add_parser as add_gallery_parser
 from pipeline.ingest_cli import add_parsers as add_span_parsers
 from pipeline.logs import console_logging, run_logging
+from pipeline.metadata_store import locate
 from pipeline.serve_cli import add_parser as add_serve_parser
 from pipeline.workspace import Workspace, new_run_id
 
@@ -110,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=1, help="seed of the trials (%(default)s)")
     evaluate.set_defaults(command=_evaluate)
 
-    runs = commands.add_parser("runs", parents=[common, output], help="history of runs")
+    runs = commands.add_parser("runs", parents=[common, output, configured], help="history of runs")
     runs.add_argument("--limit", type=int, default=20, help="newest runs shown (%(default)s)")
     runs.set_defaults(command=_runs)
 
@@ -123,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     add_span_parsers(commands, parents=[common, output], configured=configured)
     add_serve_parser(commands, parents=[common, output])
     add_gallery_parser(commands, parents=[common])
+
+    add_compile_parser(commands, parents=[common, with_data])
 
     doctor = commands.add_parser(
         "doctor",
@@ -141,7 +146,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     run_id = new_run_id()
     log_file = workspace.run_dir(run_id) / "run.log"
-    with workspace.exclusive():
+    metadata = locate(config.metadata, workspace)
+    lease = metadata.lease(ttl=config.retrain.lease_seconds)
+    with lease.held(run_id=run_id, command="run") as hold:
         with console_logging(sys.stderr):
             dataset = resolve(
                 config.dataset,
@@ -149,16 +156,23 @@ def _run(arguments: argparse.Namespace) -> int:
                 environ=os.environ,
                 synthetic_dir=workspace.synthetic_data,
             )
-        with run_logging(log_file, verbose=arguments.verbose):
+        with run_logging(log_file, verbose=arguments.verbose, secrets=metadata.secrets):
             _LOGGER.info("Data     %s", dataset.description)
             _LOGGER.info("Log      %s", log_file)
             _LOGGER.info("Loading  TensorFlow and TFX")
             try:
+                from pipeline.history import RunRecord
                 from pipeline.local import run_pipeline
 
                 summary = run_pipeline(
-                    config=config, dataset=dataset, workspace=workspace, run_id=run_id
+                    config=config,
+                    dataset=dataset,
+                    workspace=workspace,
+                    metadata=metadata,
+                    run=RunRecord(run_id=run_id, state="running", started=time.time()),
+                    check_lease=hold.check,
                 )
+                assert summary is not None
             except Exception as error:
                 logging.getLogger("oneshot").exception("the run failed")
                 error.add_note(f"Log: {log_file}")
@@ -207,12 +221,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _runs(arguments: argparse.Namespace) -> int:
     workspace = Workspace(arguments.output.absolute())
-    if not workspace.metadata_db.is_file():
-        raise InputError(f"{arguments.output}: no runs here yet (no metadata.db); see --output")
+    metadata = locate(load_config(arguments.config, arguments.overrides).metadata, workspace)
+    if metadata.sqlite_file is not None and not metadata.sqlite_file.is_file():
+        raise InputError(
+            f"{arguments.output}: no runs here yet (no {metadata.sqlite_file.name}); see --output"
+        )
     with _quiet_libraries(arguments):
-        from pipeline.history import RunHistory, sqlite_connection
+        from pipeline.history import RunHistory
 
-        records = RunHistory(sqlite_connection(workspace.metadata_db)).runs()[: arguments.limit]
+        records = RunHistory(metadata.connection()).runs()[: arguments.limit]
     if arguments.json:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return EXIT_DONE
@@ -223,8 +240,8 @@ def _runs(arguments: argparse.Namespace) -> int:
     for record in records:
         table.add_row(
             record.run_id,
-            record.dataset,
-            record.state,
+            record.dataset if record.span is None else f"span {record.span}",
+            record.state if record.stage == "push" else f"{record.state} ({record.stage})",
             "" if record.accuracy is None else f"{100 * record.accuracy:.1f} %",
             "" if record.blessed is None else ("yes" if record.blessed else "no"),
             str(record.pushed_version or ""),

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import Literal
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
+from tfx.dsl.components.base.base_node import BaseNode
 
 from components.baseline import PushedModelStrategy
 from components.evaluation import EXTRACTORS_MODULE, eval_config
@@ -16,9 +18,10 @@ from components.schema import (
     schema_text,
     stats_options,
 )
+from components.served_model import ServedModel
 from components.serving_gate import ServingGate
 from data_ingest.dataset import Dataset
-from pipeline.config import PipelineConfig
+from pipeline.config import STAGES, PipelineConfig, Stage
 from pipeline.fingerprint import source_hash
 
 
@@ -32,6 +35,8 @@ def create_pipeline(
     checkpoint_dir: str,
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
     beam_pipeline_args: Sequence[str] | None = None,
+    earlier_models: Literal["metadata", "served"] = "metadata",
+    until: Stage = "push",
 ) -> tfx.dsl.Pipeline:
     """From images to a pushed model.
 
@@ -45,6 +50,10 @@ def create_pipeline(
       checkpoint_dir: a folder that outlives a killed training.
       metadata_connection_config: ML Metadata's store; None where the orchestrator brings one.
       beam_pipeline_args: Beam arguments; None takes those of `config.beam`.
+      earlier_models: where the model to compare with, and to start from, is found: in ML Metadata
+        by Resolvers, or in `serving_model_dir` where the orchestrator has no Resolvers.
+      until: the last stage: `data` ends with the validated examples, `train` with a model,
+        `evaluate` with both blessings, and `push` is the whole graph.
     """
     examples = PairExampleGen(
         input_base=str(dataset.base),
@@ -63,17 +72,24 @@ def create_pipeline(
     validator = ReadableExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     ).with_id("ExampleValidator")
-    nodes = [examples, schema, statistics, validator]
+    stages: dict[Stage, list[BaseNode]] = {"data": [examples, schema, statistics, validator]}
 
+    stages["train"] = []
+    served = None
+    if earlier_models == "served":
+        served = ServedModel(base_path=serving_model_dir)
+        stages["train"].append(served)
     base_model = None
-    if config.train.warm_start:
+    if config.train.warm_start and served is not None:
+        base_model = served.outputs["model"]
+    elif config.train.warm_start:
         warm_start = tfx.dsl.Resolver(
             strategy_class=PushedModelStrategy,
             model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
             pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
         ).with_id("WarmStartResolver")
         base_model = warm_start.outputs["model"]
-        nodes.append(warm_start)
+        stages["train"].append(warm_start)
     trainer = tfx.components.Trainer(
         run_fn="components.trainer.run_fn",
         examples=examples.outputs["examples"],
@@ -87,15 +103,21 @@ def create_pipeline(
             "checkpoint_dir": checkpoint_dir,
         },
     )
-    # Trained only on data that passed; without this a parallel runner would not wait.
-    trainer.add_upstream_node(validator)
+    if until != "data":
+        # Trained only on data that passed; without this a parallel runner would not wait.
+        trainer.add_upstream_node(validator)
+    stages["train"].append(trainer)
 
-    baseline = tfx.dsl.Resolver(
-        strategy_class=PushedModelStrategy,
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
-        candidate=trainer.outputs["model"],
-    ).with_id("BaselineResolver")
+    stages["evaluate"] = []
+    baseline = served
+    if baseline is None:
+        baseline = tfx.dsl.Resolver(
+            strategy_class=PushedModelStrategy,
+            model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+            pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
+            candidate=trainer.outputs["model"],
+        ).with_id("BaselineResolver")
+        stages["evaluate"].append(baseline)
     evaluator = tfx.components.Evaluator(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
@@ -124,11 +146,13 @@ def create_pipeline(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=serving_model_dir)
         ),
     )
-    nodes += [trainer, baseline, evaluator, gate, pusher]
+    stages["evaluate"] += [evaluator, gate]
+    stages["push"] = [pusher]
+    wanted = STAGES[: STAGES.index(until) + 1]
     return tfx.dsl.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=pipeline_root,
-        components=nodes,
+        components=[node for stage in wanted for node in stages[stage]],
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
         beam_pipeline_args=list(

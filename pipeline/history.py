@@ -3,13 +3,11 @@
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
-from tfx.orchestration import metadata
-from tfx.orchestration.portable.mlmd import context_lib
 
 _LOGGER = logging.getLogger(__name__)
 _RUN_CONTEXT = "pipeline_run"
@@ -23,15 +21,27 @@ class RunRecord:
     """One run as the history tells it. Times are seconds since 1970, accuracies in [0, 1]."""
 
     run_id: str
-    state: str  # running, done, failed or interrupted
+    state: str  # running, done, failed, interrupted, timeout, replaced or blocked (by drift)
     started: float
     dataset: str = ""
+    command: str = "run"  # the `oneshot` command: run or retrain
+    stage: str = "push"  # how far it was to go: data, train, evaluate or push, the whole
+    span: int | None = None
+    window: tuple[int, ...] = ()  # the spans trained on
+    attempt: int = 1  # counts the tries of one retraining
+    trigger: str = ""  # why a retraining: span (asked for), new (arrived) or drift
+    label: str = ""  # what the pushed version was promoted to
     accuracy: float | None = None
     accuracy_metric: str = ""
     blessed: bool | None = None
     pushed_version: int | None = None
     seconds: float | None = None
     error: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it went all the way: what comes of a span is known then."""
+        return self.state == "done" and self.stage == "push"
 
 
 @dataclass(frozen=True)
@@ -44,28 +54,28 @@ class NodeRun:
     outputs: dict[str, list[metadata_store_pb2.Artifact]]
 
 
-def sqlite_connection(path: Path) -> metadata_store_pb2.ConnectionConfig:
-    """Connection to a store in one SQLite file, made if it does not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    config: metadata_store_pb2.ConnectionConfig = metadata.sqlite_metadata_connection_config(
-        str(path)
-    )
-    return config
-
-
 class RunHistory:
     """The runs of one ML Metadata store."""
 
     def __init__(self, connection: metadata_store_pb2.ConnectionConfig) -> None:
-        self._connection = connection
+        """Opens the store, and makes its tables if they are not there.
+
+        Raises:
+          RuntimeError: it cannot be opened.
+        """
         self._store = ml_metadata.MetadataStore(connection)
 
     def record(self, run: RunRecord) -> None:
         """Writes (or rewrites) the record of a run into its MLMD context."""
-        with metadata.Metadata(self._connection) as handle:
-            context = context_lib.register_context_if_not_exists(
-                handle, context_type_name=_RUN_CONTEXT, context_name=run.run_id
+        context = self._store.get_context_by_type_and_name(_RUN_CONTEXT, run.run_id)
+        if context is None:
+            # As TFX registers it when the run's first node starts.
+            type_id = self._store.put_context_type(
+                metadata_store_pb2.ContextType(name=_RUN_CONTEXT),
+                can_add_fields=True,
+                can_omit_fields=True,
             )
+            context = metadata_store_pb2.Context(type_id=type_id, name=run.run_id)
         context.custom_properties[_RECORD_PROPERTY].string_value = json.dumps(asdict(run))
         self._store.put_contexts([context])
 
@@ -77,6 +87,7 @@ class RunHistory:
             text = context.custom_properties[_RECORD_PROPERTY].string_value
             if text:
                 values = json.loads(text)
+                values["window"] = tuple(values.get("window", ()))
                 records.append(RunRecord(**{k: v for k, v in values.items() if k in known}))
         return sorted(records, key=lambda run: run.started, reverse=True)
 
@@ -110,7 +121,7 @@ class RunHistory:
                     shutil.rmtree(folder, ignore_errors=True)
         for run in self.runs():
             if run.state == "running":
-                self.record(RunRecord(**{**asdict(run), "state": "interrupted"}))
+                self.record(replace(run, state="interrupted"))
         return cut_off
 
     def _node_run(self, execution: metadata_store_pb2.Execution) -> NodeRun:

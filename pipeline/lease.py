@@ -129,6 +129,21 @@ class Lease:
         self._store.update(look)
         return found[0] if found else None
 
+    def check(self, token: int) -> None:
+        """Asks the store whether the holder with this token still has the lease.
+
+        Raises:
+          LeaseLostError: it has not.
+          LeaseStoreError: the store does not answer.
+        """
+
+        def look(text: str, now: float) -> None:
+            current, holder = _parse(text)
+            if current != token or holder is None or now >= holder.expires:
+                raise LeaseLostError(f"the lease was lost to {holder or 'nobody yet'}")
+
+        self._store.update(look)
+
     def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
         """Asks a holder, if it still is the one, to end its work and let go."""
 
@@ -211,6 +226,15 @@ class Hold:
         started = _clock()
         self._change(lambda holder, now: replace(holder, expires=now + self._ttl))
         self._deadline = started + self._ttl
+
+    def check(self) -> None:
+        """Asks the store whether the lease is still this process's.
+
+        Raises:
+          LeaseLostError: it is not.
+          LeaseStoreError: the store does not answer.
+        """
+        Lease(self._store, ttl=self._ttl).check(self.token)
 
     def set_worker(self, pid: int | None) -> None:
         """Notes the child that does the work, so that whoever takes over can end it."""

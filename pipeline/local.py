@@ -3,7 +3,7 @@
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,7 +17,8 @@ from data_ingest.errors import InputError
 from data_ingest.plan import expected_protocols
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
-from pipeline.history import RunHistory, RunRecord, sqlite_connection
+from pipeline.history import RunHistory, RunRecord
+from pipeline.metadata_store import MetadataLocation, remember
 from pipeline.summary import RunSummary, summarize
 from pipeline.workspace import Workspace
 
@@ -33,18 +34,32 @@ def run_pipeline(
     config: PipelineConfig,
     dataset: Dataset,
     workspace: Workspace,
-    run_id: str,
-) -> RunSummary:
+    metadata: MetadataLocation,
+    run: RunRecord,
+    check_lease: Callable[[], None],
+) -> RunSummary | None:
     """Runs every node that is not cached and writes `runs/<run_id>/summary.json`.
 
-    The caller holds `workspace.exclusive()`.
+    The caller holds the lease of `metadata`.
+
+    Args:
+      config: the whole configuration.
+      dataset: where the images lie.
+      workspace: where everything goes.
+      metadata: ML Metadata's store.
+      run: what the history is to hold of the run; `run.stage` is how far it goes.
+      check_lease: called before every node; raises where the lease is lost.
+
+    Returns:
+      what the run came to; None where it ended before the model was judged.
 
     Raises:
       InputError: a node found bad input; the message is for the user.
       RunFailedError: a node failed otherwise; what had finished is kept and not repeated.
     """
-    connection = sqlite_connection(workspace.metadata_db)
+    connection = metadata.connection()
     history = RunHistory(connection)
+    remember(metadata, workspace)
     for node in history.close_interrupted(workspace.artifacts):
         _LOGGER.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
@@ -57,24 +72,27 @@ def run_pipeline(
             serving_model_dir=str(workspace.serving_model),
             checkpoint_dir=str(workspace.checkpoints),
             metadata_connection_config=connection,
+            until=run.stage,
         )
     )
     runtime_parameter_utils.substitute_runtime_parameter(
-        ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+        ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run.run_id}
     )
     started = time.time()
-    record = RunRecord(run_id=run_id, state="running", started=started, dataset=dataset.kind)
+    record = replace(run, state="running", started=started, dataset=dataset.kind)
     history.record(record)
+    summary = None
     try:
-        with _node_progress(ir):
+        with _node_progress(ir, check_lease):
             LocalDagRunner().run_with_ir(ir)
-        summary = summarize(
-            history=history,
-            run_id=run_id,
-            dataset=dataset,
-            workspace=workspace,
-            seconds=time.time() - started,
-        )
+        if run.stage in ("evaluate", "push"):
+            summary = summarize(
+                history=history,
+                run_id=run.run_id,
+                dataset=dataset,
+                workspace=workspace,
+                seconds=time.time() - started,
+            )
     except BaseException as error:
         seconds = time.time() - started
         history.record(replace(record, state="failed", seconds=seconds, error=str(error)[:1000]))
@@ -82,18 +100,17 @@ def run_pipeline(
         if bad_input is not None or not isinstance(error, Exception):
             raise bad_input or error from None
         raise RunFailedError(_explain(error, workspace)) from error
-    history.record(
-        replace(
-            record,
-            state="done",
+    done = replace(record, state="done", seconds=time.time() - started)
+    if summary is not None:
+        done = replace(
+            done,
             accuracy=summary.headline[1],
             accuracy_metric=summary.headline[0],
             blessed=summary.blessed,
             pushed_version=summary.pushed_version,
-            seconds=time.time() - started,
         )
-    )
-    workspace.point_latest_at(run_id)
+        workspace.point_latest_at(run.run_id)
+    history.record(done)
     return summary
 
 
@@ -143,8 +160,8 @@ def _disk_full(workspace: Workspace) -> str:
 
 
 @contextmanager
-def _node_progress(ir: pipeline_pb2.Pipeline) -> Iterator[None]:
-    """Tells when each node starts and how long it took.
+def _node_progress(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], None]) -> Iterator[None]:
+    """Tells when each node starts and how long it took; none starts without the lease.
 
     LocalDagRunner offers no callback. Its log lines would do, but exporting a model silences the
     logger that they go through, which is also why its level is set again before every node.
@@ -154,6 +171,7 @@ def _node_progress(ir: pipeline_pb2.Pipeline) -> Iterator[None]:
 
     def launch_and_tell(node_launcher: launcher.Launcher) -> data_types.ExecutionInfo | None:
         logging.getLogger("absl").setLevel(logging.INFO)
+        check_lease()
         node = node_launcher._pipeline_node.node_info.id
         _LOGGER.info("[%d/%d] %s", nodes.index(node) + 1, len(nodes), node)
         started = time.monotonic()

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -12,10 +12,12 @@ from pipeline.fingerprint import OUR_PACKAGES
 
 
 @contextmanager
-def console_logging(stream: TextIO, *, verbose: bool = False) -> Iterator[None]:
+def console_logging(
+    stream: TextIO, *, verbose: bool = False, secrets: Sequence[str] = ()
+) -> Iterator[None]:
     """Our own progress lines go to `stream`; with `verbose` every library's lines do too."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_ConsoleFormatter(datefmt="%H:%M:%S"))
+    handler.setFormatter(_ConsoleFormatter(datefmt="%H:%M:%S", secrets=secrets))
     loggers = (
         [logging.getLogger()] if verbose else [logging.getLogger(name) for name in OUR_PACKAGES]
     )
@@ -32,11 +34,18 @@ def console_logging(stream: TextIO, *, verbose: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def run_logging(log_file: Path, *, verbose: bool = False) -> Iterator[TextIO]:
+def run_logging(
+    log_file: Path, *, verbose: bool = False, secrets: Sequence[str] = ()
+) -> Iterator[TextIO]:
     """Everything goes to `log_file`; a person gets our progress lines on the console.
 
     The file descriptors of stdout and stderr point at the file meanwhile: TensorFlow's C++ code
     and child processes write there without asking Python's logging.
+
+    Args:
+      log_file: appended to.
+      verbose: every library's lines go to the console too.
+      secrets: what is left out of all lines; TFX logs how it connects, password and all.
 
     Yields:
       the console, for what must reach a person all the same.
@@ -53,14 +62,14 @@ def run_logging(log_file: Path, *, verbose: bool = False) -> Iterator[TextIO]:
     ):
         file_handler = logging.StreamHandler(log)
         file_handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+            _Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s", secrets=secrets)
         )
         root.handlers = [file_handler]
         root.setLevel(logging.INFO)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            with console_logging(console, verbose=verbose):
+            with console_logging(console, verbose=verbose, secrets=secrets):
                 yield console
         finally:
             sys.stdout.flush()
@@ -72,8 +81,26 @@ def run_logging(log_file: Path, *, verbose: bool = False) -> Iterator[TextIO]:
             root.setLevel(root_level)
 
 
-class _ConsoleFormatter(logging.Formatter):
+class _Discreet(logging.Formatter):
+    """Puts *** in the place of secrets."""
+
+    def __init__(self, *args: str, secrets: Sequence[str], **kwargs: str) -> None:
+        super().__init__(*args, **kwargs)
+        self._secrets = secrets
+
     def format(self, record: logging.LogRecord) -> str:
+        text = self.full_text(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def full_text(self, record: logging.LogRecord) -> str:
+        """The line with its secrets."""
+        return super().format(record)
+
+
+class _ConsoleFormatter(_Discreet):
+    def full_text(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
         text = f"{self.formatTime(record, self.datefmt)}  {prefix}{record.getMessage()}"
         if record.exc_info:

@@ -1,9 +1,6 @@
 """Where everything a run makes lies: the folder given as `--output`."""
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +9,6 @@ from pathlib import Path
 def new_run_id() -> str:
     """Sortable, and unique to the millisecond; for example `20260131-184501-203`."""
     return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
-
-
-class WorkspaceBusyError(RuntimeError):
-    """Another process runs the pipeline in this output folder."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +67,3 @@ class Workspace:
         staged.unlink(missing_ok=True)
         staged.symlink_to(run_id, target_is_directory=True)
         staged.replace(self.latest_run)
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Holds the folder for one pipeline run; freed by the kernel if the process dies.
-
-        Raises:
-          WorkspaceBusyError: another process holds it.
-        """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise WorkspaceBusyError(
-                    f"{self.root}: another run (process {owner}) is using this output folder; "
-                    "wait for it, or give this one another --output"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
