@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tfx.dsl.io import fileio
 
+from components.versions import ROLLED_BACK_PREFIX
+
 SAVED_MODEL = "saved_model.pb"
 
 
@@ -30,11 +32,7 @@ def newest_version(base: str) -> str | None:
 
 def version_numbers(base: str) -> list[int]:
     """Numbers of the versions in a base path, ascending; empty if it does not exist."""
-    if not fileio.isdir(base):
-        return []
-    # Object stores list folders with a slash at the end.
-    names = [str(name).rstrip("/") for name in fileio.listdir(base)]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    return _numbers(base, prefix="")
 
 
 def push_to_object_store(
@@ -51,7 +49,8 @@ def push_to_object_store(
       now: the clock, seconds since 1970.
 
     Returns:
-      The version's URI and its number: the time, or one more than the newest if that is not older.
+      The version's URI and its number: the time, or one more than the newest if that is not
+      older; the number of a version that was rolled back is not used again.
 
     Raises:
       FileNotFoundError: `source` holds no `saved_model.pb`.
@@ -59,7 +58,8 @@ def push_to_object_store(
     files = _files(source)
     if SAVED_MODEL not in files:
         raise FileNotFoundError(f"there is no SavedModel in {source}")
-    version = max([int(now()), *(number + 1 for number in version_numbers(base))])
+    taken = [*version_numbers(base), *_numbers(base, prefix=ROLLED_BACK_PREFIX)]
+    version = max([int(now()), *(number + 1 for number in taken)])
     target = posixpath.join(base, str(version))
     try:
         for name in sorted(files, key=lambda name: (name == SAVED_MODEL, name)):
@@ -71,6 +71,15 @@ def push_to_object_store(
             fileio.rmtree(target)
         raise
     return target, version
+
+
+def _numbers(base: str, *, prefix: str) -> list[int]:
+    if not fileio.isdir(base):
+        return []
+    # Object stores list folders with a slash at the end.
+    names = [str(name).rstrip("/") for name in fileio.listdir(base)]
+    ends = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return sorted(int(end) for end in ends if end.isascii() and end.isdigit())
 
 
 def _files(folder: str) -> list[str]:

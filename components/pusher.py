@@ -12,6 +12,7 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
+from components.object_store import is_remote, push_to_object_store
 from components.pushed_models import MODEL_ID, NOT_PUSHED_BECAUSE, rolled_back
 from components.versions import (
     has_same_files,
@@ -41,6 +42,9 @@ class Executor(executor.Executor):
     ) -> None:
         """As TFX's, but atomic, and without a blessing from both it does not push.
 
+        Where the destination is an object store, which renames nothing, `saved_model.pb` is
+        copied last.
+
         The PushedModel's custom properties are TFX's: `pushed` (0 or 1), `pushed_destination` and
         `pushed_version`, and those of `components.pushed_models`.
 
@@ -67,7 +71,10 @@ class Executor(executor.Executor):
             return
         # The archive first: when it fails, nothing has appeared that MLMD does not know.
         io_utils.copy_dir(source, pushed.uri)
-        target, version = _push_to_folder(Path(source), Path(base))
+        if is_remote(base):
+            target, version = push_to_object_store(source, base)
+        else:
+            target, version = _push_to_folder(Path(source), Path(base))
         self._MarkPushed(pushed, pushed_destination=target, pushed_version=str(version))
         pushed.set_int_custom_property(MODEL_ID, model.id)
         logger.info("Pushed as version %d to %s", version, target)
@@ -81,10 +88,11 @@ def _rolled_back(model: types.Artifact, source: str, base: str) -> str:
     """Why this model must not be served again; empty if it may."""
     if reason := rolled_back(model.mlmd_artifact):
         return reason
-    # ML Metadata does not know a model whose run was cut off right after it had been pushed.
-    for version, folder in rolled_back_versions(Path(base)).items():
-        if has_same_files(Path(source), folder):
-            return f"this model is version {version}, which was rolled back"
+    if not is_remote(base):
+        # ML Metadata does not know a model whose run was cut off right after it had been pushed.
+        for version, folder in rolled_back_versions(Path(base)).items():
+            if has_same_files(Path(source), folder):
+                return f"this model is version {version}, which was rolled back"
     return ""
 
 
