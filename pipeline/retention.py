@@ -1,0 +1,198 @@
+"""What an output folder still needs: which versions, runs and artifacts have to stay."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+
+from components.pushed_models import MODEL_ID, custom_int, custom_text, is_pushed, sound_models
+from components.versions import rolled_back_versions, versions
+from data_ingest.errors import InputError
+from pipeline.history import RunRecord
+from pipeline.promotion import LABELS, Promotions
+from pipeline.workspace import Workspace
+
+_DAY: Final = 86_400.0
+_RUN_CONTEXT: Final = "pipeline_run"
+# Of the run that pushed a version these stay as long as the version does; its examples do not.
+_OF_A_VERSION: Final = frozenset(
+    {"Model", "ModelBlessing", "InfraBlessing", "ModelEvaluation", "PushedModel"}
+)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How much is kept: what is among the newest, or recent, stays.
+
+    Attributes:
+      versions: so many of the newest versions, at least 1.
+      days: every run of so many days, with all that it used and made.
+    """
+
+    versions: int = 5
+    days: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.versions < 1:
+            raise InputError(f"--keep-versions: at least 1, not {self.versions}")
+        if not 0 <= self.days <= 100_000:
+            raise InputError(f"--keep-days: a number of days, not {self.days:g}")
+
+    def since(self, now: float) -> float:
+        """What is not older than this instant is recent; seconds since 1970, like `now`."""
+        return now - self.days * _DAY
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What has to stay.
+
+    Attributes:
+      versions: with the first reason found.
+      rolled_back: versions taken out of service whose files are still of interest.
+      runs: ids of runs whose reports and logs stay.
+      executions: of runs that may still be continued or repeated from the cache.
+      artifacts: ids in ML Metadata.
+    """
+
+    versions: dict[int, str]
+    rolled_back: set[int]
+    runs: set[str]
+    executions: set[int]
+    artifacts: set[int]
+
+
+def find_needed(
+    *,
+    workspace: Workspace,
+    store: MetadataStore,
+    runs: Iterable[RunRecord],
+    artifacts: Iterable[metadata_store_pb2.Artifact],
+    promotions: Promotions,
+    keep: Retention,
+    now: float,
+) -> Needed:
+    """Decides what stays.
+
+    That is: versions that have a label, that servers load, that a rollback goes back to, the
+    newest ones and the recent ones; the model that the next one is compared with or starts from;
+    recent runs, the newest and the newest that was completed, with all their artifacts, so that
+    they are repeated from the cache; and of the runs that pushed the kept versions their reports
+    and what belongs to the model.
+
+    Args:
+      workspace: the output folder.
+      store: ML Metadata.
+      runs: the history.
+      artifacts: all there are.
+      promotions: the labels.
+      keep: how much.
+      now: seconds since 1970.
+    """
+    since = keep.since(now)
+    history = sorted(runs, key=lambda run: run.started, reverse=True)
+    repeated = _repeated_runs(workspace, history, since)
+    state = metadata_store_pb2.Artifact.LIVE
+    live = [artifact for artifact in artifacts if artifact.state == state]
+    pushes = [a for a in live if a.type == "PushedModel" and is_pushed(a)]
+    models = [artifact for artifact in live if artifact.type == "Model"]
+    baseline = {model.id for model in sound_models(models, pushes)[-1:]}
+
+    kept = _labelled_and_newest(promotions, keep)
+    for run in history:
+        if run.run_id in repeated and run.pushed_version is not None:
+            kept.setdefault(run.pushed_version, f"run {run.run_id}")
+    for push in pushes:
+        if custom_int(push, MODEL_ID) in baseline:
+            kept.setdefault(_version(push), "baseline of the next run")
+    known = {run.pushed_version for run in history}
+    for version in versions(workspace.serving_model):
+        folder = workspace.serving_model / str(version)
+        if version not in known and folder.stat().st_mtime >= since:
+            kept.setdefault(version, "recent, of no known run")
+    there = set(versions(workspace.serving_model))
+    kept = {version: reason for version, reason in sorted(kept.items()) if version in there}
+
+    pushers = {run.pushed_version: run.run_id for run in reversed(history)}
+    reported = {pushers[version] for version in kept if version in pushers} - repeated
+    executions, used = _used(store, repeated)
+    of_a_version = {artifact.id for artifact in live if artifact.type in _OF_A_VERSION}
+    used |= _used(store, reported)[1] & of_a_version
+    for push in pushes:
+        if _version(push) in kept:
+            used |= {push.id, custom_int(push, MODEL_ID)}
+    return Needed(
+        versions=kept,
+        rolled_back=_rolled_back(workspace, promotions, since),
+        runs=repeated | reported,
+        executions=executions,
+        artifacts=used | baseline,
+    )
+
+
+def _repeated_runs(workspace: Workspace, history: Sequence[RunRecord], since: float) -> set[str]:
+    """Runs that may be continued or repeated, and then are served from the cache."""
+    found = {run.run_id for run in history if run.started >= since}
+    found |= {run.run_id for run in history[:1]}
+    found |= {run.run_id for run in [run for run in history if run.is_whole][:1]}
+    if workspace.latest_run.is_symlink():
+        found.add(workspace.latest_run.readlink().name)
+    return found
+
+
+def _labelled_and_newest(promotions: Promotions, keep: Retention) -> dict[int, str]:
+    standing = promotions.standing()
+    kept = {version: label for label, version in standing.labels.items()}
+    for version in standing.versions[-1:]:
+        kept.setdefault(version, "newest")
+    for label in LABELS:
+        if (target := promotions.rollback_target(label)) is not None:
+            kept.setdefault(target, "where a rollback goes")
+    for version in promotions.loaded():
+        kept.setdefault(version, "loaded by servers")
+    for version in standing.versions[-keep.versions :]:
+        kept.setdefault(version, f"among the newest {keep.versions}")
+    return kept
+
+
+def _version(pushed_model: metadata_store_pb2.Artifact) -> int:
+    return int(custom_text(pushed_model, "pushed_version"))
+
+
+def _rolled_back(workspace: Workspace, promotions: Promotions, since: float) -> set[int]:
+    when = {
+        change.version: change.when
+        for change in promotions.standing().history
+        if change.withdrawn is not None
+    }
+    return {
+        version
+        for version, folder in rolled_back_versions(workspace.serving_model).items()
+        if when.get(version, folder.stat().st_mtime) >= since
+    }
+
+
+def _used(store: MetadataStore, runs: Iterable[str]) -> tuple[set[int], set[int]]:
+    """Executions of runs, and the artifacts that they read or wrote."""
+    executions = set(_executions(store, runs))
+    if not executions:
+        return set(), set()
+    events = store.get_events_by_execution_ids(sorted(executions))
+    return executions, {event.artifact_id for event in events}
+
+
+def _executions(store: MetadataStore, runs: Iterable[str]) -> Iterator[int]:
+    for run_id in sorted(runs):
+        context = store.get_context_by_type_and_name(_RUN_CONTEXT, run_id)
+        if context is not None:
+            for execution in store.get_executions_by_context(context.id):
+                yield execution.id
+
+
+def under(folder: Path, uri: str) -> Path | None:
+    """Where an artifact lies if that is below `folder`; None if it is elsewhere."""
+    path = Path(uri)
+    return path if folder in path.parents and ".." not in path.parts else None
