@@ -16,6 +16,8 @@ from data_ingest.settings import DatasetSettings, Settings
 from pipeline.retrain_settings import RetrainSettings
 
 DEFAULT_CONFIG = Path("pipeline_config.yaml")
+LOCAL_BEAM_RUNNERS: Final = ("FnApiRunner", "DirectRunner", "PrismRunner")
+"""Beam runners whose workers are on the machine that starts them."""
 Stage = Literal["data", "train", "evaluate", "push"]
 """How far a run goes: validated examples, a model, both verdicts on it, or all the way."""
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -40,7 +42,9 @@ class BeamSettings(Settings):
     def pipeline_args(self) -> list[str]:
         """Beam arguments, complete: nothing is left for Beam to find on the network."""
         # Without sdk_container_image TFX builds a source distribution of itself in each component.
-        args = [f"--runner={self.runner}", "--sdk_container_image=none"]
+        args = [f"--runner={self.runner}"]
+        if not any(arg.startswith("--sdk_container_image=") for arg in self.extra_args):
+            args.append("--sdk_container_image=none")
         if self.runner == "FnApiRunner":
             args.append(f"--direct_running_mode={self.running_mode}")
             args.append(f"--direct_num_workers={self.workers}")

@@ -1,0 +1,295 @@
+"""The graph as Kubeflow Pipelines and Vertex AI read it (pipeline spec 2.1)."""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import yaml
+
+from components.object_store import is_remote
+from data_ingest.dataset import Dataset
+from data_ingest.errors import InputError
+from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
+from pipeline.dag import create_pipeline
+
+_LOGGER = logging.getLogger(__name__)
+STEP: Final = ("python", "-m", "pipeline.kubeflow_step")
+EXAMPLES_NODE: Final = "PairExampleGen"
+SERVED_NODE: Final = "ServedModel"
+TRAINER_NODE: Final = "Trainer"
+_GKE_GPU_LABEL: Final = "cloud.google.com/gke-accelerator"
+_BEAM_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "DataflowRunner": ("--project", "--region", "--temp_location", "--sdk_container_image"),
+    "FlinkRunner": ("--flink_master", "--environment_type"),
+}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A PersistentVolumeClaim, mounted in every container."""
+
+    claim: str
+    mount_path: PurePosixPath
+
+    def holds(self, path: str) -> bool:
+        """Whether a path is in the volume."""
+        return not is_remote(path) and PurePosixPath(path).is_relative_to(self.mount_path)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Spans that `oneshot ingest` lands: every run takes the newest window of them."""
+
+    folder: str
+    """As the containers see it."""
+    window: int
+    """Newest spans to train on; 0: all."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the compiled pipeline is to run."""
+
+    image: str
+    """Container image that holds this package; see `Dockerfile`."""
+    output: str
+    """Folder in the volume, or `gs://` URI, of `serving_model/` and `checkpoints/`."""
+    vertex: bool = False
+    """Vertex AI, and not open-source Kubeflow Pipelines."""
+    pipeline_root: str | None = None
+    """URI under which artifacts are kept; None takes the installation's own."""
+    gpu: str | None = None
+    """`nvidia-tesla-t4`, or a resource of Kubernetes such as `nvidia.com/gpu`."""
+    gpus: int = 1
+    volume: Volume | None = None
+    spans: Spans | None = None
+
+    def serving_model_dir(self, model_name: str) -> str:
+        """TF Serving's model base path."""
+        return f"{self.output.rstrip('/')}/serving_model/{model_name}"
+
+    def checkpoint_dir(self) -> str:
+        """Where an interrupted training leaves off."""
+        return f"{self.output.rstrip('/')}/checkpoints"
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal parts out, each in its place: people read that, and every parser does."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
+@dataclass(frozen=True)
+class CompiledPipeline:
+    """What is written for the orchestrator."""
+
+    job: dict[str, Any]
+    """PipelineJob: `pipelineSpec`, `runtimeConfig`, `displayName`, `labels`."""
+    platform: dict[str, Any]
+    """PlatformSpec: what is Kubernetes' own (volumes, kinds of nodes); empty if nothing is."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """PipelineSpec."""
+        spec: dict[str, Any] = self.job["pipelineSpec"]
+        return spec
+
+    def yaml(self) -> str:
+        """PipelineSpec and, behind it, PlatformSpec where there is one: for Kubeflow's own tools.
+
+        Vertex AI takes the same as a pipeline template.
+        """
+        documents = [self.spec, self.platform] if self.platform else [self.spec]
+        return yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=True, width=100)
+
+    def json(self) -> str:
+        """PipelineJob, as Vertex AI's API takes it."""
+        return json.dumps(self.job, indent=2, sort_keys=True) + "\n"
+
+
+def compile_pipeline(
+    *,
+    config: PipelineConfig,
+    dataset: Dataset,
+    protocols: AbstractSet[tuple[str, int]],
+    cluster: Cluster,
+) -> CompiledPipeline:
+    """Translates the graph of `pipeline.dag`.
+
+    Args:
+      config: the whole configuration.
+      dataset: the images, as the containers see them.
+      protocols: the (protocol, way) trials that the images can make.
+      cluster: where it is to run.
+
+    Raises:
+      InputError: something cannot work there, or kfp-pipeline-spec is not installed.
+    """
+    require_pipeline_spec()
+    check_cluster(config, dataset, cluster)
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+
+    pipeline = create_pipeline(
+        config=config,
+        dataset=dataset,
+        protocols=protocols,
+        pipeline_root=cluster.pipeline_root or "",
+        serving_model_dir=cluster.serving_model_dir(config.push.model_name),
+        checkpoint_dir=cluster.checkpoint_dir(),
+        earlier_models="served",
+    )
+    nodes = {node.id: node for node in pipeline.components}
+    if cluster.gpu is not None:
+        nodes[TRAINER_NODE].with_platform_config(
+            pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec(
+                accelerator={"type": _accelerator(cluster), "count": cluster.gpus}
+            )
+        )
+    if config.beam.runner not in LOCAL_BEAM_RUNNERS:
+        # Its images lie in a mounted folder, which workers elsewhere do not have.
+        nodes[EXAMPLES_NODE].executor_spec.beam_pipeline_args = type(config.beam)().pipeline_args()
+    job = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+            default_image=cluster.image, default_commands=list(STEP), use_pipeline_spec_2_1=True
+        )
+    ).run(pipeline, write_out=False)
+    spec = job["pipelineSpec"]
+    _complete(spec, config, cluster)
+    # There and back: a field that the specification does not know is an error here.
+    message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    job["pipelineSpec"] = json_format.MessageToDict(message)
+    return CompiledPipeline(job, {} if cluster.vertex else _platform(spec, cluster))
+
+
+def require_pipeline_spec() -> None:
+    """Raises InputError where the package is missing without which TFX has no Kubeflow runner."""
+    try:
+        found = importlib.util.find_spec("kfp.pipeline_spec")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InputError(
+            "oneshot compile needs the package kfp-pipeline-spec: "
+            "`pip install 'siamese-oneshot[kubeflow]'`"
+        )
+
+
+def check_cluster(config: PipelineConfig, dataset: Dataset, cluster: Cluster) -> None:
+    """Refuses what would fail only in the cluster, after minutes or hours.
+
+    Raises:
+      InputError: with what to give instead.
+    """
+    if cluster.gpus < 1:
+        raise InputError(f"--gpus {cluster.gpus}: give 1 or more")
+    if cluster.vertex:
+        _check_vertex(dataset, cluster)
+    else:
+        _check_kubeflow(dataset, cluster)
+    runner = config.beam.runner
+    if runner in LOCAL_BEAM_RUNNERS:
+        return
+    given = {arg.partition("=")[0] for arg in config.beam.extra_args}
+    missing = [name for name in _BEAM_NEEDS.get(runner, ()) if name not in given]
+    if missing:
+        raise InputError(
+            f"beam.extra_args: {runner} needs {', '.join(f'{name}=…' for name in missing)}"
+        )
+    if not (cluster.pipeline_root or "").startswith("gs://"):
+        raise InputError(
+            f"--pipeline-root: with beam.runner={runner} give a gs:// URI, which Beam's workers "
+            "can read and write; they do not see the folders that are mounted in the steps"
+        )
+
+
+def _check_vertex(dataset: Dataset, cluster: Cluster) -> None:
+    if cluster.volume is not None:
+        raise InputError(
+            "--volume: Vertex AI has no PersistentVolumeClaims; it shows gs://BUCKET as /gcs/BUCKET"
+        )
+    for option, value in (("--pipeline-root", cluster.pipeline_root), ("--output", cluster.output)):
+        if not (value or "").startswith("gs://"):
+            raise InputError(f"{option}: Vertex AI needs a gs:// URI (got {value or 'none'})")
+    if not dataset.base.is_relative_to("/gcs"):
+        raise InputError(
+            f"{dataset.base}: Vertex AI sees images only under /gcs/BUCKET, where it mounts Cloud "
+            "Storage: upload them and add --map HERE=/gcs/BUCKET/…"
+        )
+    if cluster.gpu is not None and "/" in cluster.gpu:
+        raise InputError(f"--gpu {cluster.gpu}: Vertex AI wants a model, as nvidia-tesla-t4")
+
+
+def _check_kubeflow(dataset: Dataset, cluster: Cluster) -> None:
+    root = cluster.pipeline_root
+    if root is not None and not root.startswith(("gs://", "s3://", "minio://")):
+        raise InputError(f"--pipeline-root {root}: Kubeflow needs a gs://, s3:// or minio:// URI")
+    places = {"--output": cluster.output, "the images": str(dataset.base)}
+    for name, place in places.items():
+        if cluster.volume is not None and cluster.volume.holds(place):
+            continue
+        if name == "--output" and place.startswith("gs://"):
+            continue
+        raise InputError(
+            f"{place} ({name}): no container keeps this. Name a PersistentVolumeClaim that holds "
+            "it, --volume CLAIM:/mount/path, and give paths under the mount path"
+            + (" (or a gs:// URI)" if name == "--output" else "; --map HERE=THERE renames them")
+        )
+
+
+def _accelerator(cluster: Cluster) -> str:
+    gpu = cluster.gpu or ""
+    if cluster.vertex:
+        return gpu.upper().replace("-", "_")
+    # Kubernetes counts GPUs of a maker; of which model they are is said by labels of the nodes.
+    return gpu if "/" in gpu else "nvidia.com/gpu"
+
+
+def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster) -> None:
+    """Says what TFX's compiler leaves unsaid."""
+    if cluster.pipeline_root:
+        spec["defaultPipelineRoot"] = cluster.pipeline_root
+    container = spec["deploymentSpec"]["executors"][f"{EXAMPLES_NODE}_executor"]["container"]
+    # The hook finds the span by modification times, and open-source Kubeflow ignores it. The step
+    # does it itself, so the node runs every time: the cache would ask for its parameters only.
+    container.pop("lifecycle", None)
+    if cluster.spans is not None:
+        container["args"] += [
+            f"--spans_folder={cluster.spans.folder}",
+            f"--spans_window={cluster.spans.window}",
+        ]
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        task["cachingOptions"] = {"enableCache": name not in (EXAMPLES_NODE, SERVED_NODE)}
+        if config.retrain.attempts > 1:
+            task["retryPolicy"] = {
+                "maxRetryCount": config.retrain.attempts - 1,
+                "backoffDuration": f"{config.retrain.backoff_seconds:g}s",
+                "backoffFactor": 2.0,
+            }
+
+
+def _platform(spec: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
+    executors: dict[str, dict[str, Any]] = {}
+    if cluster.volume is not None:
+        claim = cluster.volume.claim
+        mount = {
+            "mountPath": str(cluster.volume.mount_path),
+            "constant": claim,
+            "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+        }
+        for name in spec["deploymentSpec"]["executors"]:
+            executors.setdefault(name, {})["pvcMount"] = [mount]
+    if cluster.gpu is not None and "/" not in cluster.gpu:
+        trainer = executors.setdefault(f"{TRAINER_NODE}_executor", {})
+        trainer["nodeSelector"] = {"labels": {_GKE_GPU_LABEL: cluster.gpu}}
+    if not executors:
+        return {}
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
