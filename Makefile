@@ -6,11 +6,13 @@ ARGS ?=
 # Workers for the tests. Each imports TensorFlow and TFX for itself and keeps to whole files, whose fixtures
 # (a trained model, a finished run) cost more than their tests.
 WORKERS ?= 2
+# Airflow has an environment of its own: the core alone, which brings the standard operators.
+AIRFLOW = apache-airflow-core==3.3.2
 COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format doctor lock bench-serving clean
+.PHONY: help setup run test lint format doctor lock airflow airflow-demo bench-serving clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,7 +24,7 @@ setup:
 run: setup ## images to a model that TF Serving can use; options: make run ARGS="--set train.seed=2"
 	@$(BIN)/oneshot run $(ARGS)
 
-test: setup ## all tests; options for pytest: make test ARGS="-k pairs"
+test: setup airflow ## all tests; options for pytest: make test ARGS="-k pairs"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup ## ruff and mypy
@@ -44,13 +46,21 @@ lock: setup ## makes the lock files anew from setup.py
 	  -o requirements.lock --custom-compile-command 'make lock'
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra gpu --no-annotate --no-header setup.py \
 	  -c requirements.lock | grep '^nvidia' > requirements-gpu.lock
+	echo $(AIRFLOW) | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate $(ARGS) - \
+	  -o requirements-airflow.lock --custom-compile-command 'make lock'
 	sed -i "s/ and $(COMMON_MARKER)//; s/ ; python_full_version < '3.14'$$//; s/ and python_full_version < '3.14'//" \
-	  requirements.lock requirements-gpu.lock
+	  requirements.lock requirements-gpu.lock requirements-airflow.lock
+
+airflow: setup
+	@$(BIN)/python scripts/airflow_environment.py
+
+airflow-demo: airflow ## a real Airflow scheduler retrains on three small spans; shows its timeline
+	@$(BIN)/python -m pipeline.airflow_demo $(ARGS)
 
 bench-serving: setup ## the local server and the gallery, against the bare model; --seconds and --json by ARGS
 	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
 	$(BIN)/python -m benchmarks.bench_gallery
 
 clean: ## removes the environment and caches; output/ stays
-	rm -rf .venv .venv.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv-airflow .venv-airflow.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './output/*' -prune -exec rm -rf {} +

@@ -1,0 +1,273 @@
+"""`make airflow-demo`: Airflow retrains on three small deliveries, on a short schedule.
+
+The images are generated glyphs. The second delivery is bad: its classes are mixed up, so its model
+must not be promoted. During the third training Airflow's worker is killed (SIGKILL), and the retry
+completes what it had begun.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+
+from data_ingest.glyphs import write_glyphs
+from pipeline.airflow_service import Airflow, AirflowError, running_airflow
+from pipeline.airflow_timeline import TaskTry, stage_result, task_tries, timeline_table
+from pipeline.workspace import Workspace, new_run_id
+
+_DAG: Final = "oneshot_retraining"
+_ALPHABETS: Final = 4
+_SPANS: Final = {1: "good", 2: "bad: classes mixed up", 3: "good; the worker is killed"}
+_BAD, _CRASH = 2, 3
+_CONFIG: Final[dict[str, Any]] = {
+    "pairs": {
+        "train_pairs": 200,
+        "eval_pairs": 80,
+        "verification_pairs": 200,
+        "ways": [5],
+        "within_trials": 60,
+        "between_trials": 60,
+    },
+    "train": {
+        "widths": [8, 16, 16],
+        "embedding_size": 32,
+        "image_size": 28,
+        "steps": 80,
+        "validate_every": 40,
+        "checkpoint_every": 5,
+        "classes_per_batch": 8,
+        "images_per_class": 2,
+    },
+    "evaluate": {"thresholds": {"auc": {"min": 0.6}}},
+    "gate": {"latency_requests": 10},
+    "retrain": {"window": 1},
+}
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What came of it.
+
+    Attributes:
+      tries: every try of every task of the runs that trained on a span.
+      idle_runs: how many runs of the schedule found nothing new.
+      served: versions in TF Serving's folder after each span.
+      reports: link to the report by span, as Airflow's pages have it.
+      states: state of each task by span.
+    """
+
+    tries: list[TaskTry]
+    idle_runs: int
+    served: dict[int, list[int]]
+    reports: dict[int, str | None]
+    states: dict[int, dict[str, str]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="airflow-demo", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/airflow-demo"), help="folder (%(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="of Airflow's pages (%(default)s)")
+    parser.add_argument(
+        "--stay", action="store_true", help="leave Airflow running afterwards, until Ctrl-C"
+    )
+    arguments = parser.parse_args()
+    folder = arguments.output.absolute() / new_run_id()
+    console = Console(highlight=False)
+    console.print(f"Airflow and all it makes are in {folder}; its start takes half a minute")
+
+    def show(airflow: Airflow, shown: Demonstration) -> None:
+        console.print(timeline_table(shown.tries))
+        for span, versions in shown.served.items():
+            console.print(f"served after span {span} ({_SPANS[span]}): {versions}")
+        if arguments.stay:
+            console.print(f"Airflow's pages: {airflow.url} (Ctrl-C ends it)")
+            signal.pause()
+
+    try:
+        demonstrate(folder, port=arguments.port, tell=console.print, show=show)
+    except AirflowError as error:
+        console.print(f"airflow-demo: {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("ended")
+    return 0
+
+
+def demonstrate(
+    folder: Path,
+    *,
+    port: int | None = None,
+    schedule_seconds: int = 10,
+    tell: Callable[[str], None],
+    show: Callable[[Airflow, Demonstration], None],
+) -> None:
+    """Lets Airflow train on the three spans, one after the other, as they land.
+
+    Args:
+      folder: must not exist.
+      port: of Airflow's pages; None takes a free one.
+      schedule_seconds: how often Airflow looks for a new span.
+      tell: called with a line for people whenever something happened.
+      show: called with the result while Airflow still runs.
+
+    Raises:
+      AirflowError: Airflow, or a program that it started, did not do what it should.
+    """
+    folder.mkdir(parents=True)
+    workspace = Workspace(folder / "output")
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(_CONFIG, sort_keys=False))
+    environ = {
+        "ONESHOT_AIRFLOW_OUTPUT": str(workspace.root),
+        "ONESHOT_AIRFLOW_CONFIG": str(config),
+        "ONESHOT_AIRFLOW_SCHEDULE": str(schedule_seconds),
+        "ONESHOT_AIRFLOW_RETRY_SECONDS": "5",
+    }
+    served = {}
+    runs = {}
+    with running_airflow(
+        folder / "airflow", dag_id=_DAG, environ=environ, heartbeat_timeout=15, port=port
+    ) as airflow:
+        tell(f"Airflow's pages: {airflow.url}")
+        for span, description in _SPANS.items():
+            delivery = write_delivery(folder / f"delivery-{span}.zip", span, mixed=span == _BAD)
+            _ingest(delivery, workspace, config)
+            tell(f"span {span} has landed ({description})")
+            runs[span] = _run_of_span(airflow, span)
+            if span == _CRASH:
+                worker = _kill_worker(airflow, runs[span], workspace)
+                tell(f"killed Airflow's worker, process {worker}, during the training")
+            state = _state_at_end(airflow, runs[span])
+            served[span] = _versions(workspace)
+            tell(f"span {span}: Airflow's run is a {state}; served: {served[span]}")
+        instances = {span: _instances(airflow, run_id) for span, run_id in runs.items()}
+        shown = Demonstration(
+            tries=task_tries(airflow, _DAG, list(runs.values())),
+            idle_runs=len(_ended_runs(airflow) - set(runs.values())),
+            served=served,
+            reports={
+                span: airflow.get(f"dags/{_DAG}/dagRuns/{run_id}/taskInstances/push/links")[
+                    "extra_links"
+                ]["Report"]
+                for span, run_id in runs.items()
+            },
+            states={
+                span: {name: str(task["state"]) for name, task in tasks.items()}
+                for span, tasks in instances.items()
+            },
+        )
+        show(airflow, shown)
+
+
+def write_delivery(path: Path, span: int, *, mixed: bool) -> Path:
+    """Writes a zip of generated alphabets that no other span has; `mixed`: in wrong classes."""
+    write_glyphs(
+        path,
+        alphabets=_ALPHABETS,
+        characters=8,
+        writers=8,
+        seed=7,
+        first_alphabet=1 + _ALPHABETS * (span - 1),
+    )
+    if mixed:
+        with zipfile.ZipFile(path) as archive:
+            images = {name: archive.read(name) for name in archive.namelist()}
+        contents = list(images.values())
+        random.Random(span).shuffle(contents)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in zip(images, contents, strict=True):
+                archive.writestr(name, content)
+    return path
+
+
+def _ingest(delivery: Path, workspace: Workspace, config: Path) -> None:
+    program = Path(sys.executable).with_name("oneshot")
+    command = [str(program), "ingest", "--next", "--config", str(config)]
+    done = subprocess.run(
+        [*command, "--output", str(workspace.root), str(delivery)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise AirflowError(f"{delivery} did not land: {done.stderr}")
+
+
+def _run_of_span(airflow: Airflow, span: int) -> str:
+    """The run whose first stage chose this span."""
+
+    def find() -> str | None:
+        for run in airflow.get(f"dags/{_DAG}/dagRuns", order_by="-start_date")["dag_runs"]:
+            run_id = str(run["dag_run_id"])
+            if stage_result(airflow, _DAG, run_id, "data").get("span") == span:
+                return run_id
+            if run["state"] == "failed":
+                raise AirflowError(f"Airflow's run {run_id} failed: see its log")
+        return None
+
+    return str(_wait_for(find, what=f"a run that takes span {span}"))
+
+
+def _kill_worker(airflow: Airflow, run_id: str, workspace: Workspace) -> int:
+    """Kills the process that looks after the training task, once there is a checkpoint."""
+
+    def training() -> dict[str, Any] | None:
+        task = _instances(airflow, run_id)["train"]
+        if task["state"] not in (None, "scheduled", "queued", "running"):
+            raise AirflowError("the training ended before Airflow's worker could be killed")
+        return task if task["state"] == "running" and task["pid"] else None
+
+    task = _wait_for(training, what="the training")
+    _wait_for(
+        lambda: training() and list(workspace.checkpoints.rglob("checkpoint")), what="a checkpoint"
+    )
+    stat = Path(f"/proc/{task['pid']}/stat").read_text()
+    worker = int(stat.rpartition(")")[2].split()[1])
+    os.kill(worker, signal.SIGKILL)
+    return worker
+
+
+def _state_at_end(airflow: Airflow, run_id: str) -> str:
+    _wait_for(lambda: run_id in _ended_runs(airflow), what=f"the end of {run_id}")
+    return str(airflow.get(f"dags/{_DAG}/dagRuns/{run_id}")["state"])
+
+
+def _ended_runs(airflow: Airflow) -> set[str]:
+    runs = airflow.get(f"dags/{_DAG}/dagRuns", limit=100, order_by="-start_date")["dag_runs"]
+    return {run["dag_run_id"] for run in runs if run["state"] in ("success", "failed")}
+
+
+def _instances(airflow: Airflow, run_id: str) -> dict[str, dict[str, Any]]:
+    found = airflow.get(f"dags/{_DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
+    return {instance["task_id"]: instance for instance in found}
+
+
+def _versions(workspace: Workspace) -> list[int]:
+    if not workspace.serving_model.is_dir():
+        return []
+    return sorted(
+        int(path.name) for path in workspace.serving_model.iterdir() if path.name.isdigit()
+    )
+
+
+def _wait_for(probe: Callable[[], Any], *, what: str, timeout: float = 600.0) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (found := probe()):
+        if time.monotonic() > deadline:
+            raise AirflowError(f"waited {timeout:.0f} s in vain for {what}")
+        time.sleep(0.1)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
