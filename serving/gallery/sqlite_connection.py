@@ -77,12 +77,15 @@ def connect(path: Path) -> apsw.Connection:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = apsw.Connection(str(path))
+    # Absolute, so that no name means anything else to SQLite, as ":memory:" does.
+    connection = apsw.Connection(str(path.absolute()))
     try:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.enable_load_extension(True)
         connection.load_extension(sqlite_vec.loadable_path())
         connection.enable_load_extension(False)
+        # First: what is somebody else's stays as it is, its journal too.
+        _check(connection, path)
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",
@@ -90,7 +93,11 @@ def connect(path: Path) -> apsw.Connection:
             "foreign_keys = ON",
         ):
             rows(connection, f"PRAGMA {pragma}")
-        _prepare(connection, path)
+        with transaction(connection):
+            if not _tables(connection):
+                connection.execute(SCHEMA)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except apsw.NotADBError as error:
         connection.close()
         raise ServingError(Code.FAILED_PRECONDITION, f"{path} is no gallery database") from error
@@ -100,16 +107,14 @@ def connect(path: Path) -> apsw.Connection:
     return connection
 
 
-def _prepare(connection: apsw.Connection, path: Path) -> None:
-    with transaction(connection):
+def _check(connection: apsw.Connection, path: Path) -> None:
+    """Raises ServingError (FAILED_PRECONDITION) unless it is a gallery of ours, or empty."""
+    with snapshot(connection):
         application = int(value(connection, "PRAGMA application_id"))
-        tables = int(value(connection, "SELECT count(*) FROM sqlite_schema"))
-        if application == 0 and tables == 0:
-            connection.execute(SCHEMA)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            return
         version = int(value(connection, "PRAGMA user_version"))
+        empty = application == 0 and not _tables(connection)
+    if empty:
+        return
     if application != APPLICATION_ID:
         raise ServingError(
             Code.FAILED_PRECONDITION, f"{path} is a database of something else than a gallery"
@@ -119,6 +124,10 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             Code.FAILED_PRECONDITION,
             f"{path} has the layout of version {version}, and this program knows {SCHEMA_VERSION}",
         )
+
+
+def _tables(connection: apsw.Connection) -> int:
+    return int(value(connection, "SELECT count(*) FROM sqlite_schema"))
 
 
 def rows(connection: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
