@@ -24,9 +24,11 @@ from data_ingest.errors import InputError
 from pipeline.compile_cli import add_parser as add_compile_parser
 from pipeline.config import load_config
 from pipeline.gallery_cli import add_parser as add_gallery_parser
+from pipeline.gc_cli import add_parser as add_gc_parser
 from pipeline.ingest_cli import add_parsers as add_span_parsers
 from pipeline.logs import console_logging, run_logging
 from pipeline.metadata_store import locate
+from pipeline.promote_cli import add_parsers as add_promotion_parsers
 from pipeline.serve_cli import add_parser as add_serve_parser
 from pipeline.workspace import Workspace, new_run_id
 
@@ -124,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     add_span_parsers(commands, parents=[common, output], configured=configured)
+    add_promotion_parsers(commands, parents=[common, output], configured=configured)
+    add_gc_parser(commands, parents=[common, output], configured=configured)
     add_serve_parser(commands, parents=[common, output])
     add_gallery_parser(commands, parents=[common])
 

@@ -17,7 +17,7 @@ from ml_metadata.proto import metadata_store_pb2
 from components.versions import remove_stale, remove_version, rolled_back_versions, versions
 from pipeline.history import RunRecord
 from pipeline.promotion import Promotions
-from pipeline.retention import Needed, Retention, find_needed, under
+from pipeline.retention import Needed, Retention, artifacts_in, find_needed
 from pipeline.workspace import Workspace
 
 _Artifact = metadata_store_pb2.Artifact
@@ -78,43 +78,45 @@ def collect_garbage(
       dry_run: only tell.
 
     Raises:
-      InputError: `models.config` cannot be read.
+      InputError: `models.config` cannot be read, or the artifacts are in another folder.
       OSError: something cannot be removed; calling again continues.
     """
-    if not dry_run:
-        promotions.complete()
-        if workspace.serving_model.is_dir():
-            remove_stale(workspace.serving_model)
-    artifacts = [a for a in store.get_artifacts() if under(workspace.artifacts, a.uri)]
-    needed = find_needed(
-        workspace=workspace,
-        store=store,
-        runs=runs,
-        artifacts=artifacts,
-        promotions=promotions,
-        keep=keep,
-        now=now,
-    )
-    doomed = _doomed(artifacts, needed)
-    removals = [
-        Removal("artifact", Path(artifact.uri), _size(Path(artifact.uri))) for artifact in doomed
-    ]
-    recorded = {run.run_id for run in runs}
-    for kind, path in _unneeded(workspace, needed, artifacts, recorded, keep.since(now)):
-        removals.append(Removal(kind, path, _size(path)))
-    report = GcReport(dry_run, needed.versions, removals)
-    if dry_run:
-        return report
-
-    _set_state(store, doomed, _Artifact.MARKED_FOR_DELETION)
+    with promotions.unchanged():
+        if not dry_run:
+            promotions.complete()
+        artifacts = artifacts_in(workspace, store)
+        needed = find_needed(
+            workspace=workspace,
+            store=store,
+            runs=runs,
+            artifacts=artifacts,
+            promotions=promotions,
+            keep=keep,
+            now=now,
+        )
+        doomed = _doomed(artifacts, needed)
+        removals = [
+            Removal("artifact", Path(artifact.uri), _size(Path(artifact.uri)))
+            for artifact in doomed
+        ]
+        recorded = {run.run_id for run in runs}
+        for kind, path in _unneeded(workspace, needed, artifacts, recorded, keep.since(now)):
+            removals.append(Removal(kind, path, _size(path)))
+        report = GcReport(dry_run, needed.versions, removals)
+        if dry_run:
+            return report
+        _set_state(store, doomed, _Artifact.MARKED_FOR_DELETION)
+        for removal in removals:
+            if removal.kind == "version":
+                remove_version(workspace.serving_model, int(removal.path.name))
+    if workspace.serving_model.is_dir():
+        remove_stale(workspace.serving_model)
     for removal in removals:
-        if removal.kind == "version":
-            remove_version(workspace.serving_model, int(removal.path.name))
-        elif removal.kind == "rolled-back version":
+        if removal.kind == "rolled-back version":
             # The empty folder stays: its number is not given to another model.
             for entry in removal.path.iterdir():
                 _remove(entry)
-        else:
+        elif removal.kind != "version":
             _remove(removal.path)
     _set_state(store, doomed, _Artifact.DELETED)
     return report

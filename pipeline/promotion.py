@@ -4,13 +4,15 @@
 `oneshot serve --model_config_file` read. What has become of the versions is in ML Metadata.
 """
 
+import fcntl
 import getpass
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -49,9 +51,9 @@ class Standing:
 class Promotions:
     """The labels of one model, and its rollbacks.
 
-    Whoever changes something holds the output folder's lease. A change is first noted in a file,
-    then made in steps that can be repeated: one that was cut off is completed by the next command
-    (`complete`).
+    These need no lease: a bad version can be taken back while a retraining runs. A lock of their
+    own, held for seconds, keeps two changes apart. A change is first noted in a file, then made in
+    steps that can be repeated: one that was cut off is completed by the next (`complete`).
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class Promotions:
         self._file = workspace.models_config
         self._base = workspace.serving_model
         self._name = workspace.model_name
-        self._history = PromotionHistory(store, workspace.serving_model)
+        self._history = PromotionHistory(store, workspace.model_name)
         self._settings = settings
         self._clock = clock
         self._sleep = sleep
+        self._locks = 0
 
     def standing(self) -> Standing:
         """Versions, labels and history.
@@ -121,15 +124,16 @@ class Promotions:
         Raises:
           InputError: there is no such version.
         """
-        self.complete()
-        there = versions(self._base)
-        if version not in there:
-            raise InputError(self._no_such_version(version, there))
-        previous = self._entry().labels.get(label)
-        if previous == version:
-            self.follow_push()
-            return None
-        return self._begin("promote", (label,), version, previous, why=why, who=who)
+        with self.unchanged():
+            self.complete()
+            there = versions(self._base)
+            if version not in there:
+                raise InputError(self._no_such_version(version, there))
+            previous = self._entry().labels.get(label)
+            if previous == version:
+                self.follow_push()
+                return None
+            return self._begin("promote", (label,), version, previous, why=why, who=who)
 
     def rollback(self, label: str = STABLE, *, why: str = "", who: str | None = None) -> Change:
         """Takes the version with that label out of service, for good.
@@ -141,29 +145,54 @@ class Promotions:
         Raises:
           InputError: no version has the label, or there is none to go back to.
         """
-        self.complete()
-        bad, target = self._planned(label)
-        moved = tuple(name for name, version in self._entry().labels.items() if version == bad)
-        return self._begin("rollback", moved, bad, target, why=why, who=who)
+        with self.unchanged():
+            self.complete()
+            bad, target = self._planned(label)
+            held = self._entry().labels.items()
+            moved = tuple(name for name, version in held if version == bad)
+            return self._begin("rollback", moved, bad, target, why=why, who=who)
 
     def follow_push(self) -> None:
         """Lets servers load the newest version, so that a label can be moved to it.
 
         Without effect where nothing has been promoted yet: servers then follow the folder.
         """
-        entry = self._entry()
-        there = versions(self._base)
-        if entry.labels and entry.loaded and there:
-            wanted = self._worth_loading(entry.labels, there)
-            if wanted != entry.loaded:
-                self._write(entry.labels, wanted, there)
+        if not self._file.exists():
+            return
+        with self.unchanged():
+            entry = self._entry()
+            there = versions(self._base)
+            if entry.labels and entry.loaded and there:
+                wanted = self._worth_loading(entry.labels, there)
+                if wanted != entry.loaded:
+                    self._write(entry.labels, wanted, there)
 
     def complete(self) -> None:
         """Completes a change that was cut off, if there is one."""
-        if self._journal.exists():
-            change = Change.from_json(json.loads(self._journal.read_text(encoding="utf-8")))
-            _LOGGER.warning("Completing what was cut off: %s", change)
-            self._carry_out(change)
+        with self.unchanged():
+            if self._journal.exists():
+                change = Change.from_json(json.loads(self._journal.read_text(encoding="utf-8")))
+                _LOGGER.warning("Completing what was cut off: %s", change)
+                self._carry_out(change)
+            self._history.renew_marks()
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Nobody else promotes or rolls back meanwhile; may be nested."""
+        if self._locks or not self._file.parent.is_dir():
+            yield
+            return
+        with self._file.with_name(".promotion.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOGGER.info("Waiting for another promotion or rollback to end")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._locks += 1
+            try:
+                yield
+            finally:
+                self._locks -= 1
 
     def _begin(
         self,
@@ -284,6 +313,7 @@ class Promotions:
         age = self._clock() - self._file.stat().st_mtime
         left = self._settings.server_poll_seconds - max(0.0, age)
         if left > 0:
+            _LOGGER.info("Waiting %.0f s, until servers have read %s", left, self._file.name)
             self._sleep(left)
 
     def _no_such_version(self, version: int, there: list[int]) -> str:

@@ -8,11 +8,18 @@ from typing import Any, Final, Literal
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.pushed_models import MODEL_ID, ROLLED_BACK, custom_int, custom_text, is_pushed
+from components.pushed_models import (
+    MODEL_ID,
+    ROLLED_BACK,
+    custom_int,
+    custom_text,
+    is_pushed,
+    rolled_back,
+)
 
 Action = Literal["promote", "rollback"]
 _TYPE: Final = "oneshot.Promotion"
-_BASE: Final = "model_base_path"
+_MODEL: Final = "model_name"
 _Event = metadata_store_pb2.Event
 
 
@@ -63,24 +70,24 @@ class Change:
 
 
 class PromotionHistory:
-    """The changes of one model base path. Each is an execution of type `oneshot.Promotion`."""
+    """The changes of one served model. Each is an execution of type `oneshot.Promotion`."""
 
-    def __init__(self, store: MetadataStore, base: Path) -> None:
+    def __init__(self, store: MetadataStore, name: str) -> None:
         """Reads and writes nothing yet.
 
         Args:
-          store: ML Metadata, which may hold the history of other base paths too.
-          base: the model base path.
+          store: ML Metadata, which may hold the history of models of other names too.
+          name: of the model on the server, and of the folder of its versions.
         """
         self._store = store
-        self._base = base
+        self._name = name
 
     def changes(self) -> list[Change]:
         """All changes, the oldest first."""
         found = []
         for execution in self._store.get_executions_by_type(_TYPE):
             values = execution.custom_properties
-            if values[_BASE].string_value == str(self._base):
+            if values[_MODEL].string_value == self._name:
                 previous = values["previous"].int_value
                 found.append(
                     Change(
@@ -112,7 +119,7 @@ class PromotionHistory:
             **asdict(change),
             "labels": " ".join(change.labels),
             "previous": change.previous or 0,
-            _BASE: str(self._base),
+            _MODEL: self._name,
         }
         for name, value in values.items():
             if name == "id":
@@ -127,12 +134,12 @@ class PromotionHistory:
         self._store.put_execution(execution, pushes, [])
 
     def pushes(self) -> list[metadata_store_pb2.Artifact]:
-        """The PushedModel artifacts of versions of this base path, whatever their state."""
+        """The PushedModel artifacts of this model's versions, whatever their state."""
         return [
             artifact
             for artifact in self._store.get_artifacts_by_type("PushedModel")
             if is_pushed(artifact)
-            and Path(custom_text(artifact, "pushed_destination")).parent == self._base
+            and Path(custom_text(artifact, "pushed_destination")).parent.name == self._name
         ]
 
     def mark_rolled_back(self, change: Change) -> None:
@@ -142,11 +149,17 @@ class PromotionHistory:
             for artifact in self.pushes()
             if _version(artifact) == change.version
         ]
-        models = self._store.get_artifacts_by_id(ids)
+        models = [model for model in self._store.get_artifacts_by_id(ids) if not rolled_back(model)]
         for model in models:
             model.custom_properties[ROLLED_BACK].string_value = str(change)
         if models:
             self._store.put_artifacts(models, [f"custom_properties.{ROLLED_BACK}"])
+
+    def renew_marks(self) -> None:
+        """Marks again what a run under way has written back as it had read it before."""
+        for change in self.changes():
+            if change.withdrawn is not None:
+                self.mark_rolled_back(change)
 
 
 def _version(pushed_model: metadata_store_pb2.Artifact) -> int:

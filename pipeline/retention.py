@@ -192,7 +192,19 @@ def _executions(store: MetadataStore, runs: Iterable[str]) -> Iterator[int]:
                 yield execution.id
 
 
-def under(folder: Path, uri: str) -> Path | None:
-    """Where an artifact lies if that is below `folder`; None if it is elsewhere."""
-    path = Path(uri)
-    return path if folder in path.parents and ".." not in path.parts else None
+def artifacts_in(workspace: Workspace, store: MetadataStore) -> list[metadata_store_pb2.Artifact]:
+    """All artifacts in ML Metadata.
+
+    Raises:
+      InputError: one of them is not in this output folder.
+    """
+    artifacts: list[metadata_store_pb2.Artifact] = store.get_artifacts()
+    for artifact in artifacts:
+        is_gone = artifact.state == metadata_store_pb2.Artifact.DELETED
+        if not is_gone and workspace.artifacts not in Path(artifact.uri).parents:
+            raise InputError(
+                f"{workspace.artifacts}: ML Metadata has artifacts elsewhere ({artifact.uri}), so "
+                "what lies here cannot be told from what is needed; give --output as it was when "
+                "they were made"
+            )
+    return artifacts
