@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ml_metadata import MetadataStore
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import data_types, launcher, runtime_parameter_utils
@@ -19,6 +20,7 @@ from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
 from pipeline.history import RunHistory, RunRecord
 from pipeline.metadata_store import MetadataLocation, remember
+from pipeline.promotion import Promotions
 from pipeline.summary import RunSummary, summarize
 from pipeline.workspace import Workspace
 
@@ -63,6 +65,9 @@ def run_pipeline(
     for node in history.close_interrupted(workspace.artifacts):
         _LOGGER.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
+    promotions = Promotions(workspace, MetadataStore(connection), settings=config.push)
+    promotions.complete()
+    promotions.follow_push()
     ir = compiler.Compiler().compile(
         create_pipeline(
             config=config,
@@ -111,6 +116,7 @@ def run_pipeline(
         )
         workspace.point_latest_at(run.run_id)
     history.record(done)
+    promotions.follow_push()
     return summary
 
 

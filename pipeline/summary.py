@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.evaluation import read_metrics, refusals
+from components.pushed_models import NOT_PUSHED_BECAUSE, custom_text
 from components.serving_gate import REPORT as GATE_REPORT
 from data_ingest.dataset import Dataset
 from pipeline.baselines import pixel_nearest_neighbour_accuracy
@@ -140,14 +141,22 @@ def _output(nodes: list[NodeRun], node_id: str, key: str) -> Any:
 
 def _is_blessed(nodes: list[NodeRun]) -> bool:
     blessings = [_output(nodes, node, "blessing") for node in ("Evaluator", "ServingGate")]
-    return all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
+    both = all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
+    return both and not _taken_back(nodes)
+
+
+def _taken_back(nodes: list[NodeRun]) -> str:
+    """Who rolled this very model back earlier, when and why; empty if nobody did."""
+    pushed = _output(nodes, "Pusher", "pushed_model")
+    return "" if pushed is None else custom_text(pushed, NOT_PUSHED_BECAUSE)
 
 
 def _refusals(nodes: list[NodeRun], evaluation_uri: str) -> list[str]:
-    """Why the model was not blessed: failed thresholds, then what the ServingGate found."""
+    """Why the model was not blessed: failed thresholds, what the ServingGate found, a rollback."""
     gate = _output(nodes, "ServingGate", "blessing")
     found = _read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
-    return [*refusals(evaluation_uri), *found]
+    taken_back = [reason] if (reason := _taken_back(nodes)) else []
+    return [*refusals(evaluation_uri), *found, *taken_back]
 
 
 def _pushed_version(nodes: list[NodeRun]) -> int | None:
