@@ -130,7 +130,7 @@ class RetrainStage(BaseOperator):
           AirflowFailException: a retry cannot help.
           AirflowException: a retry may help.
         """
-        code, result = self._call(self.command(self._chosen_span(context)))
+        code, result = self._call(self.command(self.chosen_span(context)))
         if run_id := result.get("run_id"):
             self.report_link = self.report_url.format(run_id=run_id)
         problem = result.get("error") or f"`oneshot retrain` ended with exit code {code}"
@@ -156,7 +156,7 @@ class RetrainStage(BaseOperator):
         # Airflow does the retries, so that each is seen, and waited for, in one place.
         return [*command, "--set", "retrain.attempts=1"]
 
-    def _chosen_span(self, context: Mapping[str, Any]) -> str:
+    def chosen_span(self, context: Mapping[str, Any]) -> str:
         """The first stage chooses the span; the others work on that one, whatever arrives."""
         if self.stage != STAGES[0]:
             return str(context["ti"].xcom_pull(task_ids=STAGES[0])["span"])

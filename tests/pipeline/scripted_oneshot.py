@@ -28,10 +28,12 @@ def main() -> int:
     key = f"{'new' if call.if_new else call.span} {call.stage}"
     calls = call.output / "calls" / key
     calls.mkdir(parents=True, exist_ok=True)
-    number = len(list(calls.iterdir()))
+    number = len(list(calls.glob("[0-9]*")))
     answers = json.loads((call.output / "answers.json").read_text()).get(key) or [{}]
     answer = answers[min(number, len(answers) - 1)]
-    (calls / str(number)).write_text(str(os.getpid()))
+    noted = calls / ".noted"
+    noted.write_text(json.dumps({"process": os.getpid(), "config": str(call.config)}))
+    noted.rename(calls / str(number))
     sys.stderr.write(f"call {number} of {key}\n")
     time.sleep(answer.get("seconds", 0))
     result = {"status": "done", "span": call.span, "run_id": f"run-{call.span}-{call.stage}"}

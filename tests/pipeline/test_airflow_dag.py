@@ -21,6 +21,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 _PYTHON = _CHECKOUT / ".venv-airflow" / "bin" / "python"
 _DAG = "oneshot_retraining"
 _STAGES = ["data", "train", "evaluate", "push"]
+_CONFIG = "/from/a/variable.yaml"
 _HANGS = {"seconds": 600}
 _ANSWERS: dict[str, list[dict[str, Any]]] = {
     "new data": [{"result": {"status": "nothing new", "span": None}}],
@@ -63,15 +64,15 @@ class Scene:
         instances = self.airflow.get(path)["task_instances"]
         return {instance["task_id"]: instance["state"] for instance in instances}
 
-    def calls(self, key: str) -> list[int]:
-        """Processes of the calls `<span> <stage>` so far."""
-        folder = self.output / "calls" / key
-        return [int(path.read_text() or 0) for path in sorted(folder.glob("*"))]
+    def calls(self, key: str) -> list[dict[str, Any]]:
+        """What was noted of the calls `<span> <stage>` so far."""
+        paths = sorted((self.output / "calls" / key).glob("[0-9]*"))
+        return [json.loads(path.read_text()) for path in paths]
 
     def hanging_process(self, key: str) -> int:
-        return wait_for(
-            lambda: next(iter(self.calls(key)), 0), what=f"a call of {key}", timeout=60, pause=0.1
-        )
+        calls = wait_for(lambda: self.calls(key), what=f"a call of {key}", timeout=60, pause=0.1)
+        process: int = calls[0]["process"]
+        return process
 
     def _ended(self, run_id: str) -> dict[str, Any] | None:
         run: dict[str, Any] = self.airflow.get(f"dags/{_DAG}/dagRuns/{run_id}")
@@ -111,10 +112,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     environ = {
         "ONESHOT_AIRFLOW_PROGRAM": str(program),
         "ONESHOT_AIRFLOW_OUTPUT": str(output),
+        "ONESHOT_AIRFLOW_CONFIG": "{{ var.value.oneshot_config }}",
+        "AIRFLOW_VAR_ONESHOT_CONFIG": _CONFIG,
         "ONESHOT_AIRFLOW_SCHEDULE": "@yearly",
         "ONESHOT_AIRFLOW_RETRIES": "2",
         "ONESHOT_AIRFLOW_RETRY_SECONDS": "1",
-        "ONESHOT_AIRFLOW_TIMEOUT_HOURS": str(40 / 3600),
+        "ONESHOT_AIRFLOW_TIMEOUT_HOURS": str(60 / 3600),
     }
     home = folder / "home"
     with running_airflow(home, dag_id=_DAG, environ=environ, heartbeat_timeout=10) as airflow:
@@ -134,6 +137,26 @@ def test_reading_the_dag_imports_neither_tfx_nor_this_project() -> None:
     assert not modules & {"tfx", "tensorflow", "apache_beam", "pipeline", "components", "keras"}
 
 
+def test_a_span_can_follow_from_the_date_of_the_run() -> None:
+    code = """
+import os, runpy
+from datetime import datetime, timezone
+os.environ["ONESHOT_AIRFLOW_SPAN"] = "{{ logical_date | ds_nodash }}"
+task = runpy.run_path("pipeline/airflow_dag.py")["dag"].get_task("data")
+context = {"logical_date": datetime(2026, 1, 31, tzinfo=timezone.utc), "params": {"span": None}}
+task.render_template_fields(context)
+print(*task.command(task.chosen_span(context)))
+context["params"]["span"] = 7
+print(*task.command(task.chosen_span(context)))
+"""
+    done = subprocess.run(
+        [_PYTHON, "-c", code], cwd=_CHECKOUT, capture_output=True, text=True, check=True
+    )
+    dated, by_hand = done.stdout.splitlines()
+    assert " --span 20260131 --stage data " in dated
+    assert " --span 7 --stage data " in by_hand
+
+
 def test_the_stages_run_in_order_on_the_span_that_was_asked_for(scene: Scene) -> None:
     run_id = scene.run(1)
     state, tries = scene.finished(run_id)
@@ -142,7 +165,8 @@ def test_the_stages_run_in_order_on_the_span_that_was_asked_for(scene: Scene) ->
     assert [(each.state, each.span) for stage in _STAGES for each in tries[stage]] == [
         ("success", 1)
     ] * 4
-    assert [len(scene.calls(f"1 {stage}")) for stage in _STAGES] == [1, 1, 1, 1]
+    calls = [scene.calls(f"1 {stage}") for stage in _STAGES]
+    assert [[call["config"] for call in each] for each in calls] == [[_CONFIG]] * 4
 
 
 def test_the_scheduled_run_skips_every_stage_where_nothing_is_new(scene: Scene) -> None:
