@@ -23,12 +23,14 @@ from rich.table import Table
 from data_ingest.errors import InputError
 from pipeline.compile_cli import add_parser as add_compile_parser
 from pipeline.config import load_config
+from pipeline.drift_cli import add_parser as add_drift_parser
 from pipeline.gallery_cli import add_parser as add_gallery_parser
 from pipeline.gc_cli import add_parser as add_gc_parser
 from pipeline.ingest_cli import add_parsers as add_span_parsers
 from pipeline.logs import console_logging, run_logging
 from pipeline.metadata_store import locate
 from pipeline.promote_cli import add_parsers as add_promotion_parsers
+from pipeline.retrain_cli import add_parser as add_retrain_parser
 from pipeline.serve_cli import add_parser as add_serve_parser
 from pipeline.workspace import Workspace, new_run_id
 
@@ -126,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     add_span_parsers(commands, parents=[common, output], configured=configured)
+    add_drift_parser(commands, parents=[common, output, configured])
+    add_retrain_parser(commands, parents=[common, output], configured=configured)
     add_promotion_parsers(commands, parents=[common, output], configured=configured)
     add_gc_parser(commands, parents=[common, output], configured=configured)
     add_serve_parser(commands, parents=[common, output])
@@ -168,7 +172,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 from pipeline.history import RunRecord
                 from pipeline.local import run_pipeline
 
-                summary = run_pipeline(
+                run_pipeline(
                     config=config,
                     dataset=dataset,
                     workspace=workspace,
@@ -176,14 +180,16 @@ def _run(arguments: argparse.Namespace) -> int:
                     run=RunRecord(run_id=run_id, state="running", started=time.time()),
                     check_lease=hold.check,
                 )
-                assert summary is not None
             except Exception as error:
                 logging.getLogger("oneshot").exception("the run failed")
                 error.add_note(f"Log: {log_file}")
                 raise
-            _write_report(workspace.run_dir(run_id))
-    from pipeline.summary import print_summary
+            from pipeline.report import try_to_write_report
 
+            try_to_write_report(workspace.run_dir(run_id))
+    from pipeline.summary import print_summary, read_summary
+
+    summary = read_summary(workspace.run_dir(run_id))
     # With --json stdout carries nothing but the summary.
     console = Console(stderr=arguments.json, highlight=False)
     print_summary(summary, console, workspace=workspace)
@@ -193,16 +199,6 @@ def _run(arguments: argparse.Namespace) -> int:
             end="",
         )
     return EXIT_DONE if summary.blessed else EXIT_NOT_BLESSED
-
-
-def _write_report(run_dir: Path) -> None:
-    """A picture that cannot be drawn must not fail a run whose model is already served."""
-    from pipeline.report import write_report
-
-    try:
-        write_report(run_dir)
-    except Exception:
-        _LOGGER.exception("no report: `oneshot report %s` tries again", run_dir.name)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

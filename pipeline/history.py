@@ -3,11 +3,15 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
+
+from pipeline.config import Stage
 
 _LOGGER = logging.getLogger(__name__)
 _RUN_CONTEXT = "pipeline_run"
@@ -25,12 +29,13 @@ class RunRecord:
     started: float
     dataset: str = ""
     command: str = "run"  # the `oneshot` command: run or retrain
-    stage: str = "push"  # how far it was to go: data, train, evaluate or push, the whole
+    stage: Stage = "push"  # how far it was to go; push is the whole
     span: int | None = None
     window: tuple[int, ...] = ()  # the spans trained on
     attempt: int = 1  # counts the tries of one retraining
     trigger: str = ""  # why a retraining: span (asked for), new (arrived) or drift
-    label: str = ""  # what the pushed version was promoted to
+    label: str = ""  # what the version was to be promoted to if it is pushed
+    promoted: bool = False  # whether that has been done
     accuracy: float | None = None
     accuracy_metric: str = ""
     blessed: bool | None = None
@@ -39,9 +44,21 @@ class RunRecord:
     error: str = ""
 
     @property
+    def is_judged(self) -> bool:
+        """Whether it went as far as to say how good the model is."""
+        return self.state == "done" and self.stage in ("evaluate", "push")
+
+    @property
     def is_whole(self) -> bool:
         """Whether it went all the way: what comes of a span is known then."""
         return self.state == "done" and self.stage == "push"
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "RunRecord":
+        """Inverse of `dataclasses.asdict` after a trip through JSON, also of other versions."""
+        known = {field.name for field in fields(RunRecord)}
+        found = {name: value for name, value in values.items() if name in known}
+        return RunRecord(**{**found, "window": tuple(found.get("window", ()))})
 
 
 @dataclass(frozen=True)
@@ -81,14 +98,11 @@ class RunHistory:
 
     def runs(self) -> list[RunRecord]:
         """All recorded runs, the newest first."""
-        known = {field.name for field in fields(RunRecord)}
         records = []
         for context in self._store.get_contexts_by_type(_RUN_CONTEXT):
             text = context.custom_properties[_RECORD_PROPERTY].string_value
             if text:
-                values = json.loads(text)
-                values["window"] = tuple(values.get("window", ()))
-                records.append(RunRecord(**{k: v for k, v in values.items() if k in known}))
+                records.append(RunRecord.from_dict(json.loads(text)))
         return sorted(records, key=lambda run: run.started, reverse=True)
 
     def nodes(self, run_id: str) -> list[NodeRun]:

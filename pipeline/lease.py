@@ -9,48 +9,21 @@ import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
-from components.versions import process_started
 from data_ingest.errors import InputError
 from pipeline.lease_store import LeaseStore, LeaseStoreError
+from pipeline.processes import Process, end_group
 
 _LOGGER = logging.getLogger(__name__)
 DEFAULT_TTL: Final = 60.0
 _POLL_SECONDS: Final = 5.0
 _DEATH_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process somewhere; `started` tells it from a later one of the same number."""
-
-    host: str
-    pid: int
-    started: str
-
-    @staticmethod
-    def this() -> "Process":
-        return Process.local(os.getpid())
-
-    @staticmethod
-    def local(pid: int) -> "Process":
-        return Process(this_host(), pid, process_started(pid))
-
-    def is_here(self) -> bool:
-        """Whether its number means anything to this process."""
-        return self.host == this_host()
-
-    def is_alive(self) -> bool:
-        """Only for one that is here."""
-        return self.started != "0" and process_started(self.pid) == self.started
 
 
 @dataclass(frozen=True)
@@ -85,12 +58,6 @@ class LeaseBusyError(RuntimeError):
 
 class LeaseLostError(RuntimeError):
     """The lease expired, or is another's: whatever it guarded must stop."""
-
-
-def this_host() -> str:
-    """Host, boot and process namespace: where equal, process numbers mean the same."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def exit_at_once(reason: str) -> None:
@@ -236,9 +203,9 @@ class Hold:
         """
         Lease(self._store, ttl=self._ttl).check(self.token)
 
-    def set_worker(self, pid: int | None) -> None:
+    def set_worker(self, pid: int) -> None:
         """Notes the child that does the work, so that whoever takes over can end it."""
-        worker = None if pid is None else Process.local(pid)
+        worker = Process.local(pid)
         self._change(lambda holder, _now: replace(holder, worker=worker))
 
     def set_run_id(self, run_id: str) -> None:
@@ -292,6 +259,7 @@ class Hold:
         def write(text: str, now: float) -> str:
             token, holder = _parse(text)
             if holder is None or not self._is_ours(token, holder):
+                self._deadline = 0.0
                 raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
             self.wanted_by = holder.wanted_by
             return _format(token, change(holder, now))
@@ -317,21 +285,28 @@ def _end_remains(holder: Holder) -> None:
     Raises:
       LeaseBusyError: it does not end.
     """
-    for process, is_group in ((holder.worker, True), (holder.owner, False)):
-        if process is None or not process.is_here():
-            continue
-        deadline = time.monotonic() + _DEATH_SECONDS
-        while process.is_alive():
-            if process == Process.this() or time.monotonic() > deadline:
+    try:
+        if holder.worker is not None and holder.worker.is_here():
+            _LOGGER.info("Ending what is left of %s", holder)
+            if not end_group(holder.worker, seconds=_DEATH_SECONDS):
                 raise LeaseBusyError(holder)
-            try:
-                _LOGGER.warning("Ending process %d, whose lease is over", process.pid)
-                (os.killpg if is_group else os.kill)(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                break
-            except PermissionError:
-                raise LeaseBusyError(holder) from None
-            time.sleep(0.02)
+        if holder.owner.is_here() and holder.owner.is_alive():
+            _end_owner(holder)
+    except PermissionError:
+        raise LeaseBusyError(holder) from None
+
+
+def _end_owner(holder: Holder) -> None:
+    if holder.owner == Process.this():
+        raise LeaseBusyError(holder)
+    _LOGGER.warning("Ending %s, which stood still until its lease was over", holder)
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while holder.owner.is_alive():
+        if time.monotonic() > deadline:
+            raise LeaseBusyError(holder)
+        with suppress(ProcessLookupError):
+            os.kill(holder.owner.pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def _parse(text: str) -> tuple[int, Holder | None]:

@@ -21,7 +21,7 @@ from pipeline.dag import create_pipeline
 from pipeline.history import RunHistory, RunRecord
 from pipeline.metadata_store import MetadataLocation, remember
 from pipeline.promotion import Promotions
-from pipeline.summary import RunSummary, summarize
+from pipeline.summary import summarize
 from pipeline.workspace import Workspace
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,21 +39,22 @@ def run_pipeline(
     metadata: MetadataLocation,
     run: RunRecord,
     check_lease: Callable[[], None],
-) -> RunSummary | None:
-    """Runs every node that is not cached and writes `runs/<run_id>/summary.json`.
+) -> RunRecord:
+    """Runs every node that is not cached, as far as `run.stage` says.
 
-    The caller holds the lease of `metadata`.
+    If that is as far as a verdict it writes `runs/<run_id>/summary.json`. The caller holds the
+    lease of `metadata`.
 
     Args:
       config: the whole configuration.
       dataset: where the images lie.
       workspace: where everything goes.
       metadata: ML Metadata's store.
-      run: what the history is to hold of the run; `run.stage` is how far it goes.
+      run: what the history is to hold of the run.
       check_lease: called before every node; raises where the lease is lost.
 
     Returns:
-      what the run came to; None where it ended before the model was judged.
+      what the history holds of the run now.
 
     Raises:
       InputError: a node found bad input; the message is for the user.
@@ -86,17 +87,24 @@ def run_pipeline(
     started = time.time()
     record = replace(run, state="running", started=started, dataset=dataset.kind)
     history.record(record)
-    summary = None
     try:
         with _node_progress(ir, check_lease):
             LocalDagRunner().run_with_ir(ir)
-        if run.stage in ("evaluate", "push"):
+        done = replace(record, state="done")
+        if done.is_judged:
             summary = summarize(
                 history=history,
                 run_id=run.run_id,
                 dataset=dataset,
                 workspace=workspace,
                 seconds=time.time() - started,
+            )
+            done = replace(
+                done,
+                accuracy=summary.headline[1],
+                accuracy_metric=summary.headline[0],
+                blessed=summary.blessed,
+                pushed_version=summary.pushed_version,
             )
     except BaseException as error:
         seconds = time.time() - started
@@ -105,19 +113,12 @@ def run_pipeline(
         if bad_input is not None or not isinstance(error, Exception):
             raise bad_input or error from None
         raise RunFailedError(_explain(error, workspace)) from error
-    done = replace(record, state="done", seconds=time.time() - started)
-    if summary is not None:
-        done = replace(
-            done,
-            accuracy=summary.headline[1],
-            accuracy_metric=summary.headline[0],
-            blessed=summary.blessed,
-            pushed_version=summary.pushed_version,
-        )
-        workspace.point_latest_at(run.run_id)
+    done = replace(done, seconds=time.time() - started)
     history.record(done)
     promotions.follow_push()
-    return summary
+    if done.is_judged:
+        workspace.point_latest_at(run.run_id)
+    return done
 
 
 def find_input_error(error: BaseException) -> InputError | None:

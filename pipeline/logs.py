@@ -84,8 +84,10 @@ def run_logging(
 class _Discreet(logging.Formatter):
     """Puts *** in the place of secrets."""
 
-    def __init__(self, *args: str, secrets: Sequence[str], **kwargs: str) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, fmt: str | None = None, *, datefmt: str | None = None, secrets: Sequence[str]
+    ) -> None:
+        super().__init__(fmt, datefmt)
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from ml_metadata.proto import metadata_store_pb2
 
@@ -37,6 +37,15 @@ class MetadataLocation:
         """The URL without user, password and options, for people and logs."""
         place = f"//{self._host}" if self.url.scheme != "sqlite" else "//"
         return f"{self.url.scheme}:{place}{self.url.path}"
+
+    @property
+    def secret_url(self) -> str:
+        """The whole URL, for `parse_url` of a process that needs it."""
+        if self.sqlite_file is not None:
+            return f"sqlite:///{quote(self.url.path)}"
+        # Not geturl(), which leaves out the slashes where there is no host.
+        query = f"?{self.url.query}" if self.url.query else ""
+        return f"{self.url.scheme}://{self.url.netloc}{self.url.path}{query}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -113,7 +122,7 @@ class MetadataLocation:
             raise InputError(
                 "metadata.url: PostgreSQL needs psycopg: pip install 'siamese-oneshot[postgres]'"
             ) from error
-        return psycopg.connect(self.url.geturl(), connect_timeout=_CONNECT_SECONDS)
+        return psycopg.connect(self.secret_url, connect_timeout=_CONNECT_SECONDS)
 
     def _connect_mysql(self) -> Any:
         import pymysql

@@ -18,6 +18,7 @@ from pipeline.summary import (
     KOCH_2015_ACCURACY,
     RunSummary,
     accuracy_names,
+    read_summary,
     ways_of,
 )
 
@@ -26,10 +27,17 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _MODEL_COLOUR, _BASELINE_COLOUR, _REFERENCE_COLOUR = "#1f6feb", "#9aa4b2", "#d1842c"
 
 
+def try_to_write_report(run_dir: Path) -> None:
+    """A picture that cannot be drawn must not fail a run whose model is already served."""
+    try:
+        write_report(run_dir)
+    except Exception:
+        _LOGGER.exception("no report: `oneshot report %s` tries again", run_dir.name)
+
+
 def write_report(run_dir: Path) -> Path:
     """Writes `report.html` beside `summary.json` and returns its path."""
-    content = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    summary = RunSummary(**content)
+    summary = read_summary(run_dir)
     training = _training(summary)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))

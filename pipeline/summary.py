@@ -68,6 +68,11 @@ class RunSummary:
         return headline_metric(self.metrics)
 
 
+def read_summary(run_dir: Path) -> RunSummary:
+    """The `summary.json` of a run that went as far as a verdict."""
+    return RunSummary(**json.loads((run_dir / "summary.json").read_text(encoding="utf-8")))
+
+
 def headline_metric(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
     """Name and value of the official accuracy, else of the within-group trials of most ways."""
     names = accuracy_names(metrics)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lease as lease_module
-from pipeline.lease import Lease, LeaseBusyError, LeaseLostError, Process
+from pipeline.lease import Lease, LeaseBusyError, LeaseLostError
 from pipeline.lease_store import FileLeaseStore, LeaseStoreError
 from pipeline.metadata_store import parse_url
+from pipeline.processes import Process
 
 # Holds the lease until its stdin ends; says its token. With a second argument it pretends to be
 # on a host of that name.
@@ -222,7 +222,7 @@ def test_process_numbers_mean_nothing_on_another_boot_or_in_another_container(
     assert here.is_here()
     assert here.is_alive()
     assert not Process("other", here.pid, here.started).is_here()
-    monkeypatch.setattr(lease_module.socket, "gethostname", lambda: "other")
+    monkeypatch.setattr("socket.gethostname", lambda: "other")
     assert not here.is_here()
 
 
