@@ -13,6 +13,8 @@ from components.train_settings import TrainSettings
 from data_ingest.errors import InputError
 from data_ingest.pair_settings import PairSettings
 from data_ingest.settings import DatasetSettings, Settings
+from pipeline.drift_settings import DriftSettings
+from pipeline.notify_settings import NotifySettings
 from pipeline.retrain_settings import RetrainSettings
 
 DEFAULT_CONFIG = Path("pipeline_config.yaml")
@@ -101,6 +103,8 @@ class PipelineConfig(Settings):
     beam: BeamSettings = Field(default_factory=BeamSettings)
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)
     retrain: RetrainSettings = Field(default_factory=RetrainSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
+    notify: NotifySettings = Field(default_factory=NotifySettings)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
