@@ -81,7 +81,10 @@ class RecordedRuns:
         run = RecordedRun(run_id, 0, None, None)
 
         def node(
-            name: str, inputs: list[_Artifact], settings: object = 0, **properties: Mapping[str, object]
+            name: str,
+            inputs: list[_Artifact],
+            settings: object = 0,
+            **properties: Mapping[str, object],
         ) -> list[_Artifact]:
             return self._node(context, run, name, inputs, settings, properties)
 
@@ -124,7 +127,11 @@ class RecordedRuns:
         properties: Mapping[str, Mapping[str, object]],
     ) -> list[_Artifact]:
         # As TFX's cache key, with all that is known of the inputs.
-        key = (name, settings, *(artifact.SerializeToString(deterministic=True) for artifact in inputs))
+        key = (
+            name,
+            settings,
+            *(artifact.SerializeToString(deterministic=True) for artifact in inputs),
+        )
         known = self.store.get_artifacts_by_id(self._cache.get(key, []))
         if known and all(a.state == _Artifact.LIVE and Path(a.uri).exists() for a in known):
             run.cached.add(name)
