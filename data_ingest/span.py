@@ -3,8 +3,9 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -30,6 +31,8 @@ class Span(Settings):
     path: Path = Field(exclude=True)
     excluded: str | None = Field(default=None, exclude=True)
     """Why no training uses it; None where trainings do."""
+    readmitted: bool = Field(default=False, exclude=True)
+    """Whether a person has decided that trainings use it."""
     number: int
     previous: int | None
     """The span before it; None of the first."""
@@ -79,15 +82,19 @@ def is_span(path: Path) -> bool:
     return _NAME.fullmatch(path.name) is not None
 
 
-def read_span(path: Path, *, excluded: str | None) -> Span:
+def read_span(path: Path, *, decision: Mapping[str, Any]) -> Span:
     """Reads the record in a span's folder.
+
+    Args:
+      path: the folder.
+      decision: values of `excluded` and `readmitted`.
 
     Raises:
       InputError: it is missing, damaged, or that of another span.
     """
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        span = Span.model_validate({**record, "path": path, "excluded": excluded})
+        span = Span.model_validate({**record, "path": path, **decision})
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path / RECORD} cannot be read ({error}): restore it") from error
     if path.name != f"span-{span.number}":

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from data_ingest.catalog import BACKGROUND, EVALUATION
 from data_ingest.dataset import Dataset
@@ -47,7 +47,7 @@ class SpanStore:
           InputError: one is damaged, or has been taken away.
         """
         paths = [path for path in self._entries() if is_span(path)]
-        found = [read_span(path, excluded=self._exclusion(path.name)) for path in paths]
+        found = [read_span(path, decision=self._decision(path.name)) for path in paths]
         found.sort(key=lambda span: span.number)
         before: int | None = None
         for span in found:
@@ -126,32 +126,22 @@ class SpanStore:
             return self._write(number, sources, after(spans), spans, pairs)
 
     def exclude(self, number: int, reason: str) -> None:
-        """Keeps a span out of all trainings and evaluations, until `readmit`. Its groups keep
-        their sides.
+        """Keeps a span out of trainings and evaluations, until `readmit`.
+
+        Its groups keep their sides.
 
         Raises:
           InputError: it has not landed.
         """
-        self.span(number)
-        record = {"reason": reason, "at": _now()}
-        with self._alone():
-            folder = self._exclusions
-            folder.mkdir(exist_ok=True)
-            staged = folder / f"{_STAGED}{number}"
-            staged.unlink(missing_ok=True)
-            write_durably(staged, json.dumps(record, indent=2) + "\n")
-            staged.replace(folder / f"span-{number}.json")
-            sync(folder)
+        self._decide(number, excluded=reason, readmitted=False)
 
     def readmit(self, number: int) -> None:
-        """Takes `exclude` back.
+        """Takes `exclude` back, and remembers that this was decided.
 
         Raises:
           InputError: it has not landed.
         """
-        self.span(number)
-        with self._alone():
-            (self._exclusions / f"span-{number}.json").unlink(missing_ok=True)
+        self._decide(number, excluded=None, readmitted=True)
 
     def window(self, last: int, length: int) -> Dataset:
         """What a training on the spans up to `last` uses: links that ExampleGen reads through.
@@ -243,18 +233,27 @@ class SpanStore:
         sync(self.root)
         return span
 
-    @property
-    def _exclusions(self) -> Path:
-        return self.root / "excluded"
-
-    def _exclusion(self, name: str) -> str | None:
-        path = self._exclusions / f"{name}.json"
+    def _decision(self, name: str) -> dict[str, Any]:
+        path = self.root / "decisions" / f"{name}.json"
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"excluded": record["excluded"], "readmitted": record["readmitted"]}
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}): delete or repair it") from error
+
+    def _decide(self, number: int, *, excluded: str | None, readmitted: bool) -> None:
+        self.span(number)
+        record = {"excluded": excluded, "readmitted": readmitted, "at": _now()}
+        with self._alone():
+            folder = self.root / "decisions"
+            folder.mkdir(exist_ok=True)
+            staged = folder / f"{_STAGED}{number}"
+            staged.unlink(missing_ok=True)
+            write_durably(staged, json.dumps(record, indent=2) + "\n")
+            staged.replace(folder / f"span-{number}.json")
+            sync(folder)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

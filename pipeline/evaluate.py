@@ -1,5 +1,6 @@
 """One-shot accuracy of any exported model on any images, through the exported signatures alone."""
 
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -57,22 +58,9 @@ def evaluate_model(
         raise InputError("--way must be at least 2, --trials at least 1 and --seed at least 0")
     if not (model / "saved_model.pb").is_file():
         raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
-    found = list_images(images)
-    usable, contents, rejected = _read(found)
-    refs = [ImageRef(f.group, f.class_name, f.writer, f.uri) for f in usable]
-    order = sort_order(refs)
-    index = ImageIndex.build(refs)
-    contents = [contents[position] for position in order]
-    chosen = list(within_group_trials(index, way=way, trials=trials, seed=seed))
-    needed = sorted({row for trial in chosen for row in (trial.query, *trial.support)})
     with LoadedModel(model) as loaded:
-        vectors = _embed(loaded, [contents[row] for row in needed])
-        scores = _score(loaded, chosen, dict(zip(needed, vectors, strict=True)))
-    earned = [_earned(logits, trial) for logits, trial in zip(scores, chosen, strict=True)]
-    by_group: dict[str, list[float]] = defaultdict(list)
-    for credit, trial in zip(earned, chosen, strict=True):
-        by_group[index.group_name(trial.query)].append(credit)
-    accuracy = float(np.mean(earned))
+        result = run_trials(loaded, list_images(images), way=way, trials=trials, seed=seed)
+    accuracy = float(np.mean(result.earned))
     return Evaluation(
         model=str(model),
         images=str(images),
@@ -80,28 +68,76 @@ def evaluate_model(
         trials=trials,
         seed=seed,
         accuracy=accuracy,
-        accuracy_ci95=wilson_interval(sum(earned), len(earned)),
-        accuracy_n=len(earned),
+        accuracy_ci95=wilson_interval(sum(result.earned), len(result.earned)),
+        accuracy_n=len(result.earned),
         chance=1 / way,
-        by_group={group: float(np.mean(values)) for group, values in sorted(by_group.items())},
-        groups_without_trials=sorted(set(index.groups) - set(by_group)),
-        rejected_images=rejected,
+        by_group=result.by_group,
+        groups_without_trials=sorted(set(result.groups) - set(result.by_group)),
+        rejected_images=result.rejected_images,
+    )
+
+
+@dataclass(frozen=True)
+class TrialResults:
+    """What a model made of one-shot trials."""
+
+    earned: list[float]
+    """Credit of each trial, in [0, 1]."""
+    by_group: dict[str, float]
+    """Mean credit of the trials of each group that has any."""
+    groups: tuple[str, ...]
+    """All groups of the usable images."""
+    rejected_images: int
+
+
+def run_trials(
+    model: LoadedModel, files: Sequence[ImageFile], *, way: int, trials: int, seed: int
+) -> TrialResults:
+    """Runs within-group trials on some images, of one container or several.
+
+    Raises:
+      InputError: no usable images, or no group of `way` classes.
+    """
+    usable, contents, rejected = _read(files)
+    refs = [ImageRef(f.group, f.class_name, f.writer, f"{f.uri}\0{f.container}") for f in usable]
+    contents = [contents[position] for position in sort_order(refs)]
+    index = ImageIndex.build(refs)
+    chosen = list(within_group_trials(index, way=way, trials=trials, seed=seed))
+    needed = sorted({row for trial in chosen for row in (trial.query, *trial.support)})
+    vectors = _embed(model, [contents[row] for row in needed])
+    scores = _score(model, chosen, dict(zip(needed, vectors, strict=True)))
+    earned = [_earned(logits, trial) for logits, trial in zip(scores, chosen, strict=True)]
+    by_group: dict[str, list[float]] = defaultdict(list)
+    for credit, trial in zip(earned, chosen, strict=True):
+        by_group[index.group_name(trial.query)].append(credit)
+    return TrialResults(
+        earned,
+        {group: float(np.mean(values)) for group, values in sorted(by_group.items())},
+        index.groups,
+        rejected,
     )
 
 
 def _read(files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[bytes], int]:
     usable, contents = [], []
+    seen: set[tuple[str, bytes]] = set()
+    rejected = 0
     with ImageReader() as reader:
         for file in files:
             data, reason = reader.read_checked(file)
-            if reason is None:
+            if reason is not None:
+                _LOGGER.warning("%s left out: %s", file.member, reason)
+                rejected += 1
+                continue
+            # A query that is a copy of its candidate would be no question.
+            copy = (file.class_name, hashlib.blake2b(data, digest_size=16).digest())
+            if copy not in seen:
+                seen.add(copy)
                 usable.append(file)
                 contents.append(data)
-            else:
-                _LOGGER.warning("%s left out: %s", file.member, reason)
     if not usable:
         raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
-    return usable, contents, len(files) - len(usable)
+    return usable, contents, rejected
 
 
 def _embed(model: LoadedModel, images: Sequence[bytes]) -> Floats:

@@ -41,6 +41,10 @@ class Workspace:
         return self.root / "spans"
 
     @property
+    def drift_reports(self) -> Path:
+        return self.root / "drift"
+
+    @property
     def serving_model(self) -> Path:
         """TF Serving's model base path: `<root>/serving_model/<model_name>/<version>`."""
         return self.root / "serving_model" / self.model_name

@@ -331,6 +331,7 @@ def test_an_excluded_span_is_in_no_window_until_it_is_readmitted(
         store.window(2, 1)
     store.readmit(2)
     assert store.window(3, 2).fingerprint() == whole
+    assert [span.readmitted for span in store.spans()] == [False, True, False]
 
 
 def test_the_groups_of_an_excluded_span_keep_their_sides(
