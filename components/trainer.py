@@ -18,6 +18,8 @@ from components.train_settings import Recipe, TrainSettings
 from components.validation import embed_all
 from components.warm_start import initial_weights
 from serving.export import export_model
+from serving.gallery.impostors import ImpostorPairs
+from serving.gallery.shipped import held_out_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ def run_fn(fn_args: FnArgs) -> None:
             },
         },
         warmup_images=held_out.samples,
+        impostors=impostors(fitted.model, held_out),
     )
     _write_facts(Path(fn_args.model_run_dir), facts)
     fitted.checkpoint.remove()
@@ -116,6 +119,15 @@ def calibrate(model: keras.Model, held_out: PairData) -> Calibration:
     head.b0.assign(b0)
     right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
     return Calibration(platt.scale, platt.shift, len(right), float(right.mean()))
+
+
+def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ...]:
+    """How alike different held-out classes look to the calibrated `model`: a gallery's thresholds
+    rest on it until it holds enough people of its own."""
+    head = model.get_layer(HEAD)
+    index = held_out.index
+    vectors = embed_all(embedding_function(model), held_out.images)
+    return held_out_pairs(vectors, index.row_class, index.row_group, bias=float(head.b0))
 
 
 def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:

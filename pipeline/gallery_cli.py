@@ -90,7 +90,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
         "--images",
         type=Path,
         metavar="DIR_OR_ZIP",
-        help="of people who are not enrolled, <person>/<image> (pairs within the gallery)",
+        help="of people who are not enrolled, <person>/<image> (those enrolled)",
     )
     add("erase", _erase, "clear the database's files of what was removed (PostgreSQL: slow)")
 
@@ -99,9 +99,11 @@ def _enroll(arguments: argparse.Namespace) -> int:
     images = [_read(path) for path in arguments.images]
     with _open(arguments) as gallery:
         enrolment = gallery.enroll(arguments.name, images)
+        advice = gallery.status().threshold.advice
     text = f"{enrolment.name}: {_images(enrolment.added)} enrolled"
     if enrolment.known:
         text += f", {enrolment.known} there already"
+    _advise(advice)
     return _show(arguments, enrolment, text)
 
 
@@ -109,6 +111,8 @@ def _identify(arguments: argparse.Namespace) -> int:
     image = _read(arguments.image)
     with _open(arguments) as gallery:
         found = gallery.identify(image, limit=arguments.limit)
+        advice = gallery.status().threshold.advice
+    _advise(advice)
     lines = [found.name if found.name is not None else "unknown"]
     for candidate in found.candidates:
         mark = "above" if candidate.logit > found.threshold else "below"
@@ -174,7 +178,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _print_json(reply)
     lines = [f"{key}: {value}" for key, value in reply.items() if key != "calibration"]
-    lines += [f"calibration {k}: {v}" for k, v in (reply["calibration"] or {}).items()]
+    lines += [f"calibration {key}: {value}" for key, value in reply["calibration"].items()]
     return _show(arguments, reply, "\n".join(lines))
 
 
@@ -197,24 +201,32 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from serving.gallery.replies import summary_of
+    from serving.gallery.replies import calibration_of
 
     cohort = None if arguments.images is None else _cohort(arguments.images)
     with _open(arguments) as gallery:
-        impostors = gallery.calibrate(cohort)
-        bound = gallery.status().threshold
-    if impostors is None:
-        raise InputError(
-            "too few people to calibrate on: enrol five or more, or give --images of others"
-        )
-    summary = summary_of(impostors)
-    return _show(
-        arguments,
-        {**summary, "threshold": bound},
-        f"{summary['pairs']} pairs of different people ({summary['people']} people, "
-        f"{summary['source']}): logits {summary['mean']:.2f} ± {summary['std']:.2f}; "
-        f"the threshold is {bound:.2f} now",
-    )
+        status = gallery.calibrate(cohort)
+    calibration = calibration_of(status)
+    bound = status.threshold.logit
+    text = f"the threshold is {bound:.2f} now, by {_BASES[status.threshold.basis]}"
+    if calibration["people"]:
+        text += f" ({calibration['pairs']} pairs, {calibration['people']} people)"
+    _advise(status.threshold.advice)
+    return _show(arguments, {**calibration, "threshold": bound}, text)
+
+
+_BASES: Final = {
+    "model": "the people held out when the model was trained",
+    "cohort": "the outsiders given with --images",
+    "gallery": "those enrolled",
+    "scores": "the model's scores alone",
+}
+
+
+def _advise(advice: str | None) -> None:
+    """What is to be known of the threshold; apart from the answer, which scripts read."""
+    if advice is not None:
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"note: {advice}")
 
 
 def _erase(arguments: argparse.Namespace) -> int:

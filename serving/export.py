@@ -13,6 +13,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import Polarity
+from serving.gallery.impostors import ImpostorPairs
+from serving.gallery.shipped import write_shipped
 from serving.preprocessing import MAX_BYTES, MAX_SIDE, decode_images
 
 EXTRA: Final = "assets.extra"
@@ -38,6 +40,7 @@ def export_model(
     polarity: Polarity,
     card: Mapping[str, Any],
     warmup_images: Sequence[bytes],
+    impostors: Sequence[ImpostorPairs] = (),
 ) -> None:
     """Writes the model as a SavedModel with its four signatures, whole or not at all.
 
@@ -48,7 +51,7 @@ def export_model(
     as dimension 0, so servers can merge requests.
 
     Under `assets.extra`: the Keras model for warm starts, warm-up requests for `serving_default`,
-    `embed` and `match`, and the model card.
+    `embed` and `match`, the model card, and the impostor pairs.
 
     Args:
       model: with layers 'embedder' (`float32[N, S, S, 1]` to unit vectors `float32[N, D]`) and
@@ -59,6 +62,7 @@ def export_model(
       card: what the caller knows (data, metrics, calibration, source hash); versions, sizes and
         signatures are added.
       warmup_images: one or more encoded images that decode.
+      impostors: pairs of held-out people, for the thresholds of galleries.
 
     Raises:
       ValueError: `warmup_images` is empty or a head weight is negative.
@@ -90,6 +94,7 @@ def export_model(
             "versions": _versions(),
         }
         (extra / MODEL_CARD).write_text(json.dumps(full_card, indent=2) + "\n", encoding="utf-8")
+        write_shipped(unfinished, impostors)
         unfinished.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)

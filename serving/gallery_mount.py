@@ -9,6 +9,7 @@ from serving.errors import Code, ServingError
 from serving.gallery.api import gallery_routes
 from serving.gallery.embedder import FolderEmbedder
 from serving.gallery.following import Follower
+from serving.gallery.impostors import ImpostorPairs
 from serving.gallery.location import open_gallery
 from serving.gallery.probe import probe_image
 from serving.gallery.records import ModelFacts, Vectors
@@ -65,6 +66,10 @@ class HostEmbedder:
             {"embedding_a": probe, "embedding_b": probe}, signature="match", version=int(version)
         )
         return ModelFacts(version, bias=float(answer.outputs["logit"][0]), probe=probe[0])
+
+    def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
+        """See `Embedder.impostors`."""
+        return self._folder.impostors(version)
 
     def close(self) -> None:
         """Unloads what was loaded beside the host."""

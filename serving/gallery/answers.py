@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from serving.gallery.store import Counts
-from serving.gallery.threshold import Impostors
+from serving.gallery.threshold import Impostors, Threshold
 
 
 class Enrolment(NamedTuple):
@@ -62,13 +62,22 @@ class Removal(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What a gallery holds and what it is calibrated on."""
+    """What a gallery holds, and by what it judges.
+
+    Attributes:
+      counts: names and images.
+      model_version: of the vectors; None before the first enrolment.
+      latest_version: that a rebuild leads to; None where the model cannot be reached.
+      false_accept_rate: that is asked for.
+      threshold: of `identify`, for a name with one image.
+      impostors: what thresholds rest on.
+    """
 
     counts: Counts
     model_version: str | None
     latest_version: str | None
     false_accept_rate: float
-    threshold: float
+    threshold: Threshold
     impostors: Impostors | None
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from serving.errors import Code, ServingError
+from serving.gallery.impostors import ImpostorPairs
 from serving.gallery.probe import probe_image
 from serving.gallery.records import ModelFacts, Vectors
+from serving.gallery.shipped import SHIPPED, read_shipped
 
 if TYPE_CHECKING:
     from serving.client_base import BlockingClient
@@ -43,6 +45,13 @@ class Embedder(Protocol):
 
         Raises:
           ServingError: NOT_FOUND: it is gone.
+        """
+
+    def impostors(self, version: str, /) -> tuple[ImpostorPairs, ...]:
+        """What `version` brings with it, see `shipped`; empty where that is not to be had.
+
+        Raises:
+          ServingError: FAILED_PRECONDITION: it cannot be read.
         """
 
     def close(self) -> None: ...
@@ -97,6 +106,16 @@ class FolderEmbedder:
         logit = self._model(version).run("match", {"embedding_a": probe, "embedding_b": probe})
         return ModelFacts(version, bias=float(logit["logit"][0]), probe=probe[0])
 
+    def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
+        folder = self._folder(version)
+        try:
+            return read_shipped(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"{folder / SHIPPED} cannot be read ({error}): push the model again, or remove it",
+            ) from error
+
     def close(self) -> None:
         """Unloads every version."""
         with self._lock:
@@ -108,18 +127,21 @@ class FolderEmbedder:
 
         with self._lock:
             if version not in self._models:
-                folder = self._base / version
-                # A version is a plain name; anything else would be a path of the caller's choice.
-                if Path(version).name != version or not (folder / "saved_model.pb").is_file():
-                    raise ServingError(
-                        Code.NOT_FOUND, f"version {version} of the model is not in {self._base}"
-                    )
-                self._models[version] = LoadedModel(folder)
+                self._models[version] = LoadedModel(self._folder(version))
             self._models.move_to_end(version)
             # Not closed: a thread may be embedding with it; it goes with its last user.
             while len(self._models) > LOADED:
                 self._models.popitem(last=False)
             return self._models[version]
+
+    def _folder(self, version: str) -> Path:
+        folder = self._base / version
+        # A version is a plain name; anything else would be a path of the caller's choice.
+        if Path(version).name != version or not (folder / "saved_model.pb").is_file():
+            raise ServingError(
+                Code.NOT_FOUND, f"version {version} of the model is not in {self._base}"
+            )
+        return folder
 
 
 class ServerEmbedder:
@@ -151,6 +173,10 @@ class ServerEmbedder:
         pinned = self._client.pinned(version=int(version))
         probe = pinned.embed([probe_image()])
         return ModelFacts(version, bias=float(pinned.match(probe, probe).logit[0]), probe=probe[0])
+
+    def impostors(self, _version: str, /) -> tuple[ImpostorPairs, ...]:
+        """None: the API of TF Serving has no place for them."""
+        return ()
 
     def close(self) -> None:
         """Closes the client."""

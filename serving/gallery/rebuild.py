@@ -42,7 +42,7 @@ def first_model(store: Store, embedder: Embedder) -> None:
     facts = embedder.facts(embedder.latest())
     model = store.begin(facts)
     check_same(facts, model)
-    store.activate(model, instead_of=None, impostors=None)
+    store.activate(model, instead_of=None, impostors=calibrated(store, embedder, model))
 
 
 def rebuild(store: Store, embedder: Embedder, *, progress: Progress | None = None) -> Rebuilt:

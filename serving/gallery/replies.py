@@ -6,7 +6,6 @@ from typing import Any
 
 from serving.gallery.answers import Status
 from serving.gallery.records import Identity
-from serving.gallery.threshold import Impostors
 
 
 def reply_of(answer: Any) -> dict[str, Any]:
@@ -27,8 +26,8 @@ def reply_of(answer: Any) -> dict[str, Any]:
             "model_version": answer.model_version,
             "latest_version": answer.latest_version,
             "false_accept_rate": answer.false_accept_rate,
-            "threshold": answer.threshold,
-            "calibration": None if answer.impostors is None else summary_of(answer.impostors),
+            "threshold": answer.threshold.logit,
+            "calibration": calibration_of(answer),
         }
     fields: dict[str, Any] = answer._asdict()
     if "candidates" in fields:
@@ -36,14 +35,24 @@ def reply_of(answer: Any) -> dict[str, Any]:
     return fields
 
 
-def summary_of(impostors: Impostors) -> dict[str, Any]:
-    """What thresholds are calibrated on, without the distribution itself."""
+def calibration_of(status: Status) -> dict[str, Any]:
+    """What thresholds rest on, without the distribution itself.
+
+    `source` is "model", "cohort" or "gallery", or "scores" where no people are known; `advice` is
+    null where the threshold is to be relied on.
+    """
+    source, advice = status.threshold.basis, status.threshold.advice
+    known = status.impostors
+    pairs = None
+    if known is not None and source != "scores":
+        pairs = known.shipped[0] if source == "model" else known.own
     return {
-        "source": impostors.source,
-        "people": impostors.people,
-        "pairs": impostors.pairs,
-        "mean": impostors.mean,
-        "std": impostors.std,
+        "source": source,
+        "people": 0 if pairs is None else pairs.people,
+        "pairs": 0 if pairs is None else pairs.pairs,
+        "mean": None if pairs is None else pairs.mean,
+        "std": None if pairs is None else pairs.std,
+        "advice": advice,
     }
 
 

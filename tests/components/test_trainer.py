@@ -12,7 +12,7 @@ import pytest
 from components import trainer
 from components.model import HEAD, build_model, embedding_function
 from components.train_settings import TrainSettings
-from components.trainer import calibrate, run_fn
+from components.trainer import calibrate, impostors, run_fn
 from components.warm_start import initial_weights
 from data_ingest.errors import InputError
 from tests.pair_records import make_pairs, tiny_data, tiny_settings, write_records
@@ -76,6 +76,25 @@ def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:
     assert card["recipe"]["seed"] == 1
     assert "eval_within_5way_accuracy" in card["metrics"]
     assert card["calibration"]["scale"] > 0
+
+
+def test_the_model_brings_how_alike_held_out_classes_look(tmp_path: Path) -> None:
+    data = tiny_data(tmp_path, pairs=400)
+    model = build_model(tiny_settings().recipe())
+    calibrate(model, data)
+    shipped = impostors(model, data)
+    assert [pairs.images for pairs in shipped][:2] == [1, 2]
+    assert shipped[0].people == len(data.index.classes)
+    # No pair is of one class or of two groups.
+    sizes = np.array([len(data.index.class_rows(c)) for c in range(len(data.index.classes))])
+    expected = sum(
+        int(sizes[a] * sizes[b])
+        for g in range(len(data.index.groups))
+        for a in data.index.group_classes(g)
+        for b in data.index.group_classes(g)
+        if a < b
+    )
+    assert shipped[0].pairs == expected
 
 
 def test_the_checkpoint_goes_once_the_model_is_stored(finished: Path) -> None:

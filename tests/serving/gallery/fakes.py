@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from serving.errors import Code, ServingError
+from serving.gallery.impostors import ImpostorPairs
 from serving.gallery.probe import probe_image
 from serving.gallery.records import ModelFacts, Vectors
+from serving.gallery.shipped import held_out_pairs
 
 BIAS = 6.0
 
@@ -24,11 +26,14 @@ class FakeModels:
     himself than to anybody else.
     """
 
-    def __init__(self, *, latest: str = "1", dimensions: int = 16, salt: str = "") -> None:
+    def __init__(
+        self, *, latest: str = "1", dimensions: int = 16, salt: str = "", ships: bool = True
+    ) -> None:
         self.newest = latest
         self.available = {str(number) for number in range(1, 10)}
         self.dimensions = dimensions
         self.salt = salt
+        self.ships = ships
         self.embedded: list[tuple[str, int]] = []
         self.closed = False
 
@@ -43,6 +48,15 @@ class FakeModels:
 
     def facts(self, version: str) -> ModelFacts:
         return ModelFacts(version, BIAS, self.embed([probe_image()], version=version)[0])
+
+    def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
+        if not self.ships:
+            return ()
+        people = np.repeat(np.arange(40), 2)
+        vectors = [
+            self._vector(photo(f"held out {p}", n % 2), version) for n, p in enumerate(people)
+        ]
+        return held_out_pairs(np.stack(vectors), people, people * 0, bias=BIAS)
 
     def close(self) -> None:
         self.closed = True

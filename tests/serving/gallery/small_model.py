@@ -1,5 +1,6 @@
-"""A recogniser trained in seconds on generated glyphs: small, but a real one."""
+"""A recogniser trained in seconds, on generated glyphs or on Omniglot: small, but a real one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ from components.devices import choose_accelerator
 from components.fitting import fit
 from components.train_data import PairData, read_pair_data
 from components.train_settings import TrainSettings
-from components.trainer import calibrate
+from components.trainer import calibrate, impostors
 from data_ingest.features import Pair
 from data_ingest.glyphs import draw_alphabet, encode_png
+from data_ingest.layout import ImageFile, ImageReader, list_images
 from serving.export import export_model
 from tests.pair_records import write_records
 
@@ -26,6 +28,10 @@ SETTINGS = TrainSettings(
     quarter_turns=False,
 )
 WRITERS = 8
+TRAIN = range(19)
+HELD_OUT = range(19, 22)
+Drawings = Callable[[int, int], list[list[bytes]]]
+"""From an alphabet's number and a number of characters to images by character and writer."""
 
 
 def glyphs(alphabet: int, characters: int) -> list[list[bytes]]:
@@ -36,12 +42,28 @@ def glyphs(alphabet: int, characters: int) -> list[list[bytes]]:
     ]
 
 
-def train_and_export(folder: Path, *, seed: int = 1) -> None:
+def omniglot_drawings(images: Path) -> Drawings:
+    """Alphabets of an archive of Omniglot, or of a folder; in order of their names."""
+    classes: dict[str, dict[str, list[ImageFile]]] = {}
+    for file in list_images(images):
+        classes.setdefault(file.group, {}).setdefault(file.class_name, []).append(file)
+
+    def drawings(alphabet: int, characters: int) -> list[list[bytes]]:
+        with ImageReader() as reader:
+            return [
+                [reader.read(file) for file in files[:WRITERS]]
+                for files in list(classes[sorted(classes)[alphabet]].values())[:characters]
+            ]
+
+    return drawings
+
+
+def train_and_export(folder: Path, *, seed: int = 1, drawings: Drawings = glyphs) -> None:
     """Writes a version; `folder` is its place under the base path."""
     work = folder.parent.parent / f"training-{folder.name}"
     recipe = SETTINGS.model_copy(update={"seed": seed}).recipe()
-    train = _pairs(work / "train", range(1, 20), recipe.image_size)
-    held_out = _pairs(work / "held_out", range(30, 33), recipe.image_size)
+    train = _pairs(work / "train", TRAIN, recipe.image_size, drawings)
+    held_out = _pairs(work / "held_out", HELD_OUT, recipe.image_size, drawings)
     accelerator = choose_accelerator(mixed_precision="off", xla="off")
     model = fit(recipe, train, held_out, accelerator=accelerator).model
     calibrate(model, held_out)
@@ -51,15 +73,16 @@ def train_and_export(folder: Path, *, seed: int = 1) -> None:
         image_size=recipe.image_size,
         polarity="auto",
         card={},
-        warmup_images=[glyphs(20, 1)[0][0]],
+        warmup_images=held_out.samples,
+        impostors=impostors(model, held_out),
     )
 
 
-def _pairs(folder: Path, alphabets: range, size: int) -> PairData:
+def _pairs(folder: Path, alphabets: range, size: int, drawings: Drawings) -> PairData:
     random = np.random.default_rng(alphabets.start)
     pairs = []
     for alphabet in alphabets:
-        characters = glyphs(alphabet, 12)
+        characters = drawings(alphabet, 12)
         for number in range(12 * WRITERS):
             a = number // WRITERS
             b = a if number % 2 else int((a + random.integers(1, 12)) % 12)

@@ -82,7 +82,7 @@ def test_removed_people_are_gone(client: TestClient) -> None:
 def test_the_state_tells_model_calibration_and_rebuild(client: TestClient) -> None:
     state = client.get("/v1/gallery").json()
     assert (state["names"], state["images"], state["model_version"]) == (8, 8, "1")
-    assert state["calibration"]["source"] == "gallery"
+    assert state["calibration"]["source"] == "model"
     assert state["rebuild"] == {"state": "idle", "done": 0, "total": 0, "error": ""}
 
 

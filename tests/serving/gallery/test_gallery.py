@@ -227,40 +227,86 @@ def test_another_model_with_the_same_version_number_is_told_apart(open_one: Open
         assert error.value.code is Code.FAILED_PRECONDITION
 
 
-def test_a_cohort_of_outsiders_is_what_thresholds_rest_on(gallery: Gallery) -> None:
-    gallery.enroll("Ada", [photo("Ada")])
-    assert gallery.calibrate() is None
-    cohort = [
+def outsiders(people: int) -> list[CohortImage]:
+    """Two images each."""
+    return [
         CohortImage(f"outsider {number}", photo(f"outsider {number}", shot))
-        for number in range(20)
+        for number in range(people)
         for shot in range(2)
     ]
-    impostors = gallery.calibrate(cohort)
-    assert impostors is not None
-    assert (impostors.source, impostors.people) == ("cohort", 20)
-    # Two images each: pairs of one outsider are no impostors.
-    assert impostors.pairs == 40 * 39 // 2 - 20 + 40
+
+
+def own_pairs(gallery: Gallery) -> tuple[str, int, int] | None:
+    impostors = gallery.status().impostors
+    if impostors is None or impostors.own is None:
+        return None
+    return (impostors.own.source, impostors.own.people, impostors.own.pairs)
+
+
+def test_a_cohort_of_outsiders_is_what_thresholds_rest_on(gallery: Gallery) -> None:
+    gallery.enroll("Ada", [photo("Ada")])
+    cohort = outsiders(40)
+    status = gallery.calibrate(cohort)
+    assert (status.threshold.basis, status.threshold.advice) == ("cohort", None)
+    # Pairs of one outsider are no impostors.
+    known = ("cohort", 40, 80 * 79 // 2 - 40)
+    assert own_pairs(gallery) == known
     enroll_all(gallery)
-    assert gallery.status().impostors == impostors
+    assert own_pairs(gallery) == known
     assert gallery.identify(photo("Ada", 1)).name == "Ada"
     assert gallery.identify(cohort[0].content).name is None
     with pytest.raises(ServingError):
         gallery.calibrate([CohortImage("x", b"refused")])
-    assert gallery.status().impostors == impostors
+    assert own_pairs(gallery) == known
 
 
-def test_a_gallery_calibrates_itself_once_five_are_enrolled(gallery: Gallery) -> None:
-    for person in PEOPLE[:4]:
+def test_a_gallery_looks_at_its_own_pairs_once_ten_are_enrolled(gallery: Gallery) -> None:
+    for person in PEOPLE[:9]:
         gallery.enroll(person, [photo(person)])
-    assert gallery.status().impostors is None
-    gallery.enroll(PEOPLE[4], [photo(PEOPLE[4])])
-    impostors = gallery.status().impostors
-    assert impostors is not None
-    assert (impostors.source, impostors.people, impostors.pairs) == ("gallery", 5, 10)
-    enroll_all(gallery)
-    grown = gallery.status().impostors
-    assert grown is not None
-    assert grown.people == 12
+    assert own_pairs(gallery) is None
+    gallery.enroll(PEOPLE[9], [photo(PEOPLE[9])])
+    assert own_pairs(gallery) == ("gallery", 10, 45)
+    gallery.enroll_many([(f"more {number}", [photo(f"more {number}")]) for number in range(4)])
+    assert own_pairs(gallery) == ("gallery", 14, 91)
+
+
+def test_a_small_gallery_judges_by_what_came_with_the_model(gallery: Gallery) -> None:
+    gallery.enroll("Ada", [photo("Ada")])
+    status = gallery.status()
+    assert (status.threshold.basis, status.impostors is None) == ("model", False)
+    assert gallery.identify(photo("Ada", 1)).name == "Ada"
+    assert gallery.identify(photo("stranger")).name is None
+
+
+def test_without_any_figures_the_gallery_is_strict_and_says_what_to_do(
+    open_one: OpenStore,
+) -> None:
+    gallery = Gallery(open_one(), FakeModels(ships=False))
+    gallery.enroll("Ada", [photo("Ada")])
+    bound, basis, advice = gallery.status().threshold
+    assert basis == "scores"
+    assert bound == pytest.approx(np.log(100))
+    assert advice is not None
+    assert "gallery calibrate --images" in advice
+    gallery.calibrate(outsiders(40))
+    assert gallery.status().threshold.basis == "cohort"
+
+
+def test_what_came_with_a_model_is_kept_where_only_its_server_is_asked(
+    open_one: OpenStore,
+) -> None:
+    Gallery(open_one(), FakeModels()).enroll("Ada", [photo("Ada")])
+    remote = Gallery(open_one(), FakeModels(ships=False))
+    assert remote.calibrate().threshold.basis == "model"
+    assert remote.identify(photo("Ada", 1)).name == "Ada"
+
+
+def test_more_images_of_a_name_never_lower_its_threshold(gallery: Gallery) -> None:
+    gallery.enroll("Ada", [photo("Ada")])
+    single = gallery.verify("Ada", photo("Ada", 9)).threshold
+    gallery.enroll("Ada", [photo("Ada", shot) for shot in range(1, 4)])
+    assert gallery.verify("Ada", photo("Ada", 9)).threshold >= single
+    assert gallery.identify(photo("Ada", 9)).threshold >= single
 
 
 def test_fewer_false_accepts_mean_a_higher_threshold(gallery: Gallery) -> None:

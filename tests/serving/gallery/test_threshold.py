@@ -1,59 +1,72 @@
 """From impostors' logits to thresholds that keep a promise."""
 
-from statistics import NormalDist
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gallery.threshold import (
-    UNCALIBRATED,
-    Impostors,
-    impostor_logits,
-    rate_per_comparison,
-    threshold,
-)
+from serving.gallery.impostors import MIN_PEOPLE, ImpostorPairs, Pairs, pairs_among
+from serving.gallery.shipped import held_out_pairs
+from serving.gallery.threshold import COHORT, Impostors, rate_per_comparison, threshold
 
+BIAS = 40.0
+DIMENSIONS = 32
+Vectors = np.ndarray
 rates = st.floats(1e-9, 0.5)
 
 
-def impostors_of(logits: np.ndarray) -> Impostors:
-    found = Impostors.of(logits, source="cohort", people=50)
-    assert found is not None
-    return found
+def people(random: np.random.Generator, count: int, *, alike: float = 0.0) -> Vectors:
+    """`[count, 32]`, one of each; `alike` shrinks what distinguishes them."""
+    return (random.normal(size=(count, DIMENSIONS)) * (1 - alike)).astype(np.float32)
+
+
+def own(vectors: Vectors) -> ImpostorPairs | None:
+    return ImpostorPairs.of(
+        pairs_among(vectors, np.arange(len(vectors)), bias=BIAS), source="gallery"
+    )
+
+
+def shipped(random: np.random.Generator, *, count: int = 60, images: int = 8) -> Impostors:
+    """As a model brings them: of people with several images."""
+    who = np.repeat(np.arange(count), images)
+    vectors = people(random, count)[who] + 0.5 * people(random, len(who))
+    return Impostors(held_out_pairs(vectors, who, who * 0, bias=BIAS), None)
 
 
 @given(
-    logits=st.lists(st.floats(-50, 50), min_size=10, max_size=300),
+    seed=st.integers(0, 1000),
+    count=st.integers(MIN_PEOPLE, 60),
     low=rates,
     high=rates,
+    comparisons=st.integers(1, 10_000),
 )
-def test_a_stricter_rate_never_has_a_lower_threshold(
-    logits: list[float], low: float, high: float
+def test_a_stricter_rate_or_a_larger_gallery_never_has_a_lower_threshold(
+    seed: int, count: int, low: float, high: float, comparisons: int
 ) -> None:
     low, high = sorted((low, high))
-    impostors = impostors_of(np.array(logits))
-    assert impostors.quantile(low) >= impostors.quantile(high) - 1e-9
+    random = np.random.default_rng(seed)
+    vectors = people(random, count)
+    for known in (Impostors((), own(vectors)), Impostors((), None)):
+
+        def bound(rate: float, names: int, known: Impostors = known) -> float:
+            return threshold(known, false_accept_rate=rate, comparisons=names).logit
+
+        assert bound(low, comparisons) >= bound(high, comparisons) - 1e-6
+        assert bound(high, comparisons + 1) >= bound(high, comparisons) - 1e-6
 
 
-@given(seed=st.integers(0, 1000), pairs=st.integers(20, 5000), rate=st.floats(0.002, 0.5))
+@given(seed=st.integers(0, 1000), count=st.integers(MIN_PEOPLE, 60), rate=rates)
 def test_no_more_known_impostors_than_promised_are_above(
-    seed: int, pairs: int, rate: float
+    seed: int, count: int, rate: float
 ) -> None:
-    logits = np.random.default_rng(seed).gumbel(size=pairs)
-    above = int((logits > impostors_of(logits).quantile(rate)).sum())
-    assert above <= max(rate * pairs, 10)
-    if rate * pairs >= 10:
-        # Nor is it much stricter than asked for.
-        assert above >= 0.9 * rate * pairs - 2
-
-
-def test_beyond_the_known_impostors_the_tail_is_longer_than_normal_and_not_endless() -> None:
-    logits = np.random.default_rng(1).normal(-8, 2, size=20_000)
-    for rate in (1e-4, 1e-6, 1e-9):
-        normal = NormalDist(-8, 2).inv_cdf(1 - rate)
-        assert normal - 0.1 < impostors_of(logits).quantile(rate) < -8 + 1.7 * (normal + 8)
+    vectors = people(np.random.default_rng(seed), count)
+    known = own(vectors)
+    assert known is not None
+    logits = pairs_among(vectors, np.arange(count), bias=BIAS).logits
+    above = int((logits > known.quantile(rate) + 1e-6).sum())
+    assert above <= (rate * len(logits) if known.supports(rate) else 10)
 
 
 @given(rate=st.floats(1e-6, 0.5), comparisons=st.integers(1, 1_000_000))
@@ -64,38 +77,159 @@ def test_many_comparisons_together_accept_a_stranger_as_often_as_promised(
     assert -np.expm1(comparisons * np.log1p(-each)) == pytest.approx(rate, rel=1e-9)
 
 
-def test_the_promise_is_kept_for_strangers_and_galleries_never_seen() -> None:
-    """A thousand galleries of 50 people, each asked about a stranger."""
-    random = np.random.default_rng(3)
+def accepted(
+    random: np.random.Generator,
+    known: Callable[[Vectors], Impostors],
+    *,
+    names: int,
+    rate: float,
+    images: int = 1,
+) -> tuple[int, int]:
+    """Strangers that new galleries accept, and how many there were: one of each gallery."""
+    turns = 1500
+    wrong = 0
+    for _ in range(turns):
+        centers = people(random, names)
+        drawn = centers[:, np.newaxis] + 0.5 * people(random, names * images).reshape(
+            names, images, -1
+        )
+        gallery = drawn.mean(axis=1)
+        stranger = people(random, 1) + 0.5 * people(random, 1)
+        bound = threshold(
+            known(gallery), false_accept_rate=rate, comparisons=names, images=images
+        ).logit
+        wrong += bool(BIAS - np.abs(gallery - stranger).sum(axis=1).min() > bound)
+    return wrong, turns
 
-    def vectors(count: int) -> np.ndarray:
-        return random.normal(size=(count, 64)).astype(np.float32)
 
-    enrolled = vectors(200)
-    impostors = impostors_of(impostor_logits(enrolled, np.arange(200), bias=40.0))
-    for promised in (0.05, 0.2):
-        bound = threshold(impostors, false_accept_rate=promised, comparisons=50)
-        accepted = 0
-        for _ in range(1000):
-            gallery, stranger = vectors(50), vectors(1)
-            accepted += 40.0 - np.abs(gallery - stranger).sum(axis=1).min() > bound
-        # Alike comparisons make it fewer than promised, never many more.
-        assert 0.2 * promised < accepted / 1000 < 1.3 * promised
+def most(turns: int, rate: float) -> float:
+    """More are accepted once in a million times if `rate` is kept."""
+    return turns * rate + 4.75 * np.sqrt(turns * rate * (1 - rate)) + 1
 
 
-def test_only_pairs_of_different_people_are_impostors() -> None:
+@pytest.mark.parametrize("names", [5, 20])
+@pytest.mark.parametrize("images", [1, 5])
+def test_strangers_are_accepted_no_more_often_than_promised_by_a_models_own_figures(
+    names: int, images: int
+) -> None:
+    random = np.random.default_rng(names * images)
+    known = shipped(random)
+    for rate in (0.01, 0.05):
+        wrong, turns = accepted(random, lambda _: known, names=names, rate=rate, images=images)
+        assert wrong <= most(turns, rate)
+
+
+@pytest.mark.parametrize("names", [MIN_PEOPLE, 20])
+def test_a_small_gallery_alone_accepts_no_more_strangers_than_promised(names: int) -> None:
+    random = np.random.default_rng(names)
+    for rate in (0.01, 0.05):
+        wrong, turns = accepted(
+            random, lambda gallery: Impostors((), own(gallery)), names=names, rate=rate
+        )
+        assert wrong <= most(turns, rate)
+
+
+def test_a_gallery_too_small_for_the_rate_says_how_many_outsiders_are_needed() -> None:
+    random = np.random.default_rng(1)
+    alone = Impostors((), own(people(random, 20)))
+    found = threshold(alone, false_accept_rate=0.01, comparisons=20)
+    assert found.basis == "gallery"
+    assert found.advice is not None
+    assert "190 pairs of 20 people" in found.advice
+    assert "calibrate --images" in found.advice
+    enough = int(found.advice.split("about ")[1].split()[0])
+    cohort = ImpostorPairs.of(
+        pairs_among(people(random, enough), np.arange(enough), bias=BIAS), source="cohort"
+    )
+    better = threshold(Impostors((), cohort), false_accept_rate=0.01, comparisons=20)
+    assert (better.basis, better.advice) == ("cohort", None)
+
+
+def test_people_more_alike_than_those_of_the_model_raise_the_threshold() -> None:
+    random = np.random.default_rng(2)
+    model = shipped(random)
+    usual = threshold(model, false_accept_rate=0.01, comparisons=15)
+    pictures = 0.5 * people(random, 15)
+    siblings = Impostors(model.shipped, own(people(random, 15, alike=0.5) + pictures))
+    raised = threshold(siblings, false_accept_rate=0.01, comparisons=15)
+    assert raised.logit > usual.logit
+    assert raised.advice is not None
+    assert "more alike" in raised.advice
+    others = Impostors(model.shipped, own(people(random, 15) + pictures))
+    assert threshold(others, false_accept_rate=0.01, comparisons=15).logit == usual.logit
+
+
+def test_outsiders_decide_alone_once_they_are_many() -> None:
+    random = np.random.default_rng(6)
+    model = shipped(random)
+    for count, basis in ((COHORT - 1, "model"), (COHORT, "cohort")):
+        cohort = ImpostorPairs.of(
+            pairs_among(people(random, count, alike=-0.5), np.arange(count), bias=BIAS),
+            source="cohort",
+        )
+        known = Impostors(model.shipped, cohort)
+        found = threshold(known, false_accept_rate=0.001, comparisons=20)
+        assert found.basis == basis
+
+
+def test_without_impostors_the_scores_are_taken_at_their_word() -> None:
+    assert own(people(np.random.default_rng(3), MIN_PEOPLE - 1)) is None
+    found = threshold(None, false_accept_rate=0.01, comparisons=1)
+    assert (found.basis, found.logit) == ("scores", pytest.approx(np.log(100)))
+    assert found.advice is not None
+
+
+def test_look_alikes_of_few_people_count_as_less_evidence_than_those_of_many() -> None:
+    """As many pairs are alike: once all of two people, once of everybody a few."""
+    count, images = 20, 10
+    first, second = np.triu_indices(count, 1)
+    first, second = np.repeat(first, images**2), np.repeat(second, images**2)
+    pair = np.arange(len(first)) // images**2
+    two = np.where(pair == 0, 5.0, -5.0).astype(np.float32)
+    everybody = np.where(np.arange(len(first)) % 190 == 0, 5.0, -5.0).astype(np.float32)
+    assert (two > 0).sum() == (everybody > 0).sum()
+
+    def rate_of(logits: np.ndarray) -> float:
+        known = ImpostorPairs.of(Pairs(logits, first, second), source="cohort")
+        assert known is not None
+        return known.rates[0]
+
+    assert rate_of(two) > rate_of(everybody)
+
+
+def test_only_pairs_of_different_people_of_one_group_are_impostors() -> None:
     vectors = np.array([[0, 0], [1, 0], [0, 5], [2, 2]], np.float32)
-    logits = impostor_logits(vectors, [7, 7, 8, 9], bias=10.0)
-    assert sorted(logits.tolist()) == [4.0, 5.0, 5.0, 6.0, 7.0]
-    assert len(impostor_logits(vectors[:1], [1], bias=0.0)) == 0
+    found = pairs_among(vectors, [7, 7, 8, 9], bias=10.0)
+    assert sorted(found.logits.tolist()) == [4.0, 5.0, 5.0, 6.0, 7.0]
+    assert (found.first != found.second).all()
+    grouped = pairs_among(vectors, [7, 7, 8, 9], bias=10.0, groups=[0, 0, 0, 1])
+    assert sorted(grouped.logits.tolist()) == [4.0, 5.0]
+    assert len(pairs_among(vectors[:1], [1], bias=0.0).logits) == 0
 
 
-def test_without_impostors_the_model_decides_by_even_odds() -> None:
-    assert Impostors.of(np.zeros(9), source="gallery", people=5) is None
-    assert threshold(None, false_accept_rate=0.01, comparisons=10) == UNCALIBRATED == 0.0
+def test_a_mean_of_images_is_nearer_to_strangers_and_its_threshold_higher() -> None:
+    known = shipped(np.random.default_rng(4))
+    assert [pairs.images for pairs in known.shipped] == [1, 2, 4, 8]
+    bounds = [
+        threshold(known, false_accept_rate=0.05, comparisons=5, images=images).logit
+        for images in (1, 2, 4, 8, 50)
+    ]
+    assert bounds == sorted(bounds)
+    assert bounds[0] < bounds[3] == bounds[4]
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=10, max_size=100))
-def test_what_is_stored_comes_back_as_it_was(logits: list[float]) -> None:
-    impostors = impostors_of(np.array(logits))
-    assert Impostors.from_json(impostors.to_json()) == impostors
+def test_groups_of_one_are_no_groups() -> None:
+    random = np.random.default_rng(5)
+    who = np.repeat(np.arange(12), 2)
+    vectors = people(random, 24)
+    assert held_out_pairs(vectors, who, who, bias=BIAS) == held_out_pairs(
+        vectors, who, who * 0, bias=BIAS
+    )
+    assert held_out_pairs(vectors[:8], who[:8], who[:8] * 0, bias=BIAS) == ()
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(1, 30))
+def test_what_is_stored_comes_back_as_it_was(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    known = Impostors(shipped(random, count=12).shipped, own(people(random, count)))
+    assert Impostors.from_json(known.to_json()) == known

@@ -1,12 +1,16 @@
 """Ten employees, one picture each; one joins, one leaves; nobody retrains.
 
-Characters that the model has never seen stand in for people, each of another alphabet, drawn by
-several hands: one drawing is enrolled, drawings by others are to be recognised.
+Characters that the model has never seen stand in for people, the employees each of another
+alphabet, drawn by several hands: one drawing is enrolled, drawings by others are to be recognised.
+With OMNIGLOT_DIR they are Omniglot's and the model is trained on its background alphabets, else
+they are generated glyphs. What is asked of the answers follows from chance, from the false accepts
+that are promised and from what pixels alone achieve; nothing was set after looking.
 """
 
 import base64
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import gallery_cli
 from pipeline.cli import main
@@ -28,26 +34,35 @@ from serving.loader import LoadedModel
 from serving.registry import ModelSetup
 from serving.servable import HostOptions
 from serving.server import LocalServer, ServerOptions
-from tests.serving.gallery.small_model import glyphs, train_and_export
+from tests.serving.gallery.small_model import glyphs, omniglot_drawings, train_and_export
 
 EMPLOYEES = [f"Employee {number}" for number in range(1, 11)]
 NEWCOMER = "Grace Hopper"
 PEOPLE = [*EMPLOYEES, NEWCOMER]
 LEAVER = EMPLOYEES[3]
-HALF = 15
-"""Of three more pictures of each employee; guessing gets three. How well a model recognises is
-measured elsewhere, and this one is trained for seconds."""
+STRANGERS = [f"Stranger {number}" for number in range(1, 61)]
+RATE = 0.05
+"""Strangers who may be taken for someone."""
+SURE = 1e-3
+"""Chance that a test fails although all is as it is claimed."""
 Command = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Files of each person's pictures."""
+def pictures(
+    tmp_path_factory: pytest.TempPathFactory, omniglot: Path | None
+) -> dict[str, list[Path]]:
+    """Files of each person's pictures. Of ten alphabets, first one character each, then more."""
+    drawings, first = glyphs, 40
+    if omniglot is not None:
+        drawings, first = omniglot_drawings(omniglot / "images_evaluation.zip"), 0
     folder = tmp_path_factory.mktemp("pictures")
+    alphabets = [drawings(first + number, 8) for number in range(10)]
+    characters = [alphabet[number] for number in range(8) for alphabet in alphabets]
     files: dict[str, list[Path]] = {}
-    for number, person in enumerate(PEOPLE):
+    for person, images in zip([*PEOPLE, *STRANGERS], characters, strict=False):
         files[person] = []
-        for shot, image in enumerate(glyphs(40 + number, 1)[0]):
+        for shot, image in enumerate(images):
             path = folder / f"{person} {shot}.png"
             path.write_bytes(image)
             files[person].append(path)
@@ -55,9 +70,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, omniglot: Path | None) -> Path:
     base = tmp_path_factory.mktemp("models") / "siamese"
-    train_and_export(base / "1")
+    drawings = glyphs
+    if omniglot is not None:
+        drawings = omniglot_drawings(omniglot / "images_background.zip")
+    train_and_export(base / "1", drawings=drawings)
     return base
 
 
@@ -99,35 +117,89 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def recognised(oneshot: Command, pictures: dict[str, list[Path]], person: str) -> int:
-    """How many of three other pictures of someone have the right name first."""
-    right = 0
-    for picture in pictures[person][1:4]:
-        _, found = oneshot("identify", picture, "--false-accept-rate", "0.2")
-        right += found["candidates"][0]["name"] == person
-    return right
+def answers(oneshot: Command, pictures: list[Path]) -> list[tuple[str | None, str]]:
+    """For each picture the name that is given, or None, and the likeliest one."""
+    found = [oneshot("identify", one, "--false-accept-rate", RATE)[1] for one in pictures]
+    return [(one["name"], one["candidates"][0]["name"]) for one in found]
+
+
+def nearest_by_pixels(picture: Path, people: list[str], pictures: dict[str, list[Path]]) -> str:
+    """Who of them has the enrolled picture with the least squared difference."""
+
+    def grey(path: Path) -> np.ndarray:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"), np.float32)
+
+    query = grey(picture)
+    return min(people, key=lambda one: float(np.square(grey(pictures[one][0]) - query).sum()))
+
+
+def by_chance(trials: int, probability: float) -> int:
+    """So many successes, or more, are had by chance with a probability below `SURE`."""
+    shares = [
+        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
+        for k in range(trials + 1)
+    ]
+    return next(least for least in range(trials + 2) if sum(shares[least:]) < SURE)
+
+
+def check_recognition(oneshot: Command, people: list[str], pictures: dict[str, list[Path]]) -> None:
+    """Asks about pictures that are not enrolled, of all people: those of one stand or fall together
+    with his enrolled picture, and say little alone."""
+    others = [(person, picture) for person in people for picture in pictures[person][1:]]
+    found = answers(oneshot, [picture for _, picture in others])
+    asked = [person for person, _ in others]
+    likeliest = sum(who == person for person, (_, who) in zip(asked, found, strict=True))
+    by_pixels = sum(nearest_by_pixels(one, people, pictures) == who for who, one in others)
+    assert likeliest > by_pixels
+    named = sum(name == person for person, (name, _) in zip(asked, found, strict=True))
+    assert named >= by_chance(len(others), RATE)
+    wrong = sum(name not in (None, person) for person, (name, _) in zip(asked, found, strict=True))
+    assert wrong < by_chance(len(others), RATE)
 
 
 def test_one_joins_and_one_leaves_and_nobody_retrains(
-    oneshot: Command, models: Path, pictures: dict[str, list[Path]]
+    oneshot: Command, models: Path, pictures: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    before = digest(models)
+    model = digest(models)
     for person in EMPLOYEES:
         assert oneshot("enroll", person, pictures[person][0])[1]["added"] == 1
-    assert sum(recognised(oneshot, pictures, person) for person in EMPLOYEES) >= HALF
 
-    assert recognised(oneshot, pictures, NEWCOMER) == 0
-    oneshot("enroll", NEWCOMER, pictures[NEWCOMER][0])
-    assert recognised(oneshot, pictures, NEWCOMER) >= 2
+    # Other pictures of the ten: more are recognised than by pixels, and more than by chance.
+    check_recognition(oneshot, EMPLOYEES, pictures)
 
-    assert oneshot("remove", LEAVER)[1]["erased"] is True
-    assert recognised(oneshot, pictures, LEAVER) == 0
-    _, staff = oneshot("list")
-    assert [one["name"] for one in staff] == sorted({*PEOPLE} - {LEAVER})
-    staying = [person for person in EMPLOYEES if person != LEAVER]
-    assert sum(recognised(oneshot, pictures, person) for person in staying) >= HALF
+    # A picture each of people who do not work here: no more are let in than promised.
+    strangers = answers(oneshot, [pictures[person][0] for person in STRANGERS])
+    assert sum(name is not None for name, _ in strangers) < by_chance(len(STRANGERS), RATE)
 
-    assert digest(models) == before
+    # One joins: unknown before, known after one command.
+    arriving = pictures[NEWCOMER]
+    taken = sum(name is not None for name, _ in answers(oneshot, arriving))
+    assert taken < by_chance(len(arriving), RATE)
+    oneshot("enroll", NEWCOMER, arriving[0])
+    assert answers(oneshot, arriving[:1]) == [(NEWCOMER, NEWCOMER)]
+    check_recognition(oneshot, PEOPLE, pictures)
+
+    # One leaves: no longer known, named or kept.
+    leaving = pictures[LEAVER]
+    assert answers(oneshot, leaving[:1]) == [(LEAVER, LEAVER)]
+    assert oneshot("remove", LEAVER)[1] == {"name": LEAVER, "images": 1, "erased": True}
+    assert LEAVER not in {who for _, who in answers(oneshot, leaving)}
+    assert [one["name"] for one in oneshot("list")[1]] == sorted({*PEOPLE} - {LEAVER})
+    files = b"".join(file.read_bytes() for file in tmp_path.glob("gallery.db*"))
+    assert leaving[0].read_bytes() not in files
+    assert pictures[NEWCOMER][0].read_bytes()[-64:] in files
+
+    assert digest(models) == model
+
+
+def test_a_gallery_of_a_few_says_what_it_judges_by(
+    oneshot: Command, pictures: dict[str, list[Path]]
+) -> None:
+    oneshot("enroll", EMPLOYEES[0], pictures[EMPLOYEES[0]][0])
+    calibration = oneshot("status")[1]["calibration"]
+    assert (calibration["source"], calibration["people"]) == ("model", 36)
+    assert oneshot("calibrate")[1]["source"] == "model"
 
 
 def test_the_same_picture_opens_the_door_and_anybody_elses_does_not(
@@ -162,7 +234,6 @@ def test_what_cannot_be_done_is_a_usage_error_with_the_reason(
     oneshot("enroll", "A", picture)
     refused("nobody is enrolled as 'B'", "verify", "B", picture)
     refused("already enrolled as 'A'", "enroll", "B", picture)
-    refused("too few people", "calibrate")
     refused("false-accept rate", "identify", picture, "--false-accept-rate", "7")
     assert oneshot("status")[1]["names"] == 1
 
@@ -177,7 +248,6 @@ def test_a_newer_version_answers_after_a_rebuild(
     assert oneshot("rebuild")[1] == {"before": "1", "version": "2", "images": 5}
     shutil.rmtree(models / "1")
     assert oneshot("identify", pictures[EMPLOYEES[0]][1])[1]["model_version"] == "2"
-    assert oneshot("calibrate")[1]["source"] == "gallery"
     assert oneshot("erase")[1] == {"erased": True}
 
 
@@ -190,7 +260,8 @@ def test_a_cohort_is_a_folder_of_other_people(
         for picture in pictures[person][:2]:
             shutil.copy(picture, tmp_path / "others" / person)
     _, found = oneshot("calibrate", "--images", tmp_path / "others")
-    assert (found["source"], found["people"]) == ("cohort", 10)
+    assert found["people"] > 0
+    assert oneshot("verify", EMPLOYEES[0], pictures[EMPLOYEES[0]][0])[0] == EXIT_DONE
 
 
 def test_folder_and_servers_give_the_same_vectors(
