@@ -257,15 +257,19 @@ def test_an_image_that_the_new_version_refuses_is_named(gallery: Gallery, models
 def test_a_cohort_moves_to_the_new_version_with_the_gallery(
     gallery: Gallery, models: Watched
 ) -> None:
-    gallery.calibrate([CohortImage(f"o{number}", photo(f"o{number}")) for number in range(9)])
+    gallery.calibrate([CohortImage(f"o{number}", photo(f"o{number}")) for number in range(12)])
     before = gallery.status().impostors
     models.newest = "2"
     gallery.rebuild()
     after = gallery.status().impostors
     assert before is not None
     assert after is not None
-    assert (after.source, after.pairs) == ("cohort", before.pairs)
-    assert after.mean != before.mean
+    assert before.own is not None
+    assert after.own is not None
+    assert (after.own.source, after.own.pairs) == ("cohort", before.own.pairs)
+    assert after.own.mean != before.own.mean
+    # What came with the model is the new version's too.
+    assert after.shipped != before.shipped
 
 
 def test_a_gallery_whose_model_is_gone_says_what_to_do(gallery: Gallery, models: Watched) -> None:
