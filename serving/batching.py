@@ -83,6 +83,8 @@ class BatchScheduler:
                 _LOGGER.exception("a batch failed")
                 for part in parts:
                     part.request.fail(ServingError(Code.INTERNAL, f"{type(error).__name__}"))
+            with self._changed:
+                queue.end()
             # The parts hold images and results; the next batch may be long in coming.
             del work, queue, parts
 
@@ -124,6 +126,7 @@ class BatchQueue:
         self._changed = changed
         self._parts: deque[Part] = deque()
         self._rows = 0
+        self._running = 0
 
     @property
     def rows(self) -> int:
@@ -158,7 +161,8 @@ class BatchQueue:
                 )
             self._parts.extend(parts)
             self._rows += rows
-            self._changed.notify(len(parts))
+            if self.ready_in(parts[0].since) is not None:
+                self._changed.notify(len(parts))
         return parts[0].request.future
 
     def _batch_rows(self, inputs: Arrays) -> int:
@@ -201,11 +205,14 @@ class BatchQueue:
         ]
 
     def ready_in(self, now: float) -> float | None:
-        """Seconds until a batch should begin, None when nothing waits. Under the lock."""
+        """Seconds until a batch should begin, None if none should yet. Under the lock."""
         if not self._parts:
             return None
         if not self._options.enabled or self._rows >= self._options.max_batch_size:
             return 0.0
+        if self._running:
+            # Small batches beside each other take longer than a larger one after the other.
+            return None
         return self._parts[0].since + self._options.batch_timeout_micros / 1e6 - now
 
     def take(self) -> list[Part]:
@@ -219,7 +226,12 @@ class BatchQueue:
             batch.append(self._parts.popleft())
             rows += part.rows
         self._rows -= rows
+        self._running += 1
         return batch
+
+    def end(self) -> None:
+        """A batch that was taken is over; whoever calls this looks for the next. Under the lock."""
+        self._running -= 1
 
     def drain(self) -> list[Part]:
         """Everything that waits. Under the lock."""
@@ -240,9 +252,11 @@ class BatchQueue:
                 self.execute(parts[:middle])
                 self.execute(parts[middle:])
                 return
+            # An empty request runs alone, and what the graph makes of it explains nothing.
+            empty = "" if parts[0].rows else "A request of 0 rows is refused by the model: "
             for part in parts:
                 # Each caller raises its own: a shared one would collect all their tracebacks.
-                part.request.fail(ServingError(error.code, error.message))
+                part.request.fail(ServingError(error.code, empty + error.message))
             return
         for part, result in zip(parts, outputs, strict=True):
             part.request.complete(part.index, result)

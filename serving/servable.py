@@ -1,6 +1,5 @@
 """One model by name: requests to whichever of its versions should answer."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
+from serving.awaiting import Awaiter
 from serving.batching import BatchScheduler
 from serving.errors import Code, ServingError
 from serving.loaded_version import Metadata
@@ -66,6 +66,7 @@ class ModelHost:
         self.name = name
         self.base_path = base_path
         self._watcher = watcher
+        self._awaiter: Awaiter[dict[str, Array]] = Awaiter()
         self._own_scheduler: BatchScheduler | None = None
         if scheduler is None:
             scheduler = self._own_scheduler = BatchScheduler(options.batching.num_batch_threads)
@@ -145,13 +146,9 @@ class ModelHost:
         A caller that is cancelled takes its request out of the queue.
         """
         future, answered_by = self._submit(inputs, signature, version, label, deadline)
-        wrapped = asyncio.wrap_future(future)
-        if deadline is None:
-            return Prediction(await wrapped, answered_by)
         try:
-            outputs = await asyncio.wait_for(wrapped, _seconds_left(deadline))
-        # Not the same class before Python 3.11.
-        except (TimeoutError, asyncio.TimeoutError):
+            outputs = await self._awaiter.result(future, deadline=deadline)
+        except TimeoutError:
             raise _too_late() from None
         return Prediction(outputs, answered_by)
 

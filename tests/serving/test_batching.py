@@ -103,12 +103,56 @@ def behind_a_running_batch(scheduler: BatchScheduler, model: Doubler, **options:
     return queue
 
 
+def test_a_refused_request_of_no_rows_is_told_that_it_has_none(scheduler: BatchScheduler) -> None:
+    def refuse(inputs: Arrays) -> dict[str, np.ndarray]:
+        raise ServingError(Code.INVALID_ARGUMENT, f"no {len(inputs['x'])} here")
+
+    queue = scheduler.queue(refuse, options=BatchingOptions())
+    assert str(queue.submit(rows(1)).exception(30)).endswith("ARGUMENT: no 1 here")
+    error = queue.submit(rows()).exception(30)
+    assert isinstance(error, ServingError)
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.message == "A request of 0 rows is refused by the model: no 0 here"
+
+
 def test_a_lonely_request_does_not_wait_for_others(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
     queue = scheduler.queue(model, options=BatchingOptions())
     assert answer(queue.submit(rows(1, 2))) == [2, 4]
     assert model.batches == [[1, 2]]
+
+
+def test_beside_a_running_batch_only_full_ones_begin(model: Doubler) -> None:
+    scheduler = BatchScheduler(2)
+    try:
+        queue = behind_a_running_batch(scheduler, model, max_batch_size=2)
+        futures = [queue.submit(rows(value)) for value in (1, 2, 3)]
+        while queue.rows != 1:  # until the second thread has taken the two that fill a batch
+            time.sleep(0.001)
+        model.proceed()
+        assert [answer(future) for future in futures] == [[2], [4], [6]]
+    finally:
+        model.proceed()
+        scheduler.close()
+    assert sorted(model.batches) == [[0], [1, 2], [3]]
+
+
+def test_a_small_batch_waits_for_the_one_that_runs(model: Doubler) -> None:
+    scheduler = BatchScheduler(2)
+    try:
+        queue = behind_a_running_batch(scheduler, model)
+        other = scheduler.queue(lambda inputs: {"y": inputs["x"]}, options=BatchingOptions())
+        first = queue.submit(rows(1))
+        # The second thread is free, and serves other queues.
+        assert answer(other.submit(rows(5))) == [5]
+        second = queue.submit(rows(2))
+        model.proceed()
+        assert [answer(first), answer(second)] == [[2], [4]]
+    finally:
+        model.proceed()
+        scheduler.close()
+    assert model.batches == [[0], [1, 2]]
 
 
 def test_what_comes_while_the_threads_are_busy_is_merged_in_order(
