@@ -1,7 +1,8 @@
 """TF Serving's PredictionService."""
 
 import time
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 
 from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
@@ -21,6 +22,9 @@ from serving.inputs import DEFAULT_SIGNATURE
 from serving.tensors import array_from_proto, array_to_proto
 
 _SIGNATURE_DEF: Final = "signature_def"
+Response = TypeVar(
+    "Response", classification_pb2.ClassificationResponse, regression_pb2.RegressionResponse
+)
 
 
 class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -42,7 +46,12 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
             context,
             "Classify",
             request.model_spec.name,
-            self._classify(request, _deadline(context)),
+            self._infer(
+                classify,
+                request,
+                classification_pb2.ClassificationResponse(),
+                _deadline(context),
+            ),
         )
 
     async def Regress(  # noqa: N802
@@ -50,7 +59,10 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
     ) -> regression_pb2.RegressionResponse:
         """Runs a signature whose method is regression."""
         return await self.answer(
-            context, "Regress", request.model_spec.name, self._regress(request, _deadline(context))
+            context,
+            "Regress",
+            request.model_spec.name,
+            self._infer(regress, request, regression_pb2.RegressionResponse(), _deadline(context)),
         )
 
     async def MultiInference(  # noqa: N802
@@ -95,11 +107,12 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
             array_to_proto(array, response.outputs[name])
         return response
 
-    async def _classify(
-        self, request: classification_pb2.ClassificationRequest, deadline: float | None
-    ) -> classification_pb2.ClassificationResponse:
+    async def _infer(
+        self, infer: Any, request: Any, response: Response, deadline: float | None
+    ) -> Response:
+        """`response` with what `infer`, one of `classify` and `regress`, makes of the request."""
         target = self.target(request.model_spec)
-        result, version = await classify(
+        result, version = await infer(
             target.host,
             request.input,
             signature=target.signature,
@@ -107,28 +120,7 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
             label=target.label,
             deadline=deadline,
         )
-        response = classification_pb2.ClassificationResponse(result=result)
-        _fill_spec(
-            response.model_spec,
-            request.model_spec.name,
-            version,
-            target.signature or DEFAULT_SIGNATURE,
-        )
-        return response
-
-    async def _regress(
-        self, request: regression_pb2.RegressionRequest, deadline: float | None
-    ) -> regression_pb2.RegressionResponse:
-        target = self.target(request.model_spec)
-        result, version = await regress(
-            target.host,
-            request.input,
-            signature=target.signature,
-            version=target.version,
-            label=target.label,
-            deadline=deadline,
-        )
-        response = regression_pb2.RegressionResponse(result=result)
+        response.result.CopyFrom(result)
         _fill_spec(
             response.model_spec,
             request.model_spec.name,
@@ -145,30 +137,24 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
         for task in request.tasks:
             host, signature, version, label = self.target(task.model_spec)
             entry = response.results.add()
-            if task.method_name == CLASSIFY:
-                classes, answered_by = await classify(
-                    host,
-                    request.input,
-                    signature=signature,
-                    version=version,
-                    label=label,
-                    deadline=deadline,
-                )
-                entry.classification_result.CopyFrom(classes)
-            elif task.method_name == REGRESS:
-                values, answered_by = await regress(
-                    host,
-                    request.input,
-                    signature=signature,
-                    version=version,
-                    label=label,
-                    deadline=deadline,
-                )
-                entry.regression_result.CopyFrom(values)
-            else:
+            kinds: Mapping[str, tuple[Any, Any]] = {
+                CLASSIFY: (classify, entry.classification_result),
+                REGRESS: (regress, entry.regression_result),
+            }
+            if task.method_name not in kinds:
                 raise ServingError(
                     Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
                 )
+            infer, place = kinds[task.method_name]
+            result, answered_by = await infer(
+                host,
+                request.input,
+                signature=signature,
+                version=version,
+                label=label,
+                deadline=deadline,
+            )
+            place.CopyFrom(result)
             _fill_spec(
                 entry.model_spec,
                 task.model_spec.name,
