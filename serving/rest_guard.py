@@ -79,12 +79,10 @@ class Guard:
 
     async def _read_in_time(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
         seconds = self._options.body_seconds
-        try:
-            with anyio.fail_after(seconds):
-                return await self._read(receive, headers, counted)
-        except TimeoutError:
-            message = f"The request did not arrive within {seconds:g} s"
-            raise Refused(error_reply(message, status=REQUEST_TIMEOUT, close=True)) from None
+        with anyio.move_on_after(seconds):
+            return await self._read(receive, headers, counted)
+        message = f"The request did not arrive within {seconds:g} s"
+        raise Refused(error_reply(message, status=REQUEST_TIMEOUT, close=True))
 
     async def _read(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
         declared = headers.get("content-length", "")
