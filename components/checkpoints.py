@@ -55,7 +55,8 @@ class FitCheckpoint:
             return None
         try:
             # All of it is read before any variable is touched, so that none is half restored.
-            reader = tf.train.load_checkpoint(self._manager.latest_checkpoint)
+            # (tf.train.load_checkpoint asks for a glob, which not every file system has.)
+            reader = tf.compat.v1.train.NewCheckpointReader(self._manager.latest_checkpoint)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
         except (tf.errors.OpError, ValueError, LookupError, RuntimeError):

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.errors import InputError
 from data_ingest.sources import DATA_VARIABLE, Dataset, resolve
+from pipeline.cluster import Cluster, Spans, Volume, check_cluster
 from pipeline.cluster_data import PathMap, newest_window
 from pipeline.config import PipelineConfig, load_config
 from pipeline.files import write_text_atomically
+from pipeline.kubeflow_schedule import checked_cron, recurring_run, vertex_schedule
 from pipeline.logs import console_logging, run_logging
 
 if TYPE_CHECKING:
-    from pipeline.kubeflow import Cluster, CompiledPipeline, Volume
+    from pipeline.kubeflow import CompiledPipeline
 
 DEFAULT_IMAGE: Final = "siamese-oneshot:latest"
 
@@ -85,18 +87,25 @@ def _compile(arguments: argparse.Namespace) -> int:
     file_format = _format(arguments)
     config = load_config(arguments.config, arguments.overrides)
     path_map = PathMap.parse(arguments.map)
+    cluster = _cluster(arguments, config)
+    if arguments.schedule is not None:
+        checked_cron(arguments.schedule)
+        if arguments.vertex and not (arguments.project and arguments.location):
+            raise InputError("--schedule: with --vertex also give --project and --location")
     with ExitStack() as stack:
         stack.enter_context(console_logging(sys.stderr))
         dataset = _dataset(arguments, config, path_map)
+        there = path_map.to_cluster(dataset)
+        check_cluster(config, there, cluster)
         stack.enter_context(run_logging(Path(os.devnull), verbose=arguments.verbose))
         from data_ingest.plan import expected_protocols
         from pipeline.kubeflow import compile_pipeline
 
         compiled = compile_pipeline(
             config=config,
-            dataset=path_map.to_cluster(dataset),
+            dataset=there,
             protocols=expected_protocols(dataset.containers(), config.pairs),
-            cluster=_cluster(arguments, config),
+            cluster=cluster,
         )
         texts = {arguments.out: compiled.yaml() if file_format == "yaml" else compiled.json()}
         schedule = _schedule(arguments, config, compiled)
@@ -153,9 +162,7 @@ def _spans_folder(arguments: argparse.Namespace) -> str:
     return f"{output}/spans"
 
 
-def _cluster(arguments: argparse.Namespace, config: PipelineConfig) -> "Cluster":
-    from pipeline.kubeflow import Cluster, Spans
-
+def _cluster(arguments: argparse.Namespace, config: PipelineConfig) -> Cluster:
     if arguments.gpus is not None and arguments.gpu is None:
         raise InputError("--gpus: say which with --gpu, e.g. --gpu nvidia-tesla-t4")
     return Cluster(
@@ -170,9 +177,7 @@ def _cluster(arguments: argparse.Namespace, config: PipelineConfig) -> "Cluster"
     )
 
 
-def _volume(text: str | None) -> "Volume | None":
-    from pipeline.kubeflow import Volume
-
+def _volume(text: str | None) -> Volume | None:
     if text is None:
         return None
     claim, _, path = text.partition(":")
@@ -184,15 +189,11 @@ def _volume(text: str | None) -> "Volume | None":
 def _schedule(
     arguments: argparse.Namespace, config: PipelineConfig, compiled: "CompiledPipeline"
 ) -> dict[str, Any] | None:
-    from pipeline.kubeflow_schedule import recurring_run, vertex_schedule
-
     if arguments.schedule is None:
         return None
     name = config.pipeline_name
     if not arguments.vertex:
         return recurring_run(compiled, arguments.schedule, name=name)
-    if not (arguments.project and arguments.location):
-        raise InputError("--schedule: with --vertex also give --project and --location")
     return vertex_schedule(
         compiled,
         arguments.schedule,

@@ -1,16 +1,18 @@
 """Definitions of recurring runs: Kubeflow's API and Vertex AI's."""
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.kubeflow import CompiledPipeline
+
+if TYPE_CHECKING:
+    from pipeline.kubeflow import CompiledPipeline
 
 _FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
 _FIELD: Final = re.compile(r"[0-9A-Za-z*,/-]+")
 
 
-def recurring_run(compiled: CompiledPipeline, cron: str, *, name: str) -> dict[str, Any]:
+def recurring_run(compiled: "CompiledPipeline", cron: str, *, name: str) -> dict[str, Any]:
     """Body of `POST /apis/v2beta1/recurringruns` of open-source Kubeflow Pipelines.
 
     One run at a time, and none for the times at which the cluster was away.
@@ -43,7 +45,7 @@ def recurring_run(compiled: CompiledPipeline, cron: str, *, name: str) -> dict[s
 
 
 def vertex_schedule(
-    compiled: CompiledPipeline, cron: str, *, name: str, project: str, location: str
+    compiled: "CompiledPipeline", cron: str, *, name: str, project: str, location: str
 ) -> dict[str, Any]:
     """Body of `POST …/projects/PROJECT/locations/LOCATION/schedules` of Vertex AI.
 
