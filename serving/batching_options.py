@@ -12,11 +12,11 @@ class BatchingOptions:
       enabled: whether requests are merged at all.
       max_batch_size: rows in one run; larger requests are run in parts.
       batch_timeout_micros: how long a batch that is not full waits for more. With 0 it starts as
-        soon as a thread is free: a lonely request never waits, and under load batches fill by
-        themselves while the threads are busy.
+        soon as a thread is free and no other batch of its signature runs: a lonely request never
+        waits, and under load batches fill by themselves while another one runs.
       max_enqueued_batches: full batches that may wait for each signature; what comes then is
         refused.
-      num_batch_threads: batches that run at the same time.
+      num_batch_threads: batches that run at the same time; of one signature only full ones do.
       allowed_batch_sizes: sizes that batches are padded to, ascending, the last one
         `max_batch_size`; empty: any size.
 
