@@ -33,7 +33,15 @@ class PathMap:
         return cls(Path(here).absolute(), Path(there))
 
     def to_cluster(self, dataset: Dataset) -> Dataset:
-        """The same images as the containers see them."""
+        """The same images as the containers see them.
+
+        Raises:
+          InputError: they are not in the folder here.
+        """
+        if dataset.base == self.here.parent and [*dataset.inputs.values()] == [self.here.name]:
+            # The folder here is all there is: images of one's own.
+            inputs = dict.fromkeys(dataset.inputs, self.there.name)
+            return replace(dataset, base=self.there.parent, inputs=inputs)
         if not dataset.base.is_relative_to(self.here):
             raise InputError(
                 f"{dataset.base} is not in {self.here}: --map has to name a folder that the "
@@ -42,7 +50,11 @@ class PathMap:
         return replace(dataset, base=self.there / dataset.base.relative_to(self.here))
 
     def from_cluster(self, path: Path) -> Path:
-        """Where a folder of the cluster's is here."""
+        """Where a folder of the cluster's is here.
+
+        Raises:
+          InputError: it is not in the folder there.
+        """
         if not path.is_relative_to(self.there):
             raise InputError(f"--map: {path} is not in {self.there}")
         return self.here / path.relative_to(self.there)
