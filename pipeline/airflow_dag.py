@@ -9,7 +9,7 @@ A task's outcome follows from the exit code and the JSON of its program:
 | `oneshot retrain` ends with | the task is |
 |---|---|
 | 0, done | success |
-| 0, nothing new to train on | skipped, and so are the stages after it |
+| 0, nothing new to train on, or drift says no | skipped, and so are the stages after it |
 | 0, another run holds the pipeline | failed, and tried again later |
 | 2, wrong configuration or data | failed at once: a retry would fail too |
 | 3, the model is not blessed | `push`: skipped; an earlier stage: success |
@@ -36,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 DAG_ID: Final = "oneshot_retraining"
 STAGES: Final = ("data", "train", "evaluate", "push")
 _NEW: Final = "new"
+_NOTHING_TO_DO: Final = ("nothing new", "skipped", "blocked")
 _EXIT_USAGE, _EXIT_NOT_BLESSED = 2, 3
 _GRACE_SECONDS: Final = 4.0  # less than the 5 s that Airflow leaves between SIGTERM and SIGKILL
 
@@ -133,19 +134,19 @@ class RetrainStage(BaseOperator):
         code, result = self._call(self.command(self.chosen_span(context)))
         if run_id := result.get("run_id"):
             self.report_link = self.report_url.format(run_id=run_id)
-        problem = result.get("error") or f"`oneshot retrain` ended with exit code {code}"
+        status, error = result.get("status"), result.get("error")
         if code == _EXIT_USAGE:
-            raise AirflowFailException(problem)
-        if code == _EXIT_NOT_BLESSED:
+            raise AirflowFailException(error or "wrong configuration or data")
+        if code not in (0, _EXIT_NOT_BLESSED):
+            raise AirflowException(error or f"`oneshot retrain` ended with exit code {code}")
+        if status == "busy":
+            raise AirflowException(error or "another run holds the pipeline")
+        if status in _NOTHING_TO_DO:
+            raise AirflowSkipException(error or status)
+        if result.get("blessed") is False:
             if self.stage == STAGES[-1]:
                 raise AirflowSkipException("the model is not blessed: what is served stays")
             self.log.warning("the model is not blessed")
-        elif code != 0:
-            raise AirflowException(problem)
-        elif result.get("status") == "busy":
-            raise AirflowException("another run holds the pipeline")
-        elif result.get("span") is None or result.get("status") == "nothing new":
-            raise AirflowSkipException("nothing new to train on")
         return result
 
     def command(self, span: str) -> list[str]:
@@ -197,9 +198,11 @@ class RetrainStage(BaseOperator):
                 return self._process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 # Killed, the worker takes nobody along. Its task counts as dead after a while and
-                # is tried again, when this one must not be at work any more.
+                # is tried again, when this one must not be at work any more. There is nobody left
+                # to report to.
                 if os.getppid() != worker:
-                    raise AirflowException("Airflow's worker is gone") from None
+                    self.on_kill()
+                    os._exit(1)
 
     def _log_lines(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stderr is not None

@@ -227,11 +227,16 @@ def _kill_worker(airflow: Airflow, run_id: str, workspace: Workspace) -> int:
             raise AirflowError("the training ended before Airflow's worker could be killed")
         return task if task["state"] == "running" and task["pid"] else None
 
-    task = _wait_for(training, what="the training")
+    process = Path(f"/proc/{_wait_for(training, what='the training')['pid']}")
     _wait_for(
-        lambda: training() and list(workspace.checkpoints.rglob("checkpoint")), what="a checkpoint"
+        lambda: list(workspace.checkpoints.rglob("checkpoint")) or not process.exists(),
+        what="a checkpoint",
+        pause=0.05,
     )
-    stat = Path(f"/proc/{task['pid']}/stat").read_text()
+    try:
+        stat = (process / "stat").read_text()
+    except FileNotFoundError:
+        raise AirflowError("the training ended without a checkpoint: see its log") from None
     worker = int(stat.rpartition(")")[2].split()[1])
     os.kill(worker, signal.SIGKILL)
     return worker
@@ -260,12 +265,14 @@ def _versions(workspace: Workspace) -> list[int]:
     )
 
 
-def _wait_for(probe: Callable[[], Any], *, what: str, timeout: float = 600.0) -> Any:
+def _wait_for(
+    probe: Callable[[], Any], *, what: str, timeout: float = 900.0, pause: float = 1.0
+) -> Any:
     deadline = time.monotonic() + timeout
     while not (found := probe()):
         if time.monotonic() > deadline:
             raise AirflowError(f"waited {timeout:.0f} s in vain for {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
     return found
 
 

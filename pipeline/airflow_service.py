@@ -108,8 +108,10 @@ def running_airflow(
     try:
         for name, arguments in _COMPONENTS.items():
             with (logs / f"{name}.log").open("wb") as log:
+                # It ends with this process, even where that is killed.
+                tied = ["setpriv", "--pdeathsig", "TERM", str(program), *arguments]
                 processes[name] = subprocess.Popen(
-                    [str(program), *arguments],
+                    tied,
                     env=variables,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -146,6 +148,8 @@ def _environ(home: Path, *, port: int, heartbeat_timeout: int) -> dict[str, str]
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(heartbeat_timeout),
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+        # The first request waits while the server reads its providers.
+        "WORKERS__EXECUTION_API_TIMEOUT": "60",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     # The program's folder first: Airflow starts itself by name.

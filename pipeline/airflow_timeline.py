@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.airflow_service import Airflow
 
-_BAR_CELLS = 44
+_BAR_CELLS = 28
 
 
 @dataclass(frozen=True)

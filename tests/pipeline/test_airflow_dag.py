@@ -27,6 +27,7 @@ _ANSWERS: dict[str, list[dict[str, Any]]] = {
     "new data": [{"result": {"status": "nothing new", "span": None}}],
     "3 evaluate": [{"exit": 3, "result": {"blessed": False}}],
     "3 push": [{"exit": 3, "result": {"blessed": False}}],
+    "14 data": [{"exit": 3, "result": {"status": "blocked", "error": "drift"}}],
     "4 data": [{"exit": 2, "result": {"error": "span 4: no such span"}}],
     "5 train": [{"exit": 1}, {}],
     "6 data": [{"result": {"status": "busy"}}, {}],
@@ -176,6 +177,13 @@ def test_the_scheduled_run_skips_every_stage_where_nothing_is_new(scene: Scene) 
     assert scene.states(run_id) == dict.fromkeys(_STAGES, "skipped")
     assert len(scene.calls("new data")) >= 1
     assert scene.calls("new train") == []
+
+
+def test_a_span_that_drift_blocks_is_not_trained_on(scene: Scene) -> None:
+    run_id = scene.run(14)
+    state, _ = scene.finished(run_id)
+    assert state == "success"
+    assert scene.states(run_id) == dict.fromkeys(_STAGES, "skipped")
 
 
 def test_a_model_that_is_not_blessed_leaves_push_skipped_and_is_not_tried_again(
