@@ -1,5 +1,6 @@
 """Where a compiled pipeline is to run, and what cannot work there."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -62,6 +63,19 @@ class Cluster:
     def checkpoint_dir(self) -> str:
         """Where an interrupted training leaves off."""
         return f"{self.output.rstrip('/')}/checkpoints"
+
+
+def require_pipeline_spec() -> None:
+    """Raises InputError where the package is missing without which TFX has no Kubeflow runner."""
+    try:
+        found = importlib.util.find_spec("kfp.pipeline_spec")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InputError(
+            "oneshot compile needs the package kfp-pipeline-spec: "
+            "`pip install 'siamese-oneshot[kubeflow]'`"
+        )
 
 
 def check_cluster(config: PipelineConfig, dataset: Dataset, cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.errors import InputError
 from data_ingest.sources import DATA_VARIABLE, Dataset, resolve
-from pipeline.cluster import Cluster, Spans, Volume, check_cluster
+from pipeline.cluster import Cluster, Spans, Volume, check_cluster, require_pipeline_spec
 from pipeline.cluster_data import PathMap, newest_window
 from pipeline.config import PipelineConfig, load_config
 from pipeline.files import write_text_atomically
@@ -86,6 +86,7 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
 def _compile(arguments: argparse.Namespace) -> int:
     file_format = _format(arguments)
     config = load_config(arguments.config, arguments.overrides)
+    require_pipeline_spec()
     path_map = PathMap.parse(arguments.map)
     cluster = _cluster(arguments, config)
     if arguments.schedule is not None:

@@ -1,6 +1,5 @@
 """The graph as Kubeflow Pipelines and Vertex AI read it (pipeline spec 2.1)."""
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -10,8 +9,7 @@ from typing import Any, Final
 import yaml
 
 from data_ingest.dataset import Dataset
-from data_ingest.errors import InputError
-from pipeline.cluster import Cluster, check_cluster
+from pipeline.cluster import Cluster, check_cluster, require_pipeline_spec
 from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
 from pipeline.dag import create_pipeline
 
@@ -112,19 +110,6 @@ def compile_pipeline(
     message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     job["pipelineSpec"] = json_format.MessageToDict(message)
     return CompiledPipeline(job, {} if cluster.vertex else _platform(spec, cluster))
-
-
-def require_pipeline_spec() -> None:
-    """Raises InputError where the package is missing without which TFX has no Kubeflow runner."""
-    try:
-        found = importlib.util.find_spec("kfp.pipeline_spec")
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InputError(
-            "oneshot compile needs the package kfp-pipeline-spec: "
-            "`pip install 'siamese-oneshot[kubeflow]'`"
-        )
 
 
 def _accelerator(cluster: Cluster) -> str:

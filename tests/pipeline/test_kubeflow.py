@@ -5,6 +5,7 @@ The runs build on one another, in the order they are written.
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,14 @@ def test_images_that_only_this_machine_has_are_refused(
     argv = ["compile", f"--out={tmp_path}/oneshot.yaml", "--output=/mnt/x", "--volume=x:/mnt"]
     assert main([*argv, "--set", "dataset.source=synthetic"]) == 2
     assert "--data" in capfd.readouterr().err
+
+
+def test_without_its_package_it_says_which_one_to_install(
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "kfp", None)
+    assert cluster.compile(tmp_path / "oneshot.yaml") == 2
+    assert "siamese-oneshot[kubeflow]" in capfd.readouterr().err
