@@ -296,6 +296,6 @@ def test_without_its_package_it_says_which_one_to_install(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "kfp", None)
+    monkeypatch.setitem(sys.modules, "kfp.pipeline_spec", None)
     assert cluster.compile(tmp_path / "oneshot.yaml") == 2
     assert "siamese-oneshot[kubeflow]" in capfd.readouterr().err
