@@ -121,15 +121,15 @@ def find_needed(
     executions, used = _used(store, repeated)
     of_a_version = {artifact.id for artifact in live if artifact.type in _OF_A_VERSION}
     used |= _used(store, reported)[1] & of_a_version
-    for push in pushes:
-        if _version(push) in kept:
-            used |= {push.id, custom_int(push, MODEL_ID)}
+    used |= baseline | {custom_int(push, MODEL_ID) for push in pushes if _version(push) in kept}
+    # Without its push a model would not be found as the baseline that it was for a kept run.
+    used |= {push.id for push in pushes if custom_int(push, MODEL_ID) in used}
     return Needed(
         versions=kept,
         rolled_back=_rolled_back(workspace, promotions, since),
         runs=repeated | reported,
         executions=executions,
-        artifacts=used | baseline,
+        artifacts=used,
     )
 
 

@@ -157,6 +157,17 @@ def test_the_newest_run_is_still_served_from_the_cache(folder: Folder) -> None:
     assert again.version == folder.versions()[-1]
 
 
+def test_a_repeated_run_finds_the_baseline_that_it_was_compared_with(folder: Folder) -> None:
+    first, second, _ = (folder.day(data=number) for number in range(3))
+    repeated = folder.day(data=1)
+    assert (repeated.model, repeated.baseline) == (second.model, first.model)
+    folder.gc(keep_versions=1, keep_days=0)
+    again = folder.day(data=1)
+    assert again.baseline == first.model
+    assert "Evaluator" in again.cached
+    assert again.version == second.version
+
+
 def test_the_cache_gives_out_nothing_that_was_removed(folder: Folder) -> None:
     first = folder.day(data=0)
     for number in (1, 2, 3):
