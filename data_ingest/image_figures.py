@@ -69,8 +69,8 @@ def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigur
     )
 
 
-def natural_divergence(reference: ImageFigures, figure: str, *, like: ImageFigures) -> float:
-    """How far a few of the reference's groups can be from its other groups.
+def natural_divergences(reference: ImageFigures, *, like: ImageFigures) -> dict[str, float]:
+    """How far, in each figure, a few of the reference's groups can be from its other groups.
 
     New groups differ from known ones without anything being wrong, one alone more than many
     together. So as many groups as `like` has, half of the reference's at most, are drawn a hundred
@@ -81,31 +81,37 @@ def natural_divergence(reference: ImageFigures, figure: str, *, like: ImageFigur
         units, count = reference.classes, len(set(like.classes))
     names = sorted(set(units))
     if len(names) < _FEWEST_UNITS:
-        return 0.0
+        return dict.fromkeys(reference.columns, 0.0)
     count = min(count, len(names) // 2)
-    table = _table(units, reference.columns[figure], names)
-    greatest = 0.0
-    for number in range(_DRAWS):
-        drawn = np.zeros(len(names), bool)
-        drawn[Draws(0, f"natural divergence/{count}", number).order(len(names))[:count]] = True
-        greatest = max(greatest, divergence(table[drawn].sum(axis=0), table[~drawn].sum(axis=0)))
+    drawn = np.zeros((_DRAWS, len(names)), bool)
+    for number, row in enumerate(drawn):
+        row[Draws(0, f"natural divergence/{count}", number).order(len(names))[:count]] = True
+    greatest = {}
+    for figure, column in reference.columns.items():
+        table = _table(units, column, names)
+        greatest[figure] = float(divergence(drawn @ table, ~drawn @ table).max())
     return greatest
 
 
-def divergence(one: Floats, other: Floats) -> float:
+def divergence(one: Floats, other: Floats) -> Floats:
     """Jensen-Shannon divergence (Lin 1991, equation 4.1, base 2), in [0, 1].
 
     Args:
-      one, other: `[V]`, counts of the same values, neither all zero.
+      one, other: `[..., V]`, counts of the same values, not all of them zero.
+
+    Returns:
+      `[...]`.
     """
-    p, q = one / one.sum(), other / other.sum()
-    middle = (p + q) / 2
-    return max(0.0, _entropy(middle) - (_entropy(p) + _entropy(q)) / 2)
+    p = one / one.sum(axis=-1, keepdims=True)
+    q = other / other.sum(axis=-1, keepdims=True)
+    between = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
+    return np.maximum(between, 0.0)
 
 
-def _entropy(shares: Floats) -> float:
-    positive = shares[shares > 0]
-    return float(-(positive * np.log2(positive)).sum())
+def _entropy(shares: Floats) -> Floats:
+    logarithms = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
+    entropy: Floats = -(shares * logarithms).sum(axis=-1)
+    return entropy
 
 
 def _table(units: Iterable[str], values: Sequence[str], names: Sequence[str]) -> Floats:

@@ -19,7 +19,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 from components.intervals import wilson_interval
 from data_ingest.catalog import EVALUATION
 from data_ingest.errors import InputError
-from data_ingest.image_figures import FIGURES, ImageFigures, measure_images, natural_divergence
+from data_ingest.image_figures import FIGURES, ImageFigures, measure_images, natural_divergences
 from data_ingest.index import ImageIndex, ImageRef
 from data_ingest.layout import ImageFile, list_images
 from data_ingest.protocols import PROTOCOL_WITHIN
@@ -162,10 +162,10 @@ def compare_figures(
     """Divergences of all figures, and shares of images of kinds that were not there before."""
     schema = schema_pb2.Schema()
     thresholds: dict[str, float] = {}
+    natural = natural_divergences(old, like=new)
     for figure in FIGURES:
         feature = _feature(schema, figure)
-        natural = natural_divergence(old, figure, like=new)
-        thresholds[figure] = max(settings.divergence, settings.divergence_factor * natural)
+        thresholds[figure] = max(settings.divergence, settings.divergence_factor * natural[figure])
         feature.drift_comparator.jensen_shannon_divergence.threshold = thresholds[figure]
         if figure in _CATEGORIES:
             feature.string_domain.value.extend(_expected(old, figure))

@@ -12,7 +12,7 @@ from data_ingest.image_figures import (
     ImageFigures,
     divergence,
     measure_images,
-    natural_divergence,
+    natural_divergences,
 )
 from tests.data_ingest.tiny_images import omniglot_tree, png, write_zip
 
@@ -73,7 +73,7 @@ def test_nothing_to_measure_is_no_figures() -> None:
 def test_few_groups_differ_more_from_the_rest_than_many() -> None:
     reference = figures({f"group{number}": "xxxxyyyyzzzz"[number:][:4] for number in range(8)})
     one, many = (
-        natural_divergence(reference, "ink", like=figures(dict.fromkeys(names, "x")))
+        natural_divergences(reference, like=figures(dict.fromkeys(names, "x")))["ink"]
         for names in (["new"], [f"new{number}" for number in range(4)])
     )
     assert one > many > 0
@@ -81,16 +81,16 @@ def test_few_groups_differ_more_from_the_rest_than_many() -> None:
 
 def test_groups_that_are_alike_differ_by_nothing() -> None:
     reference = figures(dict.fromkeys("abcdef", "xyz"))
-    assert natural_divergence(reference, "ink", like=figures({"new": "x"})) == pytest.approx(0)
+    assert natural_divergences(reference, like=figures({"new": "x"}))["ink"] == pytest.approx(0)
 
 
 def test_with_few_groups_classes_show_how_much_images_differ() -> None:
     names = tuple("aaabbbcccddd")
     reference = ImageFigures(("",) * 12, names, {"ink": tuple("xxxxxxyyyyyy")})
     like = ImageFigures(("",), ("new",), {"ink": ("x",)})
-    assert natural_divergence(reference, "ink", like=like) > 0.1
+    assert natural_divergences(reference, like=like)["ink"] > 0.1
 
 
 def test_too_few_classes_say_nothing() -> None:
     reference = figures({"a": "xx", "b": "yy", "c": "zz"})
-    assert natural_divergence(reference, "ink", like=reference) == 0.0
+    assert natural_divergences(reference, like=reference) == {"ink": 0.0}
