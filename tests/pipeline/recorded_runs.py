@@ -14,7 +14,7 @@ import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
 
 from components.pushed_models import MODEL_ID, rolled_back, sound_models
-from components.versions import push_version
+from components.versions import has_same_files, push_version, versions
 from pipeline.history import RunHistory, RunRecord
 from pipeline.workspace import Workspace
 
@@ -165,10 +165,18 @@ class RecordedRuns:
         may = blessed and not rolled_back(model)
         pushed.custom_properties["pushed"].int_value = int(may)
         if may:
-            target = push_version(Path(model.uri), self.workspace.serving_model, now=self._clock)
+            target = self._version(Path(model.uri))
             pushed.custom_properties["pushed_version"].string_value = target.name
             pushed.custom_properties["pushed_destination"].string_value = str(target)
             pushed.custom_properties[MODEL_ID].int_value = model.id
+
+    def _version(self, model: Path) -> Path:
+        """The newest version if it is this very model, else a new one."""
+        base = self.workspace.serving_model
+        for newest in versions(base)[-1:]:
+            if has_same_files(model, base / str(newest)):
+                return base / str(newest)
+        return push_version(model, base, now=self._clock)
 
     def _publish(self, execution: int, outputs: list[_Artifact]) -> list[_Artifact]:
         (stored,) = self.store.get_executions_by_id([execution])

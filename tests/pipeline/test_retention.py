@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_the_baseline_stays_when_later_models_were_refused(folder: Folder) -> No
     good = folder.day(data=0)
     for number in (1, 2, 3):
         folder.day(data=number, blessed=False)
+    shutil.rmtree(folder.workspace.serving_model / str(good.version))  # by hand
     folder.gc(keep_versions=1, keep_days=0)
     assert folder.day(data=4).baseline == good.model
     folder.check_consistency()

@@ -164,13 +164,18 @@ class OutputFolder(RuleBasedStateMachine):
         assert self.last is not None
         taken_back = self.last.version in self.taken_back
         again = self.runs.run(data=self.last_data)
+        if again.baseline != self.last.baseline:
+            assert self.version_of(self.last.baseline) in self.taken_back
         assert {"PairExampleGen", "Trainer"} <= again.cached
         assert again.model == self.last.model
         if taken_back or self.last.version is None:
             assert again.version is None
-        else:
+        elif again.baseline == self.last.baseline:
             assert again.version == self.last.version
             assert "Pusher" in again.cached
+        self.last = again
+        if again.version is not None:
+            self.seen.add(again.version)
 
     @invariant()
     def what_servers_are_told_to_load_is_there(self) -> None:
@@ -196,7 +201,7 @@ class OutputFolder(RuleBasedStateMachine):
         assert live == set(self.runs.workspace.artifacts.glob("[!.]*/[!.]*/*"))
         assert not list(self.base.glob(".tmp-*"))
 
-    def version_of(self, model: int) -> int | None:
+    def version_of(self, model: int | None) -> int | None:
         for pushed in self.runs.store.get_artifacts_by_type("PushedModel"):
             values = pushed.custom_properties
             if values["model_id"].int_value == model and values["pushed"].int_value:
