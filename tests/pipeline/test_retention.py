@@ -115,6 +115,16 @@ def test_the_labelled_the_loaded_and_the_way_back_stay_with_model_and_report(
     assert folder.promotions.standing().labels["stable"] == made[0].version
 
 
+def test_what_somebody_made_servers_load_stays(folder: Folder) -> None:
+    made = [folder.day(data=number).version or 0 for number in range(5)]
+    folder.promotions.promote(made[3], "stable")
+    file = folder.workspace.models_config
+    by_hand = file.read_text().replace("specific {", f"specific {{ versions: {made[1]}")
+    file.write_text(by_hand)
+    assert folder.gc(keep_versions=1, keep_days=0).kept_versions[made[1]] == "loaded by servers"
+    assert made[1] in folder.versions()
+
+
 def test_the_examples_of_an_old_version_go_although_the_version_stays(folder: Folder) -> None:
     made = [folder.day(data=number) for number in range(3)]
     folder.promotions.promote(made[0].version or 0, "stable")

@@ -21,7 +21,14 @@ from serving.batching_options import BatchingOptions
 from serving.client import DEFAULT_URL
 from serving.client_base import DEFAULT_LIMITS, DEFAULT_MODEL
 from serving.client_calls import MATCH_ROWS
-from serving.deploy.models_config import CANARY, STABLE, main, models_config
+from serving.deploy.models_config import (
+    CANARY,
+    STABLE,
+    ModelEntry,
+    main,
+    models_config,
+    read_entry,
+)
 from serving.export import MODEL_NAME, SIGNATURES
 from serving.grpc_client import DEFAULT_ADDRESS
 from serving.metrics import METRICS_PATH
@@ -297,23 +304,52 @@ def test_containers_have_no_more_rights_than_they_need() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
+OTHER_MODEL = "model_config_list { config { name: 'other' base_path: '/other' } }"
+SAME_MODEL = OTHER_MODEL.replace("other", "siamese")
+BOTH_MODELS = OTHER_MODEL.replace("} }", "} config { name: 'siamese' base_path: '/old' } }")
+
+
+def test_what_a_list_does_not_say_is_nothing() -> None:
+    assert read_entry("", "siamese") is None
+    assert read_entry(OTHER_MODEL, "siamese") is None
+    assert read_entry(SAME_MODEL, "siamese") == ModelEntry()
+    with pytest.raises(ValueError, match="not a ModelServerConfig in text format"):
+        read_entry("model_config_list {", "siamese")
+
+
+def test_versions_that_are_not_there_are_not_listed() -> None:
+    with pytest.raises(ValueError, match=r"no versions \[2\], only \[1, 3\]"):
+        models_config("m", base_path="/m", versions=[1, 3], labels={}, loaded=[1, 2])
+
+
 @given(
     versions=st.sets(st.integers(1, 2**62), min_size=1, max_size=8),
     data=st.data(),
 )
-def test_a_written_list_loads_what_has_a_label_and_the_newest(
+def test_a_written_list_loads_what_has_a_label_what_is_asked_for_and_the_newest(
     versions: set[int], data: st.DataObject
 ) -> None:
-    labels = {label: data.draw(st.sampled_from(sorted(versions))) for label in (STABLE, CANARY)}
+    some = st.sampled_from(sorted(versions))
+    labels = {label: data.draw(some) for label in (STABLE, CANARY)}
+    besides = data.draw(st.sets(some))
+    before = data.draw(st.sampled_from(["", OTHER_MODEL, BOTH_MODELS]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "models.config"
-        path.write_text(
-            models_config("siamese", base_path="/m", versions=sorted(versions), labels=labels)
+        text = models_config(
+            "siamese",
+            base_path="/m",
+            versions=sorted(versions),
+            labels=labels,
+            loaded=besides,
+            before=before,
         )
-        (model,) = model_list(path)
+        path.write_text(text)
+        *others, model = model_list(path)
+        assert [other.name for other in others] == (["other"] if before else [])
         assert dict(model.version_labels) == labels
         loaded = list(model.model_version_policy.specific.versions)
-        assert loaded == sorted({*labels.values(), max(versions)})
+        assert loaded == sorted({*labels.values(), *besides, max(versions)})
+        assert read_entry(text, "siamese") == ModelEntry(labels, frozenset(loaded))
         options = read_model_config(path, defaults=HostOptions())["siamese"].options
         assert options.labels == labels
         assert {field.name for field in fields(options)} >= {"policy", "labels"}
