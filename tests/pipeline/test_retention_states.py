@@ -127,8 +127,11 @@ class OutputFolder(RuleBasedStateMachine):
     def promote(self, position: int, label: str, life: int | None) -> None:
         there = versions(self.base)
         if position < len(there):
+            version = there[-1 - position]
             with killed_after(life):
-                self.promotions().promote(there[-1 - position], label)
+                self.promotions().promote(version, label)
+            if self.completed_what_was_cut_off() or life is None:
+                assert self.promotions().standing().labels[label] == version
 
     @rule(label=st.sampled_from(LABELS), life=lives)
     def rollback(self, label: str, life: int | None) -> None:
@@ -138,9 +141,18 @@ class OutputFolder(RuleBasedStateMachine):
                 self.promotions().rollback(label)
             except InputError:
                 return
-        # One that was cut off need not have begun; but what has begun is completed.
+        completed = self.completed_what_was_cut_off()
+        gone = set(rolled_back_versions(self.base)) - before
+        assert len(gone) == 1 if completed or life is None else len(gone) <= 1
+        self.taken_back |= gone
+
+    def completed_what_was_cut_off(self) -> bool:
+        """Whether something had begun; the next command completes it."""
+        journal = self.runs.workspace.models_config.with_name(".promotion.json")
+        cut_off = journal.exists()
         self.promotions().complete()
-        self.taken_back |= set(rolled_back_versions(self.base)) - before
+        assert not journal.exists()
+        return cut_off
 
     @rule(keep_versions=st.integers(1, 2), keep_days=st.sampled_from([0.0, 2.0]), life=lives)
     def collect(self, keep_versions: int, keep_days: float, life: int | None) -> None:
@@ -181,10 +193,8 @@ class OutputFolder(RuleBasedStateMachine):
     def what_servers_are_told_to_load_is_there(self) -> None:
         promotions = self.promotions()
         there = set(versions(self.base))
-        journal = self.runs.workspace.models_config.with_name(".promotion.json")
-        if not journal.exists():
-            assert set(promotions.standing().labels.values()) <= there
-            assert promotions.loaded() <= there
+        assert set(promotions.standing().labels.values()) <= there
+        assert promotions.loaded() <= there
         for version in there:
             assert "saved_model.pb" in files_of(self.base / str(version))
         assert not there & set(rolled_back_versions(self.base))
