@@ -8,7 +8,6 @@
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import shutil
@@ -25,7 +24,7 @@ from data_ingest.pair_settings import PairSettings
 from data_ingest.span import RECORD, Refused, Span, is_span, read_span, sync, write_durably
 from data_ingest.span_landing import NewImages, read_images, settle
 from data_ingest.span_sides import SIDES, new_sides, require_like_layout, side_rows, unit_of
-from data_ingest.span_windows import link_window
+from data_ingest.span_windows import link_window, window_name
 from data_ingest.spans import refuse_wildcards
 from data_ingest.splits import split_index
 
@@ -166,9 +165,9 @@ class SpanStore:
         before = [span for span in self.spans() if span.number <= last]
         spans = [span for span in before if span.excluded is None]
         chosen = spans[-length:] if length else spans
-        name = f"{chosen[0].number}-{last}"
-        if len(spans) < len(before):
-            name += f"-without-{_short([span.number for span in before if span.excluded])}"
+        name = window_name(
+            chosen[0].number, last, without=[span.number for span in before if span not in spans]
+        )
         count = sum(span.images[BACKGROUND] for span in chosen)
         if not count:
             raise InputError(
@@ -281,12 +280,6 @@ def _links(chosen: Sequence[Span], spans: Sequence[Span]) -> dict[str, Path]:
         for span in of_side
         if (container := span.container(side)) is not None
     }
-
-
-def _short(numbers: Sequence[int]) -> str:
-    """A name for these numbers that a file system takes, however many they are."""
-    name = "-".join(map(str, numbers))
-    return name if len(name) <= 40 else hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def _same(span: Span, number: int, images: NewImages) -> Span:

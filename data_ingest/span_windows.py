@@ -1,14 +1,16 @@
 """Folders of links to the zips that one training reads."""
 
+import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from data_ingest.span_sides import SIDES
 
 _KEPT: Final = 20
+_LONGEST: Final = 40
 _STAGED: Final = ".making"
 
 
@@ -37,6 +39,16 @@ def link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
     for old in by_age[:-_KEPT]:
         shutil.rmtree(old)
     return folder
+
+
+def window_name(first: int, last: int, *, without: Sequence[int]) -> str:
+    """`3-7`, or `3-7-without-5`; a name that a file system takes, however many are left out."""
+    if not without:
+        return f"{first}-{last}"
+    left_out = "-".join(map(str, without))
+    if len(left_out) > _LONGEST:
+        left_out = hashlib.sha256(left_out.encode()).hexdigest()[:16]
+    return f"{first}-{last}-without-{left_out}"
 
 
 def _links_in(folder: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from data_ingest.image_reading import list_inputs
 from data_ingest.pair_settings import PairSettings
 from data_ingest.span import Span
 from data_ingest.span_store import SpanStore
+from data_ingest.span_windows import window_name
 from tests.data_ingest.tiny_images import omniglot_tree, png, write_folder, write_zip
 
 PAIRS = PairSettings(ways=(2,))
@@ -424,3 +425,9 @@ def test_an_image_that_changes_while_it_is_read_is_not_taken(
 def test_a_folder_whose_name_would_be_a_pattern_is_refused(tmp_path: Path, first: Path) -> None:
     with pytest.raises(InputError, match="wildcards"):
         land(SpanStore(tmp_path / "out[1]" / "spans"), 1, first)
+
+
+def test_a_window_without_many_spans_has_a_name_of_bounded_length() -> None:
+    names = {window_name(1, 900, without=range(2, last)) for last in range(3, 900)}
+    assert len(names) == 897
+    assert max(map(len, names)) < 100
