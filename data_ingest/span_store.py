@@ -165,9 +165,8 @@ class SpanStore:
         before = [span for span in self.spans() if span.number <= last]
         spans = [span for span in before if span.excluded is None]
         chosen = spans[-length:] if length else spans
-        name = window_name(
-            chosen[0].number, last, without=[span.number for span in before if span not in spans]
-        )
+        without = [span.number for span in before if span.excluded is not None]
+        name = window_name(chosen[0].number, last, without=without)
         count = sum(span.images[BACKGROUND] for span in chosen)
         if not count:
             raise InputError(
