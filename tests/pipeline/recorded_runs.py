@@ -16,6 +16,7 @@ from ml_metadata.proto import metadata_store_pb2
 from components.pushed_models import MODEL_ID, rolled_back, sound_models
 from components.versions import has_same_files, push_version, versions
 from pipeline.history import RunHistory, RunRecord
+from pipeline.metadata_store import parse_url
 from pipeline.workspace import Workspace
 
 _Artifact = metadata_store_pb2.Artifact
@@ -51,19 +52,23 @@ class RecordedRuns:
       store: its ML Metadata.
     """
 
-    def __init__(self, root: Path, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], float],
+        connection: metadata_store_pb2.ConnectionConfig | None = None,
+    ) -> None:
         """
         Args:
           root: the output folder.
           clock: seconds since 1970.
+          connection: ML Metadata, in the folder's own SQLite file unless given.
         """
         self.workspace = Workspace(root)
         root.mkdir(parents=True, exist_ok=True)
-        connection = metadata_store_pb2.ConnectionConfig()
-        connection.sqlite.filename_uri = str(self.workspace.metadata_db)
-        connection.sqlite.connection_mode = (
-            metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
-        )
+        if connection is None:
+            connection = parse_url(f"sqlite:///{self.workspace.metadata_db}").connection()
         self.history = RunHistory(connection)
         self.store = ml_metadata.MetadataStore(connection)
         self._clock = clock

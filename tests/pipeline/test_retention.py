@@ -14,6 +14,7 @@ from data_ingest.errors import InputError
 from pipeline.cli import main
 from pipeline.config import PushSettings
 from pipeline.garbage import GcReport, collect_garbage
+from pipeline.metadata_store import parse_url
 from pipeline.promotion import Promotions
 from pipeline.retention import Retention
 from tests.pipeline.killed import oneshot_killed
@@ -28,10 +29,11 @@ DELETED = metadata_store_pb2.Artifact.DELETED
 class Folder:
     """An output folder in which days pass."""
 
-    def __init__(self, root: Path, *, today: float) -> None:
+    def __init__(self, root: Path, *, today: float, url: str | None = None) -> None:
         self.now = today
         self.root = root
-        self.runs = RecordedRuns(root, clock=lambda: self.now)
+        connection = None if url is None else parse_url(url).connection()
+        self.runs = RecordedRuns(root, clock=lambda: self.now, connection=connection)
         self.workspace = self.runs.workspace
         self.promotions = Promotions(
             self.workspace,
@@ -277,6 +279,24 @@ def test_a_folder_that_was_moved_is_refused(folder: Folder, tmp_path: Path) -> N
     with pytest.raises(InputError, match="ML Metadata has artifacts elsewhere"):
         Folder(moved, today=folder.now).gc(keep_versions=1, keep_days=0)
     assert files_of(moved) - before <= {"serving_model/.promotion.lock"}
+
+
+def test_metadata_may_be_in_postgresql(tmp_path: Path, empty_database: str) -> None:
+    folder = Folder(tmp_path, today=time.time() - 20 * DAY, url=empty_database)
+    made = [folder.day(data=number).version or 0 for number in range(5)]
+    for version in (made[1], made[3]):
+        folder.promotions.promote(version, "stable", why="good")
+    folder.promotions.rollback(why="bad")
+    folder.gc(keep_versions=1, keep_days=0)
+    assert folder.versions() == [made[0], made[1], made[4]]  # the first: where a rollback goes
+    folder.check_consistency()
+    history = folder.promotions.standing().history
+    assert [(change.version, change.why) for change in history] == [
+        (made[1], "good"),
+        (made[3], "good"),
+        (made[3], "bad"),
+    ]
+    assert folder.day(data=4).version == made[4]
 
 
 @pytest.mark.parametrize(
