@@ -133,7 +133,7 @@ def _versions_table(standing: Standing) -> Table:
 def _history_table(history: Sequence[Change]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in ("when", "what", "label", "from", "to", "who", "why"):
-        table.add_column(heading, no_wrap=heading in ("when", "from", "to"))
+        table.add_column(heading, no_wrap=heading in ("when", "from", "to"), overflow="fold")
     for change in reversed(history):
         left = change.withdrawn if change.withdrawn is not None else change.previous
         table.add_row(

@@ -139,10 +139,18 @@ def test_the_baseline_stays_when_later_models_were_refused(folder: Folder) -> No
     good = folder.day(data=0)
     for number in (1, 2, 3):
         folder.day(data=number, blessed=False)
-    shutil.rmtree(folder.workspace.serving_model / str(good.version))  # by hand
     folder.gc(keep_versions=1, keep_days=0)
     assert folder.day(data=4).baseline == good.model
     folder.check_consistency()
+
+
+def test_the_baseline_stays_although_somebody_deleted_its_version(folder: Folder) -> None:
+    good, *bad = (folder.day(data=number) for number in range(3))
+    for _ in bad:
+        folder.promotions.rollback()
+    shutil.rmtree(folder.workspace.serving_model / str(good.version))
+    folder.gc(keep_versions=1, keep_days=0)
+    assert folder.day(data=4).baseline == good.model
 
 
 def test_the_baseline_stays_when_the_newest_version_was_rolled_back(folder: Folder) -> None:
