@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from ml_metadata import MetadataStore
@@ -23,16 +22,10 @@ from components.versions import rolled_back_versions, versions, withdraw_version
 from data_ingest.errors import InputError
 from pipeline.config import PushSettings
 from pipeline.files import write_text_atomically
+from pipeline.label_file import LabelFile
 from pipeline.promotion_history import Action, Change, PromotionHistory
 from pipeline.workspace import Workspace
-from serving.deploy.models_config import (
-    CANARY,
-    STABLE,
-    ModelEntry,
-    models_config,
-    read_entry,
-    replace_file,
-)
+from serving.deploy.models_config import CANARY, STABLE
 
 _LOGGER = logging.getLogger(__name__)
 LABELS: Final = (STABLE, CANARY)
@@ -74,13 +67,11 @@ class Promotions:
           clock: seconds since 1970.
           sleep: waits that many seconds.
         """
-        self._file = workspace.models_config
+        self._file = LabelFile(workspace, settings, clock=clock, sleep=sleep)
+        self._journal = self._file.beside(".promotion.json")
         self._base = workspace.serving_model
-        self._name = workspace.model_name
         self._history = PromotionHistory(store, workspace.model_name)
-        self._settings = settings
         self._clock = clock
-        self._sleep = sleep
         self._locks = 0
 
     def standing(self) -> Standing:
@@ -92,13 +83,13 @@ class Promotions:
         return Standing(
             versions(self._base),
             sorted(rolled_back_versions(self._base)),
-            self._entry().labels,
+            self._file.entry().labels,
             self._history.changes(),
         )
 
     def loaded(self) -> frozenset[int]:
         """Versions that `models.config` makes servers load; empty where it lists none."""
-        return self._entry().loaded
+        return self._file.entry().loaded
 
     def rollback_target(self, label: str = STABLE) -> int | None:
         """The version that `rollback` would go back to; None: there is none."""
@@ -129,7 +120,7 @@ class Promotions:
             there = versions(self._base)
             if version not in there:
                 raise InputError(self._no_such_version(version, there))
-            previous = self._entry().labels.get(label)
+            previous = self._file.entry().labels.get(label)
             if previous == version:
                 self.follow_push()
                 return None
@@ -148,7 +139,7 @@ class Promotions:
         with self.unchanged():
             self.complete()
             bad, target = self._planned(label)
-            held = self._entry().labels.items()
+            held = self._file.entry().labels.items()
             moved = tuple(name for name, version in held if version == bad)
             return self._begin("rollback", moved, bad, target, why=why, who=who)
 
@@ -157,15 +148,13 @@ class Promotions:
 
         Without effect where nothing has been promoted yet: servers then follow the folder.
         """
-        if not self._file.exists():
-            return
         with self.unchanged():
-            entry = self._entry()
+            entry = self._file.entry()
             there = versions(self._base)
             if entry.labels and entry.loaded and there:
                 wanted = self._worth_loading(entry.labels, there)
                 if wanted != entry.loaded:
-                    self._write(entry.labels, wanted, there)
+                    self._file.write(entry.labels, loaded=wanted, there=there)
 
     def complete(self) -> None:
         """Completes a change that was cut off, if there is one."""
@@ -179,10 +168,10 @@ class Promotions:
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Nobody else promotes or rolls back meanwhile; may be nested."""
-        if self._locks or not self._file.parent.is_dir():
+        if self._locks or not self._journal.parent.is_dir():
             yield
             return
-        with self._file.with_name(".promotion.lock").open("a") as lock:
+        with self._file.beside(".promotion.lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -230,7 +219,7 @@ class Promotions:
             if change.labels:
                 # Servers that find the version gone before they have read the file again would
                 # have nothing behind the label.
-                self._wait_until_read()
+                self._file.wait_until_read()
             withdraw_version(self._base, change.withdrawn)
             self._history.mark_rolled_back(change)
             self.follow_push()
@@ -238,19 +227,14 @@ class Promotions:
         self._journal.unlink()
 
     def _move(self, names: Collection[str], to: int, *, leaving: int | None) -> None:
-        entry = self._entry()
+        entry = self._file.entry()
         labels = {**entry.labels, **dict.fromkeys(names, to)}
         if labels == entry.labels:
             return
         if entry.labels:
-            # TF Serving refuses a file that moves a label to a version that is not loaded, as a
-            # whole: it would never load it (ServerCore::ReloadConfig). It gets the version first.
-            if to not in entry.loaded:
-                there = versions(self._base)
-                self._write(entry.labels, (entry.loaded | {to}).intersection(there), there)
-            self._wait_until_read()
+            self._file.make_loadable(to, there=versions(self._base))
         there = [version for version in versions(self._base) if version != leaving]
-        self._write(labels, self._worth_loading(labels, there), there)
+        self._file.write(labels, loaded=self._worth_loading(labels, there), there=there)
 
     def _worth_loading(self, labels: Mapping[str, int], there: Sequence[int]) -> frozenset[int]:
         """Labelled versions, the newest, and the one that a rollback would go back to."""
@@ -261,11 +245,11 @@ class Promotions:
 
     def _planned(self, label: str) -> tuple[int, int]:
         """The version that a rollback takes away, and the one that takes its place."""
-        labels = self._entry().labels
+        labels = self._file.entry().labels
         there = versions(self._base)
         if label not in labels and labels:
             held = ", ".join(f"{name} {version}" for name, version in labels.items())
-            raise InputError(f"{self._file}: no version has the label {label}, only {held}")
+            raise InputError(f"{self._file.path}: no version has the label {label}, only {held}")
         if not there:
             raise InputError(f"{self._base}: no versions yet, so nothing to roll back")
         bad = labels.get(label, there[-1])
@@ -288,34 +272,6 @@ class Promotions:
                 return change.serves
         return max((number for number in there if number < version), default=None)
 
-    def _entry(self) -> ModelEntry:
-        text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
-        try:
-            return read_entry(text, self._name) or ModelEntry()
-        except ValueError as error:
-            raise InputError(f"{self._file}: {error}; correct or delete it") from error
-
-    def _write(
-        self, labels: Mapping[str, int], loaded: frozenset[int], there: Sequence[int]
-    ) -> None:
-        text = models_config(
-            self._name,
-            base_path=self._settings.server_base_path or str(self._base),
-            versions=there,
-            labels={label: version for label, version in labels.items() if version in there},
-            loaded=loaded,
-            before=self._file.read_text(encoding="utf-8") if self._file.exists() else "",
-        )
-        replace_file(self._file, text)
-
-    def _wait_until_read(self) -> None:
-        """Waits until every server has read the file as it is now."""
-        age = self._clock() - self._file.stat().st_mtime
-        left = self._settings.server_poll_seconds - max(0.0, age)
-        if left > 0:
-            _LOGGER.info("Waiting %.0f s, until servers have read %s", left, self._file.name)
-            self._sleep(left)
-
     def _no_such_version(self, version: int, there: list[int]) -> str:
         if version in rolled_back_versions(self._base):
             for change in self._history.changes():
@@ -323,10 +279,6 @@ class Promotions:
                     return f"{change}; it does not come back: push another model"
         known = f"there are {', '.join(map(str, there))}" if there else "there are none yet"
         return f"{self._base}: no version {version}; {known}"
-
-    @property
-    def _journal(self) -> Path:
-        return self._file.with_name(".promotion.json")
 
 
 def this_user() -> str:

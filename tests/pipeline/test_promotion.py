@@ -281,8 +281,8 @@ def test_the_commands_tell_people_and_programs(
 
 STEPS = [
     ("pipeline.promotion.write_text_atomically", "after"),
-    ("pipeline.promotion.replace_file", "before"),
-    ("pipeline.promotion.replace_file", "after"),
+    ("pipeline.label_file.replace_file", "before"),
+    ("pipeline.label_file.replace_file", "after"),
     ("pipeline.promotion.withdraw_version", "before"),
     ("pipeline.promotion.withdraw_version", "after"),
     ("pipeline.promotion_history.PromotionHistory.mark_rolled_back", "before"),
@@ -349,8 +349,8 @@ def test_a_rollback_killed_before_it_began_has_changed_nothing(folder: Folder) -
     ("target", "when", "call"),
     [
         ("pipeline.promotion.write_text_atomically", "after", 1),
-        ("pipeline.promotion.replace_file", "after", 1),
-        ("pipeline.promotion.replace_file", "after", 2),
+        ("pipeline.label_file.replace_file", "after", 1),
+        ("pipeline.label_file.replace_file", "after", 2),
         ("pipeline.promotion_history.PromotionHistory.record", "after", 1),
     ],
 )

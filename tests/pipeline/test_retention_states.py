@@ -37,7 +37,7 @@ LIVE = metadata_store_pb2.Artifact.LIVE
 # Every step between which a process can die.
 STEPS = (
     "pipeline.promotion.write_text_atomically",
-    "pipeline.promotion.replace_file",
+    "pipeline.label_file.replace_file",
     "pipeline.promotion.withdraw_version",
     "pipeline.promotion_history.PromotionHistory.mark_rolled_back",
     "pipeline.promotion_history.PromotionHistory.record",
