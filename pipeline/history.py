@@ -25,7 +25,7 @@ class RunRecord:
     """One run as the history tells it. Times are seconds since 1970, accuracies in [0, 1]."""
 
     run_id: str
-    state: str  # running, done, failed, interrupted, timeout, replaced or blocked (by drift)
+    state: str  # running, done, failed, interrupted, timeout, replaced, blocked or skipped
     started: float
     dataset: str = ""
     command: str = "run"  # the `oneshot` command: run or retrain
@@ -33,7 +33,8 @@ class RunRecord:
     span: int | None = None
     window: tuple[int, ...] = ()  # the spans trained on
     attempt: int = 1  # counts the tries of one retraining
-    trigger: str = ""  # why a retraining: span (asked for), new (arrived) or drift
+    trigger: str = ""  # why a retraining: span (asked for) or new (arrived)
+    drift: str = ""  # how the span differs from those before it, if it does
     label: str = ""  # what the version was to be promoted to if it is pushed
     promoted: bool = False  # whether that has been done
     accuracy: float | None = None

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,11 +17,11 @@ from typing import Any, Final
 
 from data_ingest.errors import InputError
 from pipeline.lease_store import LeaseStore, LeaseStoreError
+from pipeline.lease_watch import LeaseLostError, Watch
 from pipeline.processes import Process, end_group
 
 _LOGGER = logging.getLogger(__name__)
 DEFAULT_TTL: Final = 60.0
-_POLL_SECONDS: Final = 5.0
 _DEATH_SECONDS: Final = 10.0
 
 
@@ -54,10 +53,6 @@ class LeaseBusyError(RuntimeError):
             "another --output"
         )
         self.holder = holder
-
-
-class LeaseLostError(RuntimeError):
-    """The lease expired, or is another's: whatever it guarded must stop."""
 
 
 def exit_at_once(reason: str) -> None:
@@ -96,20 +91,23 @@ class Lease:
         self._store.update(look)
         return found[0] if found else None
 
-    def check(self, token: int) -> None:
-        """Asks the store whether the holder with this token still has the lease.
+    def check(self, token: int) -> float:
+        """Asks the store for how many seconds the holder with this token still has the lease.
 
         Raises:
           LeaseLostError: it has not.
           LeaseStoreError: the store does not answer.
         """
+        left: list[float] = []
 
         def look(text: str, now: float) -> None:
             current, holder = _parse(text)
             if current != token or holder is None or now >= holder.expires:
                 raise LeaseLostError(f"the lease was lost to {holder or 'nobody yet'}")
+            left.append(holder.expires - now)
 
         self._store.update(look)
+        return left[0]
 
     def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
         """Asks a holder, if it still is the one, to end its work and let go."""
@@ -140,7 +138,6 @@ class Lease:
         hold = Hold(self._store, self._ttl, on_lost)
         hold.acquire(run_id=run_id, command=command)
         try:
-            hold.renew_in_background()
             yield hold
         finally:
             hold.release()
@@ -152,12 +149,8 @@ class Hold:
     def __init__(self, store: LeaseStore, ttl: float, on_lost: Callable[[str], None]) -> None:
         self._store = store
         self._ttl = ttl
-        self._on_lost = on_lost
         self._owner = Process.this()
-        self._released = threading.Event()
-        self._lost = threading.Event()
-        self._deadline = 0.0
-        self._threads: list[threading.Thread] = []
+        self._watch = Watch(ask=self._renew, on_lost=on_lost)
         self.token = 0
         """Rises with every holder: what is done under a lower one is out of date."""
         self.wanted_by = ""
@@ -166,10 +159,15 @@ class Hold:
     @property
     def lost(self) -> bool:
         """Whether the lease is lost, or may be: nobody could renew it in time."""
-        return self._lost.is_set() or _clock() > self._deadline
+        return self._watch.lost
 
     def acquire(self, *, run_id: str, command: str) -> None:
-        started = _clock()
+        """Takes the lease and renews it in the background from then on.
+
+        Raises:
+          LeaseBusyError: another holds it.
+          LeaseStoreError: the store does not answer.
+        """
 
         def take(text: str, now: float) -> str:
             token, holder = _parse(text)
@@ -181,18 +179,16 @@ class Hold:
             return _format(self.token, Holder(self._owner, run_id, command, now, now + self._ttl))
 
         self._store.update(take)
-        self._deadline = started + self._ttl
+        self._watch.start()
 
     def renew(self) -> None:
-        """Prolongs the lease, and notes who wants it.
+        """Prolongs the lease now, and notes who wants it.
 
         Raises:
           LeaseLostError: it is another's.
           LeaseStoreError: the store does not answer.
         """
-        started = _clock()
-        self._change(lambda holder, now: replace(holder, expires=now + self._ttl))
-        self._deadline = started + self._ttl
+        self._watch.ask()
 
     def check(self) -> None:
         """Asks the store whether the lease is still this process's.
@@ -214,9 +210,7 @@ class Hold:
 
     def release(self) -> None:
         """Lets go; a lease that is another's by now is left alone."""
-        self._released.set()
-        for thread in self._threads:
-            thread.join()
+        self._watch.end()
 
         def free(text: str, _now: float) -> str | None:
             token, holder = _parse(text)
@@ -227,39 +221,14 @@ class Hold:
         except LeaseStoreError as error:
             _LOGGER.warning("the lease could not be given back and will expire: %s", error)
 
-    def renew_in_background(self) -> None:
-        for work in (self._renew_often, self._watch_the_time):
-            thread = threading.Thread(target=work, name=f"lease-{work.__name__}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
-    def _renew_often(self) -> None:
-        while not self._released.wait(min(self._ttl / 3, _POLL_SECONDS)):
-            try:
-                self.renew()
-            except LeaseStoreError as error:
-                _LOGGER.warning("the lease could not be renewed: %s", error)
-            except LeaseLostError as error:
-                self._lose(str(error))
-                return
-
-    def _watch_the_time(self) -> None:
-        """A thread of its own: a renewal may hang as long as a file server does."""
-        while not self._released.wait(min(self._ttl / 10, 1.0)):
-            if _clock() > self._deadline:
-                self._lose(f"the lease could not be renewed for {self._ttl:.0f} s")
-                return
-
-    def _lose(self, reason: str) -> None:
-        if not self._lost.is_set():
-            self._lost.set()
-            self._on_lost(reason)
+    def _renew(self) -> float:
+        self._change(lambda holder, now: replace(holder, expires=now + self._ttl))
+        return self._ttl
 
     def _change(self, change: Callable[[Holder, float], Holder]) -> None:
         def write(text: str, now: float) -> str:
             token, holder = _parse(text)
             if holder is None or not self._is_ours(token, holder):
-                self._deadline = 0.0
                 raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
             self.wanted_by = holder.wanted_by
             return _format(token, change(holder, now))
@@ -268,11 +237,6 @@ class Hold:
 
     def _is_ours(self, token: int, holder: Holder | None) -> bool:
         return holder is not None and token == self.token and holder.owner == self._owner
-
-
-def _clock() -> float:
-    """Seconds that go on while the machine is suspended, as they do for everybody else."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _is_free(holder: Holder, now: float) -> bool:

@@ -38,7 +38,7 @@ def run_pipeline(
     workspace: Workspace,
     metadata: MetadataLocation,
     run: RunRecord,
-    check_lease: Callable[[], None],
+    check_lease: Callable[[], object],
 ) -> RunRecord:
     """Runs every node that is not cached, as far as `run.stage` says.
 
@@ -167,7 +167,7 @@ def _disk_full(workspace: Workspace) -> str:
 
 
 @contextmanager
-def _node_progress(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], None]) -> Iterator[None]:
+def _node_progress(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], object]) -> Iterator[None]:
     """Tells when each node starts and how long it took; none starts without the lease.
 
     LocalDagRunner offers no callback. Its log lines would do, but exporting a model silences the

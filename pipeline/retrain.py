@@ -4,35 +4,29 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from ml_metadata import MetadataStore
 
 from data_ingest.dataset import Dataset
+from data_ingest.errors import InputError
 from data_ingest.span_store import SpanStore
 from pipeline.config import PipelineConfig, Stage
 from pipeline.history import RunHistory, RunRecord
-from pipeline.lease import Hold, Lease, LeaseBusyError, LeaseLostError
+from pipeline.lease import Hold, Lease, LeaseBusyError
+from pipeline.lease_watch import LeaseLostError
 from pipeline.metadata_store import MetadataLocation
+from pipeline.notify import Notice, Notifier
+from pipeline.promotion import Promotions
 from pipeline.retrain_child import Child
 from pipeline.retrain_choice import Choice, choose
 from pipeline.retrain_job import Job, Result
+from pipeline.retrain_outcome import Outcome, Status
 from pipeline.workspace import Workspace, new_run_id
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 0.2
-Status = Literal[
-    "done",
-    "not blessed",
-    "nothing new",
-    "already trained",
-    "busy",
-    "blocked",
-    "skipped",
-    "failed",
-    "refused",
-    "timeout",
-    "replaced",
-]
 
 
 @dataclass(frozen=True)
@@ -56,47 +50,6 @@ class Request:
     verbose: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a retraining.
-
-    Attributes:
-      status: in a word; nothing was done where it is `nothing new`, `already trained` or `busy`.
-      span: the span it was for; None if none was chosen.
-      run: the record of its last try; of an earlier run where that was enough; None if there is
-        none.
-      error: what is wrong, for people; empty if nothing is.
-    """
-
-    status: Status
-    span: int | None = None
-    run: RunRecord | None = None
-    error: str = ""
-
-    @property
-    def something_happened(self) -> bool:
-        """Whether whoever is responsible wants to know of it."""
-        return self.status not in ("nothing new", "already trained", "busy", "skipped")
-
-    def __str__(self) -> str:
-        """A line for people."""
-        parts = [self.status if self.span is None else f"span {self.span}: {self.status}"]
-        run = self.run
-        if run is not None and run.is_judged:
-            if run.accuracy is not None:
-                parts.append(f"{run.accuracy_metric} {100 * run.accuracy:.1f} %")
-            if run.pushed_version is not None:
-                parts.append(f"version {run.pushed_version}")
-            if run.promoted:
-                parts.append(run.label)
-        return ", ".join(parts)
-
-    def document(self) -> dict[str, Any]:
-        """For `--json` and logs."""
-        run = {} if self.run is None else asdict(self.run)
-        return {"status": self.status, **run, "span": self.span, "error": self.error}
-
-
 class StoppedError(RuntimeError):
     """The retraining was ended before it was done."""
 
@@ -106,9 +59,21 @@ class StoppedError(RuntimeError):
 
 
 def retrain(
-    config: PipelineConfig, workspace: Workspace, metadata: MetadataLocation, request: Request
+    config: PipelineConfig,
+    workspace: Workspace,
+    metadata: MetadataLocation,
+    request: Request,
+    *,
+    child: Child | None = None,
 ) -> Outcome:
     """Trains on what has arrived, if anything has and nobody else does.
+
+    Args:
+      config: the whole configuration.
+      workspace: where everything goes.
+      metadata: ML Metadata's store.
+      request: what was asked for.
+      child: does the work; the pipeline itself unless given.
 
     Raises:
       InputError: configuration or data cannot be used.
@@ -117,17 +82,17 @@ def retrain(
     """
     deadline = time.monotonic() + request.timeout_seconds
     run_id = new_run_id()
-    child = Child()
+    worker = child or Child()
 
     def end(reason: str) -> None:
         _LOGGER.critical("%s; ending the training at once", reason)
-        child.end()
+        worker.end()
 
     lease = metadata.lease(ttl=config.retrain.lease_seconds)
     try:
         with _held(lease, run_id, request, config.retrain.lease_seconds, end) as hold:
             return _Retraining(
-                config, workspace, metadata, request, hold=hold, child=child, deadline=deadline
+                config, workspace, metadata, request, hold=hold, child=worker, deadline=deadline
             ).run(run_id)
     except LeaseBusyError as busy:
         return Outcome("busy", error=f"{busy.holder} is under way")
@@ -173,6 +138,7 @@ class _Retraining:
         self._child = child
         self._deadline = deadline
         self._history = RunHistory(metadata.connection())
+        self._notifier = Notifier(config.notify)
 
     def run(self, run_id: str) -> Outcome:
         self._history.close_interrupted(self._workspace.artifacts)
@@ -184,13 +150,16 @@ class _Retraining:
             length=self._config.retrain.window,
         )
         if choice.earlier is not None:
-            # A retraining that was cut off after its push.
-            self._promote(choice.earlier)
+            # It may have been cut off between its push and its promotion.
+            choice = replace(choice, earlier=self._promote(choice.earlier))
         if choice.span is None:
             return Outcome("nothing new", run=choice.earlier)
         if choice.earlier is not None:
             return Outcome("already trained", choice.span, choice.earlier)
-        dataset = store.window(choice.span, self._config.retrain.window)
+        try:
+            dataset = store.window(choice.span, self._config.retrain.window)
+        except InputError as error:
+            return self._tell(Outcome("refused", choice.span, error=str(error)))
         return self._tell(self._try_often(run_id, choice, dataset))
 
     def _try_often(self, run_id: str, choice: Choice, dataset: Dataset) -> Outcome:
@@ -209,23 +178,11 @@ class _Retraining:
         )
         while True:
             try:
-                result = self._try(run, dataset)
-                if result.run is not None:
-                    return self._finish(result.run)
-                failed = self._record(run, "failed", result.error)
-                if result.state == "refused":
-                    return Outcome("refused", choice.span, failed, result.error)
-                if run.attempt == settings.attempts:
-                    return Outcome("failed", choice.span, failed, result.error)
-                pause = settings.backoff_seconds * 2 ** (run.attempt - 1)
-                _LOGGER.warning(
-                    "Try %d of %d failed: %s. The next one begins in %.0f s",
-                    run.attempt,
-                    settings.attempts,
-                    result.error.splitlines()[0],
-                    pause,
-                )
-                self._pause(pause)
+                result = self._try(run, dataset, check_drift=not choice.begun)
+                if not result.worth_another_try or run.attempt == settings.attempts:
+                    break
+                self._record(run, "failed", result.error)
+                self._pause(run.attempt, result.error)
             except StoppedError as stopped:
                 if not self._hold.lost:
                     run = self._record(run, stopped.status, str(stopped))
@@ -236,8 +193,22 @@ class _Retraining:
                 raise
             run = replace(run, run_id=new_run_id(), started=time.time(), attempt=run.attempt + 1)
             self._hold.set_run_id(run.run_id)
+        return self._end(run, result)
 
-    def _try(self, run: RunRecord, dataset: Dataset) -> Result:
+    def _end(self, run: RunRecord, result: Result) -> Outcome:
+        """What a retraining came to whose last try ended by itself."""
+        if result.run is not None:
+            run = self._promote(result.run)
+            return Outcome("not blessed" if run.blessed is False else "done", run.span, run)
+        state: Status = "failed"
+        if result.state in ("blocked", "skipped"):
+            state = result.state
+        ended = self._record(replace(run, drift=result.drift), state, result.error)
+        return Outcome(
+            "refused" if result.state == "refused" else state, run.span, ended, result.error
+        )
+
+    def _try(self, run: RunRecord, dataset: Dataset, *, check_drift: bool) -> Result:
         job = Job(
             config=self._config,
             dataset=dataset,
@@ -245,10 +216,11 @@ class _Retraining:
             metadata_url=self._metadata.secret_url,
             run=run,
             token=self._hold.token,
+            check_drift=check_drift,
             verbose=self._request.verbose,
         )
         try:
-            return self._child.run(
+            result = self._child.run(
                 job,
                 log_file=self._workspace.run_dir(run.run_id) / "run.log",
                 quiet=self._request.quiet,
@@ -257,25 +229,48 @@ class _Retraining:
             )
         except LeaseLostError as error:
             raise StoppedError("failed", str(error)) from error
-
-    def _finish(self, run: RunRecord) -> Outcome:
-        run = self._promote(run)
-        return Outcome("not blessed" if run.blessed is False else "done", run.span, run)
+        # What it came to is another's to note, or to promote, if the lease is.
+        self._check_lease()
+        return result
 
     def _promote(self, run: RunRecord) -> RunRecord:
         """Moves the label to what a run pushed, unless that was done when it ended."""
         if run.pushed_version is None or not run.label or run.promoted:
             return run
+        store = MetadataStore(self._metadata.connection())
+        promotions = Promotions(self._workspace, store, settings=self._config.push)
+        try:
+            promotions.promote(run.pushed_version, run.label, why=f"retraining {run.run_id}")
+        except InputError as error:
+            # Cut off between its push and its promotion, and rolled back or removed since.
+            _LOGGER.warning("Not promoted: %s", error)
+            run = replace(run, label="")
+        else:
+            run = replace(run, promoted=True)
+        self._history.record(run)
         return run
 
     def _record(self, run: RunRecord, state: str, error: str) -> RunRecord:
-        """Notes how a try ended that did not note it itself."""
+        """Notes how a try ended, unless it has noted itself that it was done."""
         self._history.close_interrupted(self._workspace.artifacts)
+        for known in self._history.runs():
+            if known.run_id == run.run_id and known.state == "done":
+                return known
         ended = replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
         self._history.record(ended)
         return ended
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, tried: int, error: str) -> None:
+        """Waits before the next try, longer each time."""
+        settings = self._config.retrain
+        seconds = settings.backoff_seconds * 2 ** (tried - 1)
+        _LOGGER.warning(
+            "Try %d of %d failed: %s. The next one begins in %.0f s",
+            tried,
+            settings.attempts,
+            error.splitlines()[0],
+            seconds,
+        )
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._check()
@@ -283,14 +278,20 @@ class _Retraining:
 
     def _check(self) -> None:
         """Raises StoppedError where it is time to stop."""
-        if self._hold.lost:
-            raise StoppedError("failed", "the lease was lost; another host may be at work")
+        self._check_lease()
         if self._hold.wanted_by:
             raise StoppedError("replaced", f"replaced by run {self._hold.wanted_by}")
         if time.monotonic() > self._deadline:
             seconds = self._request.timeout_seconds
             raise StoppedError("timeout", f"not done after {seconds:.0f} s (--timeout)")
 
+    def _check_lease(self) -> None:
+        if self._hold.lost:
+            raise StoppedError("failed", "the lease was lost; another host may be at work")
+
     def _tell(self, outcome: Outcome) -> Outcome:
-        """Where people are told of the outcome."""
+        """Tells whom the settings name."""
+        title = f"{self._config.pipeline_name}: {outcome}"
+        for event in outcome.events():
+            self._notifier.send(Notice(event, title, outcome.document()))
         return outcome

@@ -16,8 +16,9 @@ _DEATH_SECONDS: Final = 30.0
 class Child:
     """One process at a time; `end` may be called from any thread at any time."""
 
-    def __init__(self) -> None:
-        """Starts nothing yet."""
+    def __init__(self, module: str = "pipeline.retrain_worker") -> None:
+        """Starts nothing yet; `module` does the work."""
+        self._module = module
         self._leader: Process | None = None
 
     def run(
@@ -39,7 +40,7 @@ class Child:
           check: called several times a second; what it raises ends the process.
         """
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pipeline.retrain_worker", str(Process.this().pid)]
+        command = [sys.executable, "-m", self._module, str(Process.this().pid)]
         with log_file.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command,

@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from data_ingest.span import Span
 from pipeline.history import RunRecord
-
-SETTLED: Final = ("blocked", "skipped")
-"""States of runs that drift decided on: asking again gives the same answer."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +15,13 @@ class Choice:
       span: its number; None where there is nothing to train on.
       window: numbers of the spans that are trained on, ascending.
       earlier: the newest whole run for this span; None if there is none, and it is to be trained.
+      begun: whether a stage of it has been done.
     """
 
     span: int | None
     window: tuple[int, ...] = ()
     earlier: RunRecord | None = None
+    begun: bool = False
 
 
 def choose(
@@ -46,7 +44,12 @@ def choose(
         return Choice(None)
     of_span = [run for run in runs if run.span == number]
     whole = next((run for run in of_span if run.is_whole), None)
-    if asked is None and (whole is not None or any(run.state in SETTLED for run in of_span)):
+    if asked is None and (whole is not None or any(run.state == "skipped" for run in of_span)):
         return Choice(None, earlier=whole)
     window = [other for other in usable if other <= number]
-    return Choice(number, tuple(window[-length:] if length else window), whole)
+    return Choice(
+        number,
+        tuple(window[-length:] if length else window),
+        whole,
+        begun=any(run.state == "done" for run in of_span),
+    )

@@ -81,7 +81,8 @@ def retrain_command(arguments: argparse.Namespace) -> int:
       RuntimeError: the lease or ML Metadata cannot be reached.
     """
     from pipeline.metadata_store import locate
-    from pipeline.retrain import Outcome, Request, retrain
+    from pipeline.retrain import Request, retrain
+    from pipeline.retrain_outcome import Outcome
 
     config = load_config(arguments.config, arguments.overrides)
     workspace = Workspace(arguments.output.absolute(), config.push.model_name)

@@ -22,6 +22,8 @@ class Job:
     run: RunRecord
     token: int
     """Of the lease under which the job is done."""
+    check_drift: bool
+    """Whether the span is first compared with those before it."""
     verbose: bool
 
     def to_json(self) -> str:
@@ -34,6 +36,7 @@ class Job:
             "metadata_url": self.metadata_url,
             "run": asdict(self.run),
             "token": self.token,
+            "check_drift": self.check_drift,
             "verbose": self.verbose,
         }
         return json.dumps(values)
@@ -50,6 +53,7 @@ class Job:
             metadata_url=values["metadata_url"],
             run=RunRecord.from_dict(values["run"]),
             token=values["token"],
+            check_drift=values["check_drift"],
             verbose=values["verbose"],
         )
 
@@ -59,15 +63,22 @@ class Result:
     """How a job ended.
 
     Attributes:
-      state: `refused` is bad input, which trying again does not change; `killed` ended without a
-        word.
+      state: `refused` is bad input, which trying again does not change; `blocked` and `skipped` are
+        what drift, or its absence, led to; `killed` ended without a word.
       run: the record of the run as it is in the history; None where it did not get that far.
       error: what is wrong, for people; empty if nothing is.
+      drift: what was found, for people; empty if nothing was.
     """
 
-    state: Literal["done", "refused", "failed", "killed"]
+    state: Literal["done", "refused", "failed", "killed", "blocked", "skipped"]
     run: RunRecord | None = None
     error: str = ""
+    drift: str = ""
+
+    @property
+    def worth_another_try(self) -> bool:
+        """Whether it may end otherwise the next time."""
+        return self.state in ("failed", "killed")
 
     def to_json(self) -> str:
         """One line."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lease import Lease, LeaseBusyError, LeaseLostError
+from pipeline.lease import Lease, LeaseBusyError
 from pipeline.lease_store import FileLeaseStore, LeaseStoreError
+from pipeline.lease_watch import LeaseLostError
 from pipeline.metadata_store import parse_url
 from pipeline.processes import Process
 
