@@ -4,7 +4,7 @@ from ml_metadata import MetadataStore
 from tfx import types
 from tfx.dsl.components.common.resolver import ResolverStrategy
 
-from components.pushed_models import sound_models
+from components.pushed_models import MODEL_ID, custom_int, sound_models
 
 
 class PushedModelStrategy(ResolverStrategy):
@@ -16,7 +16,7 @@ class PushedModelStrategy(ResolverStrategy):
 
     Channels: `model` (Model), `pushed_model` (PushedModel) and, for a baseline, `candidate`
     (Model, the Trainer's output): only what is older than the candidate counts then. Where there
-    is no such model `model` is empty.
+    is no such model `model` and `pushed_model` are empty.
     """
 
     def resolve_artifacts(
@@ -32,4 +32,13 @@ class PushedModelStrategy(ResolverStrategy):
         if "candidate" in input_dict:
             newest = max((model.id for model in input_dict["candidate"]), default=0)
             chosen = [number for number in chosen if number < newest]
-        return {**input_dict, "model": [by_id[number] for number in chosen[-1:]]}
+        # Whatever is returned becomes an event in ML Metadata: nothing but what is needed.
+        return {
+            **input_dict,
+            "model": [by_id[number] for number in chosen[-1:]],
+            "pushed_model": [
+                pushed
+                for pushed in input_dict["pushed_model"]
+                if custom_int(pushed.mlmd_artifact, MODEL_ID) in chosen[-1:]
+            ],
+        }

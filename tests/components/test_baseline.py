@@ -28,7 +28,12 @@ def resolve(**inputs: list[object]) -> list[int]:
     resolved = PushedModelStrategy().resolve_artifacts(None, inputs)
     assert resolved is not None
     assert set(resolved) == set(inputs)
-    return [artifact.id for artifact in resolved["model"]]
+    chosen = [artifact.id for artifact in resolved["model"]]
+    # All that is resolved is written to ML Metadata at every run, for good.
+    assert {push.get_int_custom_property(MODEL_ID) for push in resolved["pushed_model"]} == set(
+        chosen
+    )
+    return chosen
 
 
 def test_the_latest_pushed_model_is_where_a_warm_start_begins() -> None:
