@@ -109,26 +109,15 @@ def run_pipeline(
     except BaseException as error:
         seconds = time.time() - started
         history.record(replace(record, state="failed", seconds=seconds, error=str(error)[:1000]))
-        bad_input = find_input_error(error)
-        if bad_input is not None or not isinstance(error, Exception):
-            raise bad_input or error from None
-        raise RunFailedError(_explain(error, workspace)) from error
+        for_people = _for_people(error, workspace)
+        # Bad input explains itself; of anything else the log is to show where it came from.
+        raise for_people from (error if isinstance(for_people, RunFailedError) else None)
     done = replace(done, seconds=time.time() - started)
     history.record(done)
     promotions.follow_push()
     if done.is_judged:
         workspace.point_latest_at(run.run_id)
     return done
-
-
-def find_input_error(error: BaseException) -> InputError | None:
-    """The InputError in a chain of causes, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _refuse_to_replace_real_data(
@@ -146,24 +135,34 @@ def _refuse_to_replace_real_data(
             )
 
 
-def _explain(error: Exception, workspace: Workspace) -> str:
+def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
+    """What to raise in the place of a node's error, which may lie under those of libraries."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, InputError):
+            return cause
+    if not isinstance(error, Exception):
+        return error
+    if any(_is_disk_full(cause) for cause in chain):
+        return RunFailedError(
+            f"the disk of {workspace.root} is full. Free some space, or give another folder with "
+            "--output, and run the same command again: finished steps are kept"
+        )
     text = str(error).strip() or type(error).__name__
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-            return _disk_full(workspace)
-        cause = cause.__cause__ or cause.__context__
-    if "No space left on device" in text or "ENOSPC" in text:
-        return _disk_full(workspace)
-    first_line = text.splitlines()[0]
-    return f"{type(error).__name__}: {first_line}"
+    return RunFailedError(f"{type(error).__name__}: {text.splitlines()[0]}")
 
 
-def _disk_full(workspace: Workspace) -> str:
-    return (
-        f"the disk of {workspace.root} is full. Free some space, or give another folder with "
-        "--output, and run the same command again: finished steps are kept"
-    )
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # TensorFlow and Beam tell of it in their own errors, in words.
+    by_number = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return by_number or "No space left on device" in str(error) or "ENOSPC" in str(error)
 
 
 @contextmanager
