@@ -80,10 +80,19 @@ def _communicate(process: "subprocess.Popen[str]", line: str, check: Callable[[]
             return process.communicate(given, timeout=_LOOK_SECONDS)[0]
         except subprocess.TimeoutExpired:
             given = None
-            # A child of the process may hold the pipe open.
             if process.poll() is not None:
-                return ""
+                return _last_words(process)
             check()
+
+
+def _last_words(process: "subprocess.Popen[str]") -> str:
+    """What a process that has ended wrote to its stdout."""
+    try:
+        return process.communicate(timeout=_LOOK_SECONDS)[0]
+    except subprocess.TimeoutExpired as unfinished:
+        # A child of the process holds the pipe open.
+        written: bytes = unfinished.output or b""
+        return written.decode()
 
 
 def _result(said: str, code: int) -> Result:
