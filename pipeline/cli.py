@@ -29,6 +29,7 @@ from pipeline.gc_cli import add_parser as add_gc_parser
 from pipeline.ingest_cli import add_parsers as add_span_parsers
 from pipeline.logs import console_logging, run_logging
 from pipeline.metadata_store import locate
+from pipeline.notify_cli import add_parser as add_notify_parser
 from pipeline.promote_cli import add_parsers as add_promotion_parsers
 from pipeline.retrain_cli import add_parser as add_retrain_parser
 from pipeline.serve_cli import add_parser as add_serve_parser
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add_span_parsers(commands, parents=[common, output], configured=configured)
     add_drift_parser(commands, parents=[common, output, configured])
     add_retrain_parser(commands, parents=[common, output], configured=configured)
+    add_notify_parser(commands, parents=[common], configured=configured)
     add_promotion_parsers(commands, parents=[common, output], configured=configured)
     add_gc_parser(commands, parents=[common, output], configured=configured)
     add_serve_parser(commands, parents=[common, output])

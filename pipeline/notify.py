@@ -84,9 +84,14 @@ class Notifier:
                 f"notify.smtp_user is {settings.smtp_user}, but {PASSWORD_VARIABLE} is not set"
             )
 
+    def tells_of(self, event: Event) -> bool:
+        """Whether anybody is told of such an event."""
+        somebody = bool(self._webhook or self._settings.smtp_host)
+        return somebody and event in self._settings.events
+
     def send(self, notice: Notice) -> bool:
         """Sends a notice everywhere; returns whether nothing went wrong."""
-        if notice.event not in self._settings.events:
+        if not self.tells_of(notice.event):
             return True
         done = True
         if self._webhook:

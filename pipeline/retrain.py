@@ -38,6 +38,7 @@ class Request:
       stage: how far to go.
       timeout_seconds: for all tries together, pauses and all.
       overrun: what to do if another retraining is under way: skip this one, or replace that one.
+      tell_failure: send a notice where it fails.
       quiet: nobody looks on.
       verbose: show every library's log.
     """
@@ -46,6 +47,7 @@ class Request:
     stage: Stage
     timeout_seconds: float
     overrun: Literal["skip", "replace"]
+    tell_failure: bool = True
     quiet: bool = False
     verbose: bool = False
 
@@ -293,5 +295,7 @@ class _Retraining:
         """Tells whom the settings name."""
         title = f"{self._config.pipeline_name}: {outcome}"
         for event in outcome.events():
+            if event == "failed" and not self._request.tell_failure:
+                continue
             self._notifier.send(Notice(event, title, outcome.document()))
         return outcome

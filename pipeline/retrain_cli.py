@@ -70,6 +70,12 @@ def add_parser(
         default="push",
         help="how far to go; push, the default, is all the way",
     )
+    parser.add_argument(
+        "--no-failure-notice",
+        action="store_false",
+        dest="tell_failure",
+        help="whoever calls this tries again, and tells of the failure if that is no use",
+    )
     parser.set_defaults(command=retrain_command)
 
 
@@ -93,6 +99,7 @@ def retrain_command(arguments: argparse.Namespace) -> int:
         stage=arguments.stage,
         timeout_seconds=arguments.timeout,
         overrun=arguments.overrun,
+        tell_failure=arguments.tell_failure,
         quiet=unattended,
         verbose=arguments.verbose,
     )

@@ -1,11 +1,7 @@
-import http.server
-import json
 import logging
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
@@ -18,45 +14,12 @@ from pydantic import ValidationError
 from data_ingest.errors import InputError
 from pipeline.notify import Notice, Notifier
 from pipeline.notify_settings import NotifySettings
+from tests.pipeline.webhook import KEY, hook
 from tests.serving.certificates import make_certificate
 
-KEY = "T000-very-secret"
 NOTICE = Notice(
     "not_blessed", "span 7: not blessed", {"span": 7, "accuracy": 0.5, "error": "", "url": None}
 )
-
-
-class Hook:
-    """A web server that notes what it gets and answers with the next of its statuses."""
-
-    def __init__(self, statuses: list[int]) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers["Content-Length"])
-                outer.bodies.append(json.loads(self.rfile.read(length)))
-                self.send_response(statuses.pop(0) if statuses else 200)
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None: ...
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/services/{KEY}"
-
-
-@contextmanager
-def hook(*statuses: int) -> Iterator[Hook]:
-    made = Hook(list(statuses))
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.server.shutdown()
-        thread.join()
-        made.server.server_close()
 
 
 def notifier(settings: NotifySettings, **environ: str) -> Notifier:

@@ -22,6 +22,7 @@ from pipeline.history import RunHistory, RunRecord
 from pipeline.lease import Lease
 from pipeline.metadata_store import MetadataLocation, parse_url
 from pipeline.workspace import Workspace
+from tests.pipeline.webhook import hook
 
 STUB = [sys.executable, "-m", "tests.pipeline.stub_retrain"]
 CHECKOUT = Path(__file__).parents[2]
@@ -184,6 +185,20 @@ def test_after_the_last_try_the_span_is_left_for_the_next_command(place: Place) 
     assert (code, result["status"], result["attempt"]) == (1, "failed", 2)
     assert result["error"] == "second\nsays more"
     assert place.run("--if-new")[1]["status"] == "done"
+
+
+def test_people_are_told_what_became_of_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.script({"fail": "no luck"}, {"fail": "no luck"}, {"blessed": False})
+    with hook() as made:
+        monkeypatch.setenv("ONESHOT_WEBHOOK_URL", made.url)
+        arguments = ["--span", "2", "--set", "retrain.attempts=1"]
+        place.run(*arguments, "--no-failure-notice")
+        assert made.bodies == []
+        place.run(*arguments)
+        place.run(*arguments)
+    failed, judged = made.bodies
+    assert (failed["event"], failed["span"], failed["error"]) == ("failed", 2, "no luck")
+    assert (judged["event"], judged["span"], judged["error"]) == ("not_blessed", 2, "")
 
 
 def test_bad_input_is_not_tried_again(place: Place) -> None:
