@@ -154,8 +154,9 @@ class RetrainStage(BaseOperator):
         chosen = ["--if-new"] if span == _NEW else ["--span", span]
         command = [self.program, "retrain", *chosen, "--stage", self.stage, "--json"]
         command += ["--config", self.config, "--output", self.output_dir]
-        # Airflow does the retries, so that each is seen, and waited for, in one place.
-        return [*command, "--set", "retrain.attempts=1"]
+        # Airflow does the retries, so that each is seen, and waited for, in one place; and it alone
+        # knows when they are used up.
+        return [*command, "--set", "retrain.attempts=1", "--no-failure-notice"]
 
     def chosen_span(self, context: Mapping[str, Any]) -> str:
         """The first stage chooses the span; the others work on that one, whatever arrives."""
@@ -234,11 +235,22 @@ def _last_json(text: str) -> dict[str, Any]:
 
 
 def tell_failure(context: Mapping[str, Any]) -> None:
-    """Called once for a task that failed for good: retries are used up, or were no use."""
-    instance = context["ti"]
-    _LOGGER.error(
-        "%s of %s failed: %s", instance.task_id, instance.run_id, context.get("exception")
-    )
+    """Called when a task has failed for good: retries are used up, or were no use.
+
+    Airflow calls it in the task's process or, where that was killed, in the DAG processor, there
+    sometimes twice.
+    """
+    instance, task = context["ti"], context["task"]
+    if "{{" in task.program + task.config:
+        task.render_template_fields(context)
+    title = f"Airflow: {instance.task_id} of {instance.run_id} failed"
+    _LOGGER.error("%s: %s", title, context.get("exception"))
+    details = {"try": instance.try_number, "error": context.get("exception") or ""}
+    command = [task.program, "notify", "failed", title, "--config", task.config]
+    command += [part for k, v in details.items() for part in ("--detail", f"{k}={v}")]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        _LOGGER.warning("No notice was sent: %s", done.stderr.strip())
 
 
 def retraining_dag(settings: DagSettings) -> DAG:

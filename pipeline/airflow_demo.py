@@ -52,6 +52,7 @@ _CONFIG: Final[dict[str, Any]] = {
     "evaluate": {"thresholds": {"auc": {"min": 0.6}}},
     "gate": {"latency_requests": 10},
     "retrain": {"window": 1},
+    "push": {"server_poll_seconds": 0},
 }
 
 

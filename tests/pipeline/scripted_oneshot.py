@@ -1,7 +1,8 @@
-"""Stands for `oneshot retrain`: answers as `<output>/answers.json` says and notes each call.
+"""Stands for `oneshot`: `retrain` answers as `<output>/answers.json` says and notes each call.
 
 The file maps "<span> <stage>" to the answers of the first, second, ... call, the last one for all
-further calls: {"exit": 1, "seconds": 0.5, "result": {...}}, all optional.
+further calls: {"exit": 1, "seconds": 0.5, "result": {...}}, all optional. `notify` adds its title
+to the file named by SCRIPTED_NOTICES.
 """
 
 import argparse
@@ -24,7 +25,17 @@ def main() -> int:
     retrain.add_argument("--output", type=Path, required=True)
     retrain.add_argument("--set", action="append")
     retrain.add_argument("--json", action="store_true", required=True)
+    retrain.add_argument("--no-failure-notice", action="store_true", required=True)
+    notify = commands.add_parser("notify")
+    notify.add_argument("event", choices=["failed"])
+    notify.add_argument("title")
+    notify.add_argument("--config", type=Path, required=True)
+    notify.add_argument("--detail", action="append")
     call = parser.parse_args()
+    if "title" in call:
+        with Path(os.environ["SCRIPTED_NOTICES"]).open("a") as notices:
+            notices.write(f"{call.title} {call.config} {call.detail}\n")
+        return 0
     key = f"{'new' if call.if_new else call.span} {call.stage}"
     calls = call.output / "calls" / key
     calls.mkdir(parents=True, exist_ok=True)

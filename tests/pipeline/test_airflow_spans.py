@@ -84,3 +84,14 @@ def test_the_history_tells_what_became_of_each_span(
     assert {span: run["blessed"] for span, run in whole.items()} == {1: True, 2: False, 3: True}
     assert whole[2]["pushed_version"] is None
     assert [whole[1]["pushed_version"], whole[3]["pushed_version"]] == shown.served[3]
+
+
+def test_the_label_went_from_one_good_model_to_the_next(
+    folder: Path, shown: Demonstration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = folder / "config.yaml"
+    output = folder / "output"
+    assert main(["promote", "--output", str(output), "--config", str(config), "--json"]) == 0
+    standing = json.loads(capsys.readouterr().out)
+    assert standing["labels"] == {"stable": shown.served[3][1]}
+    assert sorted(change["version"] for change in standing["history"]) == shown.served[3]
