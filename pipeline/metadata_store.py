@@ -22,7 +22,7 @@ _FORMS: Final = (
     "mysql://user:password@host:3306/database"
 )
 _POSTGRES: Final = ("postgresql", "postgres")
-_SSL_FILES: Final = ("sslcert", "sslkey", "sslrootcert")
+_PLAIN_MODES: Final = ("disable", "allow", "prefer")
 _CONNECT_SECONDS: Final = 10
 
 
@@ -49,9 +49,13 @@ class MetadataLocation:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log may hold."""
-        password = self.url.password
-        return tuple({password, unquote(password)}) if password else ()
+        """What no log may hold: the password, as it is, in a URL and in a printed message."""
+        quoted = self.url.password
+        if not quoted:
+            return ()
+        password = unquote(quoted)
+        printed = str(metadata_store_pb2.MySQLDatabaseConfig(password=password))
+        return tuple({quoted, password, printed.partition('"')[2].rpartition('"')[0]})
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -72,20 +76,15 @@ class MetadataLocation:
             mysql.host, mysql.port = self._host, self.url.port or 3306
             mysql.database, mysql.user = self._database, unquote(self.url.username or "")
             mysql.password = unquote(self.url.password or "")
-            mysql.socket = self._option("unix_socket")
+            mysql.socket = self.option("unix_socket")
             mysql.skip_db_creation = True
-            for option, name in (("ssl_ca", "ca"), ("ssl_cert", "cert"), ("ssl_key", "key")):
-                if self._option(option):
-                    setattr(mysql.ssl_options, name, self._option(option))
+            mysql.ssl_options.ca = self.option("ssl_ca")
         else:
             postgres = config.postgresql
             postgres.host, postgres.port = self._host, str(self.url.port or 5432)
             postgres.dbname, postgres.user = self._database, unquote(self.url.username or "")
             postgres.password = unquote(self.url.password or "")
             postgres.skip_db_creation = True
-            for name in ("sslmode", *_SSL_FILES):
-                if self._option(name):
-                    setattr(postgres.ssloption, name, self._option(name))
         return config
 
     def lease(self, *, ttl: float = DEFAULT_TTL) -> Lease:
@@ -106,13 +105,14 @@ class MetadataLocation:
     @property
     def _host(self) -> str:
         # PostgreSQL's way of naming the folder of a Unix socket.
-        return self.url.hostname or self._option("host") or "localhost"
+        return self.url.hostname or self.option("host") or "localhost"
 
     @property
     def _database(self) -> str:
         return unquote(self.url.path.removeprefix("/"))
 
-    def _option(self, name: str) -> str:
+    def option(self, name: str) -> str:
+        """A parameter behind the question mark; empty if it is not there."""
         return parse_qs(self.url.query).get(name, [""])[-1]
 
     def _connect_postgres(self) -> Any:
@@ -127,18 +127,15 @@ class MetadataLocation:
     def _connect_mysql(self) -> Any:
         import pymysql
 
-        ca = self._option("ssl_ca")
         return pymysql.connect(
             host=self._host,
             port=self.url.port or 3306,
             user=unquote(self.url.username or ""),
             password=unquote(self.url.password or ""),
             database=self._database,
-            unix_socket=self._option("unix_socket") or None,
+            unix_socket=self.option("unix_socket") or None,
             connect_timeout=_CONNECT_SECONDS,
-            ssl_ca=ca or None,
-            ssl_cert=self._option("ssl_cert") or None,
-            ssl_key=self._option("ssl_key") or None,
+            ssl_ca=self.option("ssl_ca") or None,
         )
 
 
@@ -192,7 +189,13 @@ def parse_url(url: str) -> MetadataLocation:
         return MetadataLocation(SplitResult("sqlite", "", str(Path(path).absolute()), "", ""))
     if not parts.path.strip("/"):
         raise InputError(f"metadata.url: which database? Write it as {_FORMS}")
-    return MetadataLocation(parts._replace(scheme=scheme))
+    location = MetadataLocation(parts._replace(scheme=scheme))
+    if scheme == "postgresql" and location.option("sslmode") not in ("", *_PLAIN_MODES):
+        raise InputError(
+            "metadata.url: ML Metadata's PostgreSQL client is built without TLS, so sslmode can "
+            f"only be {', '.join(_PLAIN_MODES)}; encrypt by a tunnel or a proxy on this host"
+        )
+    return location
 
 
 def _note(workspace: Workspace) -> Path:
