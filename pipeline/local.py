@@ -21,7 +21,7 @@ from pipeline.dag import create_pipeline
 from pipeline.history import RunHistory, RunRecord
 from pipeline.metadata_store import MetadataLocation, remember
 from pipeline.promotion import Promotions
-from pipeline.summary import summarize
+from pipeline.summarize import summarize
 from pipeline.workspace import Workspace
 
 _LOGGER = logging.getLogger(__name__)

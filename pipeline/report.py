@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.files import write_text_atomically
-from pipeline.mistakes import Mistake, hardest_mistakes
 from pipeline.summary import (
     HUMAN_ACCURACY,
     KOCH_2015_ACCURACY,
@@ -23,6 +23,7 @@ from pipeline.summary import (
 )
 
 _LOGGER = logging.getLogger(__name__)
+_MISTAKES_FILE = "mistakes.json"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _MODEL_COLOUR, _BASELINE_COLOUR, _REFERENCE_COLOUR = "#1f6feb", "#9aa4b2", "#d1842c"
 
@@ -48,9 +49,7 @@ def write_report(run_dir: Path) -> Path:
         group_picture=_embedded(_group_figure(groups)) if groups else "",
         training_picture=_embedded(_training_figure(training)) if training.get("history") else "",
         seconds_picture=_embedded(_seconds_figure(summary)),
-        mistakes=[
-            (m, [_png(m.query), _png(m.chosen), _png(m.correct)]) for m in _mistakes(summary)
-        ],
+        mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
         accuracy_names=accuracy_names(summary.metrics),
         percent=lambda value: f"{100 * value:.1f} %",
         ways_of=ways_of,
@@ -59,6 +58,13 @@ def write_report(run_dir: Path) -> Path:
     path = run_dir / "report.html"
     write_text_atomically(path, html)
     return path
+
+
+def carry_over(earlier: Path, run_dir: Path) -> None:
+    """Takes what cannot have changed from the folder of an earlier run with the same evaluation."""
+    if (earlier / _MISTAKES_FILE).is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(earlier / _MISTAKES_FILE, run_dir / _MISTAKES_FILE)
 
 
 def group_accuracies(per_group: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -78,11 +84,29 @@ def _training(summary: RunSummary) -> dict[str, Any]:
     return content
 
 
-def _mistakes(summary: RunSummary) -> list[Mistake]:
+def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
+    """Trial, scores and pictures; kept in a file, since finding them runs the model."""
+    if file.is_file():
+        kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
     model, examples = summary.artifacts.get("model"), summary.artifacts.get("examples")
     if not model or not examples or not Path(model).exists() or not Path(examples).exists():
         return []
-    return hardest_mistakes(model=Path(model) / "Format-Serving", examples=Path(examples), most=12)
+    from pipeline.mistakes import hardest_mistakes
+
+    found = [
+        {
+            "trial": mistake.trial,
+            "chosen_score": mistake.chosen_score,
+            "correct_score": mistake.correct_score,
+            "pictures": [_png(mistake.query), _png(mistake.chosen), _png(mistake.correct)],
+        }
+        for mistake in hardest_mistakes(
+            model=Path(model) / "Format-Serving", examples=Path(examples), most=12
+        )
+    ]
+    write_text_atomically(file, json.dumps(found) + "\n")
+    return found
 
 
 def _accuracy_figure(summary: RunSummary) -> Figure:

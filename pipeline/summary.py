@@ -1,37 +1,18 @@
-"""What one run came to: `summary.json` and the table at its end."""
+"""What one run came to: `summary.json`, and the tables at its end."""
 
 import json
-import logging
-import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib import metadata as package_metadata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from components.evaluation import read_metrics, refusals
-from components.pushed_models import NOT_PUSHED_BECAUSE, custom_text
-from components.serving_gate import REPORT as GATE_REPORT
-from data_ingest.dataset import Dataset
-from pipeline.baselines import pixel_nearest_neighbour_accuracy
-from pipeline.files import write_text_atomically
-from pipeline.history import NodeRun, RunHistory
 from pipeline.workspace import Workspace
 
-_LOGGER = logging.getLogger(__name__)
-PACKAGES = (
-    "tensorflow",
-    "keras",
-    "tfx",
-    "apache-beam",
-    "tensorflow-data-validation",
-    "tensorflow-model-analysis",
-    "ml-metadata",
-)
+SUMMARY_FILE = "summary.json"
 # Within-alphabet 20-way accuracy on Omniglot, as given in Koch et al. 2015, table 2.
 KOCH_2015_ACCURACY = 0.920
 HUMAN_ACCURACY = 0.955
@@ -70,7 +51,7 @@ class RunSummary:
 
 def read_summary(run_dir: Path) -> RunSummary:
     """The `summary.json` of a run that went as far as a verdict."""
-    return RunSummary(**json.loads((run_dir / "summary.json").read_text(encoding="utf-8")))
+    return RunSummary(**json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
 
 
 def headline_metric(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
@@ -82,110 +63,6 @@ def headline_metric(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
 def ways_of(metric: str) -> int:
     """`within_20way_accuracy` → 20."""
     return int(metric.split("_")[1].removesuffix("way"))
-
-
-def summarize(
-    *,
-    history: RunHistory,
-    run_id: str,
-    dataset: Dataset,
-    workspace: Workspace,
-    seconds: float,
-) -> RunSummary:
-    """Gathers the figures of a finished run from ML Metadata and writes `summary.json`."""
-    nodes = history.nodes(run_id)
-    artifacts = _artifact_uris(nodes)
-    training = _read_json(Path(artifacts.get("model_run", "")) / "training.json")
-    version = _pushed_version(nodes)
-    metrics = read_metrics(artifacts["evaluation"])
-    per_group = metrics.pop("per_group")
-    summary = RunSummary(
-        run_id=run_id,
-        dataset=dataset.kind,
-        blessed=_is_blessed(nodes),
-        pushed_version=version,
-        model_dir=str(workspace.serving_model / str(version)) if version else None,
-        metrics=metrics,
-        seconds={node.node_id: round(node.seconds, 2) for node in nodes}
-        | {"total": round(seconds, 2)},
-        train_images_per_second=training.get("images_per_second"),
-        device=training.get("device"),
-        versions={name: package_metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
-        data_found=dataset.description,
-        cached=[node.node_id for node in nodes if node.cached],
-        baselines=_baselines(artifacts["examples"], workspace),
-        refusals=_refusals(nodes, artifacts["evaluation"]),
-        artifacts=artifacts,
-        per_group=per_group,
-    )
-    write_text_atomically(
-        workspace.run_dir(run_id) / "summary.json",
-        json.dumps(asdict(summary), indent=2) + "\n",
-    )
-    return summary
-
-
-def _artifact_uris(nodes: list[NodeRun]) -> dict[str, str]:
-    """Output key → URI, over all nodes but the resolvers."""
-    return {
-        key: artifacts[0].uri
-        for node in nodes
-        if not node.node_id.endswith("Resolver")
-        for key, artifacts in node.outputs.items()
-        if artifacts and key != "blessing"
-    }
-
-
-def _output(nodes: list[NodeRun], node_id: str, key: str) -> Any:
-    for node in nodes:
-        if node.node_id == node_id and node.outputs.get(key):
-            return node.outputs[key][0]
-    return None
-
-
-def _is_blessed(nodes: list[NodeRun]) -> bool:
-    blessings = [_output(nodes, node, "blessing") for node in ("Evaluator", "ServingGate")]
-    both = all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
-    return both and not _taken_back(nodes)
-
-
-def _taken_back(nodes: list[NodeRun]) -> str:
-    """Who rolled this very model back earlier, when and why; empty if nobody did."""
-    pushed = _output(nodes, "Pusher", "pushed_model")
-    return "" if pushed is None else custom_text(pushed, NOT_PUSHED_BECAUSE)
-
-
-def _refusals(nodes: list[NodeRun], evaluation_uri: str) -> list[str]:
-    """Why the model was not blessed: failed thresholds, what the ServingGate found, a rollback."""
-    gate = _output(nodes, "ServingGate", "blessing")
-    found = _read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
-    taken_back = [reason] if (reason := _taken_back(nodes)) else []
-    return [*refusals(evaluation_uri), *found, *taken_back]
-
-
-def _pushed_version(nodes: list[NodeRun]) -> int | None:
-    pushed = _output(nodes, "Pusher", "pushed_model")
-    if pushed is None or pushed.custom_properties["pushed"].int_value != 1:
-        return None
-    return int(pushed.custom_properties["pushed_version"].string_value)
-
-
-def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:
-    """Pixel nearest neighbour on the same trials, computed once an Examples artifact."""
-    cache = workspace.root / "baselines" / f"{Path(examples_uri).name}.json"
-    known = _read_json(cache)
-    if not known:
-        known = pixel_nearest_neighbour_accuracy(Path(examples_uri))
-        write_text_atomically(cache, json.dumps(known) + "\n")
-    return known
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace) -> None:

@@ -136,13 +136,35 @@ def test_the_report_is_one_file_with_its_pictures_and_says_synthetic(
 
 
 def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
-    output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
+    output: Path,
+    first: dict[str, Any],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Neither is the model run again for the report, nor its evaluation read again.
+    for name in ("pipeline.mistakes.hardest_mistakes", "pipeline.summarize.read_metrics"):
+        monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("computed again"))
     code, summary, _ = run(capfd, *arguments(output, dataset__source="synthetic"))
     assert code == 0
     assert set(summary["cached"]) >= NODES
     assert summary["pushed_version"] == first["pushed_version"]
     assert versions(output) == [first["pushed_version"]]
+    assert summary["metrics"] == first["metrics"]
+    reports = [output / "runs" / run / "report.html" for run in (first["run_id"], "latest")]
+    kept, again = (
+        re.findall(r'<div class="trial">.*?</div>', r.read_text(), re.S) for r in reports
+    )
+    assert kept == again
+    assert kept
+
+
+def test_a_report_is_written_again_without_tensorflow(output: Path, first: dict[str, Any]) -> None:
+    code = (
+        "import sys; from pipeline.cli import main; "
+        "assert main(sys.argv[1:]) == 0; assert 'tensorflow' not in sys.modules"
+    )
+    argv = ["report", first["run_id"], "--output", str(output)]
+    subprocess.run([sys.executable, "-c", code, *argv], check=True)
 
 
 def test_another_training_seed_runs_the_trainer_and_what_follows_only(
