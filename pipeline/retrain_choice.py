@@ -2,9 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from data_ingest.span import Span
 from pipeline.history import RunRecord
+
+
+class LandedSpan(Protocol):
+    """As much of a `data_ingest.span.Span` as is looked at."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def excluded(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Choice:
 
 
 def choose(
-    spans: Sequence[Span], runs: Sequence[RunRecord], *, asked: int | None, length: int
+    spans: Sequence[LandedSpan], runs: Sequence[RunRecord], *, asked: int | None, length: int
 ) -> Choice:
     """Chooses the span that was asked for, or the newest if nothing is known of it yet.
 

@@ -113,24 +113,30 @@ def blessed_digests(store: MetadataStore) -> set[str]:
     return {digest(Path(model.uri) / "Format-Serving") for model in models}
 
 
-def kill_once(
-    output: Path, metadata: MetadataLocation, outcome: Outcome, *, moments: random.Random
-) -> float:
-    """Lands a span, kills its retraining, completes it; returns how long completing took."""
+def complete_once(output: Path) -> float:
+    """Lands a span and retrains on it undisturbed; returns how many seconds that took."""
+    land(output)
+    started = time.monotonic()
+    subprocess.run(command(output), cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.Random) -> None:
+    """Lands a span, kills its retraining after some seconds, and completes it."""
     workspace = Workspace(output)
+    metadata = locate(MetadataSettings(), workspace)
     watcher = Watcher(workspace)
     watcher.look()
     watcher.start()
     number = land(output)
     argv = _REFUSED if number % 3 == 0 else []
-    seconds = moments.uniform(0, float((output / "seconds").read_text()))
     process = subprocess.Popen(
         command(output, *argv),
         cwd=CHECKOUT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    time.sleep(seconds)
+    time.sleep(after)
     workers = children(process.pid)
     victim = moments.choice([process.pid, *workers])
     what = "command" if victim == process.pid else "training"
@@ -147,11 +153,9 @@ def kill_once(
     outcome.after_the_end += bool(reached and reached[0].is_whole)
     outcome.interrupted[f"{what} after {nodes[-1].node_id if nodes else 'nothing'}"] += 1
 
-    started = time.monotonic()
     done = subprocess.run(
         command(output, *argv), cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
-    took = time.monotonic() - started
     assert done.stdout, done.stderr
     said = json.loads(done.stdout)
     outcome.completed[said["status"]] += 1
@@ -166,7 +170,6 @@ def kill_once(
     assert (newest.pushed_version is not None) == blessed
     assert newest.promoted == blessed
     assert metadata.lease().holder() is None
-    return took
 
 
 def check(workspace: Workspace, metadata: MetadataLocation, watcher: Watcher) -> None:
@@ -190,18 +193,16 @@ def main() -> None:
     arguments = parser.parse_args()
     output = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    metadata = locate(MetadataSettings(), Workspace(output))
-    if not (output / "seconds").exists():
-        land(output)
-        started = time.monotonic()
-        subprocess.run(command(output), cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
-        (output / "seconds").write_text(str(time.monotonic() - started))
+    undisturbed = output / "seconds"
+    if not undisturbed.exists():
+        undisturbed.write_text(str(complete_once(output)))
     outcome = Outcome()
     moments = random.Random(arguments.seed)
     for _ in range(arguments.kills):
-        kill_once(output, metadata, outcome, moments=moments)
+        after = moments.uniform(0, float(undisturbed.read_text()))
+        kill_once(output, outcome, after=after, moments=moments)
     outcome.versions = len(list(Workspace(output).serving_model.glob("[0-9]*")))
-    sys.stdout.write(json.dumps(outcome.__dict__) + "\n")
+    sys.stdout.write(json.dumps(vars(outcome)) + "\n")
 
 
 if __name__ == "__main__":
