@@ -105,6 +105,7 @@ class DatabaseLeaseStore:
         try:
             # A connection each time: the server may have been restarted since the last one.
             with closing(self._connect()) as connection, closing(connection.cursor()) as cursor:
+                self._prepare(connection, cursor)
                 text, now = self._locked(cursor)
                 try:
                     changed = change(text, now)
@@ -122,21 +123,29 @@ class DatabaseLeaseStore:
         if refused is not None:
             raise refused
 
+    def _prepare(self, connection: Any, cursor: Any) -> None:
+        """Makes the table and its row if they are not there, each in a transaction of its own."""
+        if self._mysql:
+            cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {WAIT_SECONDS:.0f}")
+            cursor.execute("SHOW TABLES LIKE 'oneshot_lease'")
+        else:
+            cursor.execute(f"SET lock_timeout = '{WAIT_SECONDS:.0f}s'")
+            cursor.execute("SELECT 1 WHERE to_regclass('oneshot_lease') IS NOT NULL")
+        if cursor.fetchone() is None:
+            if not self._mysql:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_TABLE_LOCK,))
+            cursor.execute(_TABLE)
+            connection.commit()
+        cursor.execute("SELECT 1 FROM oneshot_lease WHERE name = %s", (_NAME,))
+        if cursor.fetchone() is None:
+            insert = "INSERT IGNORE" if self._mysql else "INSERT"
+            ignore = "" if self._mysql else " ON CONFLICT DO NOTHING"
+            cursor.execute(f"{insert} INTO oneshot_lease VALUES (%s, ''){ignore}", (_NAME,))
+        # A lock of reading held here and another's would keep each other from writing.
+        connection.commit()
+
     def _locked(self, cursor: Any) -> tuple[str, float]:
         """The content, locked until the transaction ends, and the server's time."""
-        if self._mysql:
-            cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {int(WAIT_SECONDS)}")
-            cursor.execute(_TABLE)
-            cursor.execute("INSERT IGNORE INTO oneshot_lease VALUES (%s, '')", (_NAME,))
-        else:
-            cursor.execute(f"SET LOCAL lock_timeout = '{int(WAIT_SECONDS)}s'")
-            cursor.execute("SELECT to_regclass('oneshot_lease')")
-            if cursor.fetchone()[0] is None:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_TABLE_LOCK,))
-                cursor.execute(_TABLE)
-            cursor.execute(
-                "INSERT INTO oneshot_lease VALUES (%s, '') ON CONFLICT DO NOTHING", (_NAME,)
-            )
         cursor.execute("SELECT content FROM oneshot_lease WHERE name = %s FOR UPDATE", (_NAME,))
         text = str(cursor.fetchone()[0])
         # Asked only now: the row may have been waited for.

@@ -1,6 +1,7 @@
 """Where ML Metadata is kept: a SQLite file in the output folder, or PostgreSQL or MySQL by URL."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,13 +50,16 @@ class MetadataLocation:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log may hold: the password, as it is, in a URL and in a printed message."""
+        """What no log may hold: the password, as it is, in a URL and in printed messages."""
         quoted = self.url.password
         if not quoted:
             return ()
-        password = unquote(quoted)
-        printed = str(metadata_store_pb2.MySQLDatabaseConfig(password=password))
-        return tuple({quoted, password, printed.partition('"')[2].rpartition('"')[0]})
+        forms = {quoted}
+        for password in (unquote(quoted), _in_connection_string(unquote(quoted))):
+            printed = str(metadata_store_pb2.MySQLDatabaseConfig(password=password))
+            forms |= {password, printed.partition('"')[2].rpartition('"')[0]}
+        # One may be a part of another.
+        return tuple(sorted(forms, key=len, reverse=True))
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -80,11 +84,16 @@ class MetadataLocation:
             mysql.skip_db_creation = True
             mysql.ssl_options.ca = self.option("ssl_ca")
         else:
-            postgres = config.postgresql
-            postgres.host, postgres.port = self._host, str(self.url.port or 5432)
-            postgres.dbname, postgres.user = self._database, unquote(self.url.username or "")
-            postgres.password = unquote(self.url.password or "")
-            postgres.skip_db_creation = True
+            # ML Metadata joins these to a connection string as they are.
+            for name, value in (
+                ("host", self._host),
+                ("port", str(self.url.port or 5432)),
+                ("dbname", self._database),
+                ("user", unquote(self.url.username or "")),
+                ("password", unquote(self.url.password or "")),
+            ):
+                setattr(config.postgresql, name, _in_connection_string(value))
+            config.postgresql.skip_db_creation = True
         return config
 
     def lease(self, *, ttl: float = DEFAULT_TTL) -> Lease:
@@ -196,6 +205,14 @@ def parse_url(url: str) -> MetadataLocation:
             f"only be {', '.join(_PLAIN_MODES)}; encrypt by a tunnel or a proxy on this host"
         )
     return location
+
+
+def _in_connection_string(value: str) -> str:
+    """A value as PostgreSQL's connection strings have it (libpq, section 34.1.1.1)."""
+    if re.fullmatch(r"[^\s'\\]*", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _note(workspace: Workspace) -> Path:

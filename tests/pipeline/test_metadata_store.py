@@ -37,6 +37,11 @@ def test_a_postgresql_url_is_taken_apart() -> None:
     assert parse_url("postgres+psycopg://h/d").url.scheme == "postgresql"
 
 
+def test_values_that_a_connection_string_would_end_are_quoted() -> None:
+    config = parse_url("postgresql://ann:a%20b%27c%5Cd@h/d").connection().postgresql
+    assert config.password == r"'a b\'c\\d'"
+
+
 def test_a_mysql_url_is_taken_apart() -> None:
     url = "mysql+pymysql://ann:se%3Acr%40t@db.example.org/oneshot?ssl_ca=/etc/ca.pem"
     config = parse_url(url).connection().mysql
@@ -93,7 +98,7 @@ def test_passwords_are_in_no_text_of_configuration_or_location(tmp_path: Path) -
     assert str(location) == "postgresql://db.example.org/oneshot"
 
 
-@pytest.mark.parametrize("password", ["pa:5@w0rd", "pä5w0rd", 'pa"5\\w0rd'])
+@pytest.mark.parametrize("password", ["pa:5@w0rd", "pä5w0rd", 'pa"5\\w0rd', "pa 5'w0rd"])
 def test_logs_leave_secrets_out(
     password: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
