@@ -244,8 +244,9 @@ def tell_failure(context: Mapping[str, Any]) -> None:
     if "{{" in task.program + task.config:
         task.render_template_fields(context)
     title = f"Airflow: {instance.task_id} of {instance.run_id} failed"
-    _LOGGER.error("%s: %s", title, context.get("exception"))
-    details = {"try": instance.try_number, "error": context.get("exception") or ""}
+    error = context.get("exception") or "its process, or Airflow's worker, was lost"
+    _LOGGER.error("%s: %s", title, error)
+    details = {"try": instance.try_number, "error": error}
     command = [task.program, "notify", "failed", title, "--config", task.config]
     command += [part for k, v in details.items() for part in ("--detail", f"{k}={v}")]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
