@@ -95,11 +95,12 @@ def blessed_digests(store: MetadataStore) -> set[str]:
     for kind in ("ModelBlessing", "InfraBlessing"):
         for artifact in store.get_artifacts_by_type(kind):
             if artifact.custom_properties["blessed"].int_value == 1:
-                (event,) = [
+                # An artifact that was served from the cache is the output of several executions.
+                event = next(
                     event
                     for event in store.get_events_by_artifact_ids([artifact.id])
                     if event.type == event.OUTPUT
-                ]
+                )
                 blessings.update(
                     {
                         model.artifact_id
