@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ml_metadata import MetadataStore
+from ml_metadata.errors import StatusError
 
 from data_ingest.dataset import Dataset
 from data_ingest.errors import InputError
@@ -78,8 +79,8 @@ def retrain(
       child: does the work; the pipeline itself unless given.
 
     Raises:
-      InputError: configuration or data cannot be used.
-      LeaseStoreError: the lease cannot be read or written.
+      InputError: the configuration cannot be used, and nobody could be told.
+      RuntimeError: the lease or ML Metadata cannot be reached.
       OSError: the output folder cannot be written.
     """
     deadline = time.monotonic() + request.timeout_seconds
@@ -143,6 +144,20 @@ class _Retraining:
         self._notifier = Notifier(config.notify)
 
     def run(self, run_id: str) -> Outcome:
+        try:
+            outcome = self._outcome(run_id)
+        except InputError as error:
+            outcome = Outcome("refused", self._request.span, error=str(error))
+        except (RuntimeError, OSError, StatusError) as error:
+            outcome = Outcome("failed", self._request.span, error=str(error))
+        title = f"{self._config.pipeline_name}: {outcome}"
+        for event in outcome.events():
+            if event == "failed" and not self._request.tell_failure:
+                continue
+            self._notifier.send(Notice(event, title, outcome.document()))
+        return outcome
+
+    def _outcome(self, run_id: str) -> Outcome:
         self._history.close_interrupted(self._workspace.artifacts)
         store = SpanStore(self._workspace.spans)
         choice = choose(
@@ -158,11 +173,8 @@ class _Retraining:
             return Outcome("nothing new", run=choice.earlier)
         if choice.earlier is not None:
             return Outcome("already trained", choice.span, choice.earlier)
-        try:
-            dataset = store.window(choice.span, self._config.retrain.window)
-        except InputError as error:
-            return self._tell(Outcome("refused", choice.span, error=str(error)))
-        return self._tell(self._try_often(run_id, choice, dataset))
+        dataset = store.window(choice.span, self._config.retrain.window)
+        return self._try_often(run_id, choice, dataset)
 
     def _try_often(self, run_id: str, choice: Choice, dataset: Dataset) -> Outcome:
         settings = self._config.retrain
@@ -290,12 +302,3 @@ class _Retraining:
     def _check_lease(self) -> None:
         if self._hold.lost:
             raise StoppedError("failed", "the lease was lost; another host may be at work")
-
-    def _tell(self, outcome: Outcome) -> Outcome:
-        """Tells whom the settings name."""
-        title = f"{self._config.pipeline_name}: {outcome}"
-        for event in outcome.events():
-            if event == "failed" and not self._request.tell_failure:
-                continue
-            self._notifier.send(Notice(event, title, outcome.document()))
-        return outcome

@@ -113,7 +113,7 @@ def retrain_command(arguments: argparse.Namespace) -> int:
             outcome = retrain(config, workspace, metadata, request)
         except InputError as error:
             outcome = Outcome("refused", arguments.span, error=str(error))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             outcome = Outcome("failed", arguments.span, error=str(error))
     if arguments.json or (unattended and outcome.something_happened):
         sys.stdout.write(json.dumps(outcome.document()) + "\n")

@@ -64,6 +64,8 @@ class Outcome:
 
     def events(self) -> Iterator[Event]:
         """What people are to be told of."""
+        if not self.something_happened:
+            return
         run = self.run
         if run is not None and run.drift:
             yield "drift"

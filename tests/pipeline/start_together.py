@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,20 @@ TINY = {
 }
 
 
-def land(output: Path) -> int:
-    """Lands a span of new glyphs and returns its number."""
+def land(output: Path, *, spoil: Callable[[bytes], bytes] | None = None) -> int:
+    """Lands a span of new glyphs, each of them spoilt if asked, and returns its number."""
     store = SpanStore(output / "spans")
     number = max((span.number for span in store.spans()), default=0) + 1
     images = output / "incoming.zip"
     write_glyphs(images, alphabets=4, characters=6, seed=1, first_alphabet=10 * number)
+    if spoil is not None:
+        whole = {}
+        with zipfile.ZipFile(images) as archive:
+            for name in archive.namelist():
+                whole[name] = spoil(archive.read(name))
+        with zipfile.ZipFile(images, "w") as archive:
+            for name, content in whole.items():
+                archive.writestr(name, content)
     store.land(number, [images], pairs=PairSettings(), max_rejected_share=0)
     return number
 

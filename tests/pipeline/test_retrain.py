@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -34,6 +36,7 @@ class Place:
 
     output: Path
     metadata: MetadataLocation
+    environ: dict[str, str] = field(default_factory=dict)
 
     @property
     def arguments(self) -> list[str]:
@@ -46,7 +49,11 @@ class Place:
         return subprocess.Popen(
             [*STUB, *on_host, "retrain", *self.arguments, *argv],
             cwd=CHECKOUT,
-            env={**os.environ, "ONESHOT_METADATA_URL": self.metadata.secret_url},
+            env={
+                **os.environ,
+                "ONESHOT_METADATA_URL": self.metadata.secret_url,
+                **self.environ,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -206,6 +213,37 @@ def test_bad_input_is_not_tried_again(place: Place) -> None:
     code, result = place.run("--if-new")
     assert (code, result["status"], result["error"]) == (2, "refused", "Greek/alpha is no image")
     assert place.events() == ["begin"]
+
+
+def test_people_are_told_once_of_what_happened(place: Place) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place.environ["ONESHOT_WEBHOOK_URL"] = f"http://127.0.0.1:{server.server_port}/secret"
+        place.script({"fail": "no luck"}, {})
+        for _ in range(3):
+            place.run("--if-new", "--set", "retrain.attempts=1")
+        # What cannot even begin is told of, too.
+        (place.output / "spans" / "span-2" / "span.json").chmod(0o644)
+        (place.output / "spans" / "span-2" / "span.json").write_text("{")
+        place.run("--if-new")
+        server.shutdown()
+    assert [(one["event"], one["status"]) for one in told] == [
+        ("failed", "failed"),
+        ("blessed", "done"),
+        ("failed", "refused"),
+    ]
+    assert "no luck" in told[0]["error"]
 
 
 @pytest.mark.parametrize(
