@@ -15,6 +15,7 @@ from pipeline.config import MetadataSettings
 from pipeline.files import write_text_atomically
 from pipeline.lease import DEFAULT_TTL, Lease
 from pipeline.lease_store import DatabaseLeaseStore, FileLeaseStore
+from pipeline.postgres_strings import keep_backslashes
 from pipeline.workspace import Workspace
 
 URL_VARIABLE: Final = "ONESHOT_METADATA_URL"
@@ -84,6 +85,7 @@ class MetadataLocation:
             mysql.skip_db_creation = True
             mysql.ssl_options.ca = self.option("ssl_ca")
         else:
+            keep_backslashes()
             # ML Metadata joins these to a connection string as they are.
             for name, value in (
                 ("host", self._host),
