@@ -15,8 +15,9 @@ tail (the same), shares without a standard error, and pairs across alphabets as 
 
 Reported on the 382 characters of ten evaluation alphabets, which nothing was chosen on but one
 rule: that a cohort of `COHORT` outsiders decides alone was added, from held-out figures, when those
-below had been seen. In brackets 95 % intervals (Wilson) over n = 10,000 strangers' images (100 names: 5,000; one alphabet:
-8,460); galleries share characters, so for other characters they are wider:
+below had been seen. In brackets 95 % intervals (Wilson) over n = 10,000 strangers' images (100
+names: 5,000; one alphabet: 8,460); galleries share characters, so for other characters they are
+wider:
 
 | names, one image each | by | asked 0.1 % | asked 1 % | asked 5 % |
 |---|---|---|---|---|
