@@ -264,7 +264,7 @@ def retraining_dag(settings: DagSettings) -> DAG:
         schedule=schedule,
         start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
         # Missed times are not made up for: one run takes the newest span, and the spans before it
-        # are in its window. To train on each of them: `airflow backfill create`, or a run a span.
+        # are in its window. To train on each of them: `airflow backfill create`.
         catchup=False,
         max_active_runs=1,
         params={
