@@ -10,7 +10,7 @@ from pipeline.lease_store import LeaseStoreError
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 5.0
-_MARGIN: Final = 0.1
+_MARGIN: Final = 0.2
 """Share of the time that is left for ending: another may take over when all of it has passed."""
 
 

@@ -363,7 +363,8 @@ def test_the_training_of_a_command_that_stands_still_ends_before_another_host_ta
     shared: Place,
 ) -> None:
     shared.script({"seconds": 600, "child": True}, {})
-    first = shared.start("--if-new", host="one")
+    # Long enough for a busy machine: a fifth of it is left for ending.
+    first = shared.start("--if-new", "--set", "retrain.lease_seconds=15", host="one")
     shared.until((shared.output / "child").exists)
     worker = int((shared.output / "events").read_text().split()[2])
     first.send_signal(signal.SIGSTOP)
