@@ -14,7 +14,10 @@ setup(
             for subpackages in ("", ".*")
         ]
     ),
-    include_package_data=True,
+    package_data={
+        "pipeline": ["*.jinja", "deploy/*"],
+        "serving": ["deploy/*", "deploy/kubernetes/*"],
+    },
     install_requires=[
         # On Python 3.10 tensorflow-metadata wants protobuf <= 6.32, which Beam 2.77 rules out.
         "apache-beam==2.77.0; python_version >= '3.11'",
