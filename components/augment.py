@@ -36,12 +36,35 @@ def augment(images: tf.Tensor, *, turns: tf.Tensor, seed: tf.Tensor, strength: f
     shear = SHEAR * drawn[3]
     shift_x, shift_y = SHIFT * side * drawn[4], SHIFT * side * drawn[5]
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # The operation wants the map from output to input: rotation times shear times scale, about
-    # the centre of the image.
-    a0, a1 = cos * width, (cos * shear - sin) * height
-    b0, b1 = sin * width, (sin * shear + cos) * height
-    centre = (side - 1) / 2
-    zero = tf.zeros_like(angle)
+    # Rotation times shear times scale.
+    matrix = (
+        (cos * width, (cos * shear - sin) * height),
+        (sin * width, (sin * shear + cos) * height),
+    )
+    return warp(images, matrix=matrix, shift=(shift_x, shift_y))
+
+
+def warp(
+    images: tf.Tensor,
+    *,
+    matrix: tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    shift: tuple[tf.Tensor, tf.Tensor],
+) -> tf.Tensor:
+    """Maps images affinely about their centre; outside them there is paper (0).
+
+    Args:
+      images: `float32[N, S, S, C]`.
+      matrix: rows of the 2x2 matrix, `float32[N]` each, that takes (x, y) of the result to (x, y)
+        in the image.
+      shift: what is added to that, pixels, `float32[N]` each.
+
+    Returns:
+      `float32[N, S, S, C]`, bilinear.
+    """
+    (a0, a1), (b0, b1) = matrix
+    shift_x, shift_y = shift
+    centre = (images.shape[1] - 1) / 2
+    zero = tf.zeros_like(a0)
     transforms = tf.stack(
         [
             *(a0, a1, centre - (a0 + a1) * centre + shift_x),

@@ -18,14 +18,16 @@ class Accelerator:
     """Attributes:
     strategy: the default one for a single device, MirroredStrategy for several GPUs.
     mixed_precision: compute in bfloat16.
-    xla: compile the gradient with XLA.
+    xla: compile the step with XLA.
     description: for people, as "2 CPU cores" or "1 x NVIDIA L4".
+    gpus: how many GPUs; 0 is the CPU.
     """
 
     strategy: tf.distribute.Strategy
     mixed_precision: bool
     xla: bool
     description: str
+    gpus: int = 0
 
     @property
     def replicas(self) -> int:
@@ -59,4 +61,5 @@ def choose_accelerator(*, mixed_precision: Switch = "auto", xla: Switch = "auto"
             if gpus
             else f"{len(os.sched_getaffinity(0))} CPU cores"
         ),
+        gpus=len(gpus),
     )

@@ -1,5 +1,6 @@
 """The training loop: compiled steps, validation, choice of the best weights, checkpoints."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -20,10 +21,11 @@ from components.batches import batches
 from components.checkpoints import FitCheckpoint
 from components.devices import Accelerator
 from components.model import build_model, embedding_function
+from components.prefetch import prefetched
 from components.progress import Progress
 from components.train_data import PairData
 from components.train_settings import Recipe
-from components.training_step import TrainingStep
+from components.training_step import StepInput, TrainingStep
 from components.validation import OneShotValidation
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Progression:
     """Validations since the best one."""
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    """`step`, `loss` and `accuracy` of each validation."""
+    """`step`, `loss`, `accuracy` and, since the start, `seconds` of each validation."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ def fit(
     if initial_weights is not None:
         average.set_weights(initial_weights)
     feed = batches(train, recipe)
-    training_step = TrainingStep(recipe, average, accelerator)
+    epoch_steps = math.ceil(len(train.labels) / (recipe.images_per_batch / 2))
+    epoch_steps = math.ceil(epoch_steps / accelerator.replicas)
+    training_step = TrainingStep(recipe, average, accelerator, epoch_steps=epoch_steps)
+    validate_every = recipe.validate_every or epoch_steps
     validation = OneShotValidation(held_out, trials=recipe.validation_trials)
     if not validation.way:
         logger.warning("Held-out data allow no one-shot trial: the last weights are kept.")
@@ -129,11 +134,18 @@ def fit(
         images_per_step=recipe.images_per_batch * accelerator.replicas,
     )
     started = time.monotonic() - at.seconds
-    with _writer(log_dir).as_default():
+
+    def prepared(step: int) -> StepInput:
+        first_batch = step * accelerator.replicas
+        parts = [feed[first_batch + replica] for replica in range(accelerator.replicas)]
+        return training_step.prepare(parts, train.images, step)
+
+    with (
+        _writer(log_dir).as_default(),
+        contextlib.closing(prefetched(prepared, range(at.step, recipe.steps))) as inputs,
+    ):
         while at.step < recipe.steps and not _patience_is_over(recipe, at):
-            first_batch = at.step * accelerator.replicas
-            parts = [feed[first_batch + replica] for replica in range(accelerator.replicas)]
-            loss = training_step(parts, train.images, at.step)
+            loss = training_step.run(next(inputs))
             at.step += 1
             last = at.step == recipe.steps
             if progress.step(at.step, loss) or last:
@@ -141,11 +153,18 @@ def fit(
                 tf.summary.scalar("train/loss", progress.loss, step=at.step)
                 tf.summary.scalar("train/images_per_s", progress.images_per_second, step=at.step)
                 tf.summary.scalar("train/learning_rate", training_step.learning_rate, step=at.step)
-            if validation.way and (at.step % recipe.validate_every == 0 or last):
+            if validation.way and (at.step % validate_every == 0 or last):
                 _require_finite(progress.settle(), at.step)
                 accuracy = validation.accuracy(embed)
                 tf.summary.scalar("validation/one_shot_accuracy", accuracy, step=at.step)
-                at.history.append({"step": at.step, "loss": progress.loss, "accuracy": accuracy})
+                at.history.append(
+                    {
+                        "step": at.step,
+                        "loss": progress.loss,
+                        "accuracy": accuracy,
+                        "seconds": time.monotonic() - started,
+                    }
+                )
                 progress.validated(at.step, accuracy, way=validation.way)
                 # Of equals the later one: it is averaged over more steps.
                 if accuracy >= at.best_accuracy:

@@ -1,5 +1,6 @@
 """Typed settings of training, and the recipe that a preset and its overrides amount to."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -14,6 +15,8 @@ Switch = Literal["auto", "on", "off"]
 Width = Annotated[int, Field(ge=1, le=4096)]
 
 
+BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
+"""Who sets one of these has the size of a batch in mind."""
 KOCH_STAGES: Final = 4
 KOCH_SMALLEST: Final = 65
 """Below this its unpadded convolutions leave nothing."""
@@ -44,12 +47,41 @@ class Recipe(Settings):
     weight_decay: float
     ema: float
     validate_every: int
+    """Steps; 0 is once a pass over the pairs."""
     validation_trials: int
     patience: int
+
+    gpu_batch: int
+    """How many times larger a batch is on GPUs."""
 
     @property
     def images_per_batch(self) -> int:
         return self.classes_per_batch * self.images_per_class
+
+    def on_gpus(self, gpus: int) -> "Recipe":
+        """The recipe for that many GPUs, each of which has a batch of its own.
+
+        A step then sees `gpu_batch` times as many images, and there are as many times fewer
+        steps. Learning rate and weight decay grow with its square root, as they should for Adam
+        (Malladi et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms");
+        the averaged weights reach as many images back as before. More GPUs than `gpu_batch` only
+        add images.
+        """
+        own = max(1, self.gpu_batch // max(gpus, 1))
+        factor = min(own * gpus, self.gpu_batch)
+        if factor <= 1:
+            return self
+        return self.model_copy(
+            update={
+                "classes_per_batch": self.classes_per_batch * own,
+                "steps": math.ceil(self.steps / factor),
+                "warmup_steps": math.ceil(self.warmup_steps / factor),
+                "validate_every": math.ceil(self.validate_every / factor),
+                "learning_rate": self.learning_rate * math.sqrt(factor),
+                "weight_decay": self.weight_decay * math.sqrt(factor),
+                "ema": self.ema**factor,
+            }
+        )
 
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
@@ -74,6 +106,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "validate_every": 150,
                 "validation_trials": 1200,
                 "patience": 0,
+                "gpu_batch": 4,
             }
         ),
         "accurate": MappingProxyType(
@@ -96,6 +129,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "validate_every": 300,
                 "validation_trials": 2000,
                 "patience": 0,
+                "gpu_batch": 4,
             }
         ),
         "koch2015": MappingProxyType(
@@ -105,19 +139,20 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "embedding_size": 4096,
                 "image_size": 105,
                 "loss": "pair",
-                "steps": 20_000,
+                "steps": 46_900,
                 "classes_per_batch": 64,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
                 "quarter_turns": False,
                 "augmentation": 1.0,
-                "learning_rate": 5e-4,
-                "warmup_steps": 200,
-                "weight_decay": 1e-3,
-                "ema": 0.999,
-                "validate_every": 500,
-                "validation_trials": 400,
+                "learning_rate": 1e-2,
+                "warmup_steps": 0,
+                "weight_decay": 1e-4,
+                "ema": 0.0,
+                "validate_every": 0,
+                "validation_trials": 320,
                 "patience": 20,
+                "gpu_batch": 1,
             }
         ),
     }
@@ -186,9 +221,14 @@ class TrainSettings(Settings):
         description="strength of random distortions; 0 is none",
     )
     learning_rate: float | None = Field(
-        default=None, gt=0, le=1, description="peak learning rate of AdamW"
+        default=None,
+        gt=0,
+        le=1,
+        description="peak learning rate of AdamW; koch2015: first one of SGD",
     )
-    weight_decay: float | None = Field(default=None, ge=0, le=1, description="weight decay")
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=1, description="weight decay; koch2015: L2"
+    )
     ema: float | None = Field(
         default=None,
         ge=0,
@@ -232,12 +272,20 @@ class TrainSettings(Settings):
             )
         return self
 
-    def recipe(self) -> Recipe:
-        """The preset's values with this object's overrides."""
+    def recipe(self, *, gpus: int = 0) -> Recipe:
+        """The preset's values with this object's overrides.
+
+        Args:
+          gpus: how many there are to train on. They get the preset's larger batches, unless the
+            length of training, a batch or its learning rate is set: those then hold as they are.
+        """
         values = dict(PRESETS[self.preset])
         for name in Recipe.model_fields:
             own = getattr(self, name, None)
             if own is not None:
                 values[name] = own
         values["warmup_steps"] = min(values["warmup_steps"], values["steps"] // 5)
-        return Recipe(**values)
+        recipe = Recipe(**values)
+        if any(getattr(self, name) is not None for name in BATCH_FIELDS):
+            return recipe
+        return recipe.on_gpus(gpus)

@@ -60,14 +60,15 @@ def run_fn(fn_args: FnArgs) -> None:
     """
     config = fn_args.custom_config
     settings = TrainSettings.model_validate_json(config["train"])
-    recipe = settings.recipe()
+    accelerator = choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla)
+    recipe = settings.recipe(gpus=accelerator.gpus)
     train = _read("Training", fn_args.train_files, recipe)
     held_out = _read("Held-out", fn_args.eval_files, recipe)
     fitted = fit(
         recipe,
         train,
         held_out,
-        accelerator=choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla),
+        accelerator=accelerator,
         initial_weights=initial_weights(settings, fn_args.base_model),
         checkpoint_dir=config.get("checkpoint_dir") or None,
         checkpoint_every=settings.checkpoint_every,

@@ -99,7 +99,13 @@ def tiny_recipe(**overrides: object) -> Recipe:
 
 
 def tiny_data(
-    folder: Path, *, first: int = 0, groups: int = 2, classes: int = 5, pairs: int = 120
+    folder: Path,
+    *,
+    first: int = 0,
+    groups: int = 2,
+    classes: int = 5,
+    pairs: int = 120,
+    size: int = 16,
 ) -> PairData:
     made = make_pairs(groups=groups, classes=classes, first=first, pairs=pairs)
-    return read_pair_data([write_records(folder, made)], size=16, polarity="auto")
+    return read_pair_data([write_records(folder, made)], size=size, polarity="auto")

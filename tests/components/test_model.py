@@ -90,7 +90,49 @@ def test_bfloat16_leaves_weights_embeddings_and_logits_in_float32() -> None:
     assert mixed.get_layer(EMBEDDER).layers[1].compute_dtype == "bfloat16"
 
 
-def test_the_network_of_koch_2015_has_the_published_size() -> None:
+def test_the_network_of_koch_2015_has_the_published_layers_and_size() -> None:
     # Figure 4 of the paper: 64@10x10, 128@7x7, 128@4x4, 256@4x4, 4096, and 4096 + 1 in the head.
     model = build_model(TrainSettings(preset="koch2015").recipe())
+    layers = [
+        layer
+        for layer in model.get_layer(EMBEDDER).layers
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.MaxPooling2D, keras.layers.Dense))
+    ]
+    assert model.get_layer(EMBEDDER).input.shape == (None, 105, 105, 1)
+    assert [layer.output.shape[1:] for layer in layers] == [
+        (96, 96, 64),
+        (48, 48, 64),
+        (42, 42, 128),
+        (21, 21, 128),
+        (18, 18, 128),
+        (9, 9, 128),
+        (6, 6, 256),
+        (4096,),
+    ]
+    kernels = [layer.kernel.shape for layer in layers if layer.weights]
+    assert kernels == [
+        (10, 10, 1, 64),
+        (7, 7, 64, 128),
+        (4, 4, 128, 128),
+        (4, 4, 128, 256),
+        (9216, 4096),
+    ]
+    assert [layer.activation.__name__ for layer in layers if layer.weights] == [
+        *("relu", "relu", "relu", "relu"),
+        "sigmoid",
+    ]
+    # "About 38.9 million" by the shapes above: with its biases, exactly this many.
     assert model.count_params() == 38_951_745
+
+
+def test_the_network_of_koch_2015_starts_as_published() -> None:
+    # Section 3.2: kernels of deviation 0.01, those of the dense layer 0.2; biases around 0.5.
+    model = build_model(TrainSettings(preset="koch2015").recipe())
+    layers = [layer for layer in model.get_layer(EMBEDDER).layers if layer.weights]
+    for layer in layers:
+        kernel, bias = (np.asarray(weight) for weight in layer.weights)
+        deviation = 0.2 if isinstance(layer, keras.layers.Dense) else 0.01
+        assert kernel.std() == pytest.approx(deviation, rel=0.05)
+        assert abs(kernel.mean()) < 0.1 * deviation
+        assert bias.mean() == pytest.approx(0.5, abs=0.005)
+        assert bias.std() == pytest.approx(0.01, rel=0.3)

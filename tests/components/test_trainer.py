@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from components import trainer
+from components.devices import Accelerator
 from components.model import HEAD, build_model, embedding_function
-from components.train_settings import TrainSettings
+from components.train_settings import Recipe, TrainSettings
 from components.trainer import calibrate, impostors, run_fn
 from components.warm_start import initial_weights
 from data_ingest.errors import InputError
@@ -112,6 +114,24 @@ def test_a_kill_during_export_does_not_cost_the_training(
     run_fn(workspace.fn_args())
     facts = json.loads((tmp_path / "model_run" / "training.json").read_text())
     assert facts["resumed_from_step"] == 6
+
+
+def test_a_gpu_is_found_and_gets_its_larger_batches_without_being_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Accelerator(tf.distribute.get_strategy(), True, True, "1 x NVIDIA L4", gpus=1)
+    seen: dict[str, Any] = {}
+
+    def fit(recipe: Recipe, *_: Any, accelerator: Accelerator, **__: Any) -> None:
+        seen.update(recipe=recipe, accelerator=accelerator)
+        raise InterruptedError
+
+    monkeypatch.setattr(trainer, "choose_accelerator", lambda **_: gpu)
+    monkeypatch.setattr(trainer, "fit", fit)
+    with pytest.raises(InterruptedError):
+        run_fn(Workspace(tmp_path, TrainSettings(image_size=16)).fn_args())
+    assert seen["accelerator"] is gpu
+    assert seen["recipe"] == TrainSettings(image_size=16).recipe(gpus=1)
 
 
 def test_calibration_turns_held_out_scores_into_probabilities_and_keeps_their_order(
