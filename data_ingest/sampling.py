@@ -5,6 +5,7 @@ Everything here is a pure function of (index, settings, seed).
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -25,7 +26,7 @@ from data_ingest.protocols import (
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_UNKNOWN_WRITER: Final = 0
+UNKNOWN_WRITER: Final = 0
 
 
 class NotEnoughClasses(InputError):
@@ -51,7 +52,7 @@ class _Candidates:
     """Classes that a set of trials can be drawn from."""
 
     classes: Ints
-    """Each has two images that are not known to be of one writer."""
+    """Each has enough images that are not known to be of one writer."""
     writers: Ints
     drawn: Flags
     """`[classes, writers]`: has the class an image by that writer?"""
@@ -64,12 +65,21 @@ class TrialSampler:
     Set `s` is a pure function of (index, seed, s). Two writers are drawn for a set: one drew all
     candidates, the other all queries. Where no two writers have drawn enough classes, query and
     candidate of a class are still by two writers, or, where writers are unknown, two images.
+
+    Attributes:
+      index: the images.
+      protocol: within or between groups.
+      way: candidates a trial.
+      seed: of all draws.
+      shots: a class takes part if it has so many images by other writers than the query's. A trial
+        has one of them; `data_ingest.few_shot` adds the others.
     """
 
     index: ImageIndex
     protocol: str
     way: int
     seed: int
+    shots: int = 1
     _cache: dict[int, _Candidates] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -78,19 +88,21 @@ class TrialSampler:
 
     def check(self) -> None:
         """Raises `NotEnoughClasses` where `way` is more than the index can give."""
-        largest = largest_way(self.index, self.protocol)
+        largest = largest_way(self.index, self.protocol, shots=self.shots)
         if self.way > largest:
             place = "any one group has" if self.protocol == PROTOCOL_WITHIN else "two groups have"
+            of_shots = f" of {self.shots} shots" if self.shots > 1 else ""
             raise NotEnoughClasses(
-                f"{self.way}-way {self.protocol} trials need {self.way} classes with two images "
-                f"each, but {largest} are the most that {place}"
+                f"{self.way}-way {self.protocol} trials{of_shots} need {self.way} classes with "
+                f"{self.shots + 1} images each, by different writers where these are known, but "
+                f"{largest} are the most that {place}"
             )
 
     def trials(self, set_number: int) -> list[Trial]:
         """The `way` trials of one set; `check` must have passed."""
         draws = Draws(self.seed, self.stream, set_number)
         if self.protocol == PROTOCOL_WITHIN:
-            groups = self._groups()
+            groups = self._groups
             turn = Draws(self.seed, f"{self.stream}/turn", set_number // len(groups))
             group = int(groups[turn.order(len(groups))[set_number % len(groups)]])
             candidates = self._candidates(group, self.index.group_classes(group))
@@ -113,14 +125,19 @@ class TrialSampler:
             for item in range(len(classes))
         ]
 
+    @cached_property
     def _groups(self) -> Ints:
-        return np.flatnonzero(_usable_in_groups(self.index) >= self.way)
+        return np.flatnonzero(_usable_in_groups(self.index, self.shots) >= self.way)
+
+    @cached_property
+    def _usable(self) -> Flags:
+        return usable_classes(self.index, shots=self.shots)
 
     def _candidates(self, key: int, classes: range) -> _Candidates:
         if key not in self._cache:
-            usable = np.array(classes, np.int64)[_usable_classes(self.index)[list(classes)]]
+            usable = np.array(classes, np.int64)[self._usable[list(classes)]]
             rows = np.flatnonzero(np.isin(self.index.row_class, usable))
-            rows = rows[self.index.row_writer[rows] != _UNKNOWN_WRITER]
+            rows = rows[self.index.row_writer[rows] != UNKNOWN_WRITER]
             writers, writer_at = np.unique(self.index.row_writer[rows], return_inverse=True)
             drawn = np.zeros((len(usable), len(writers)), bool)
             drawn[np.searchsorted(usable, self.index.row_class[rows]), writer_at] = True
@@ -176,7 +193,7 @@ class TrialSampler:
         rows = np.array(self.index.class_rows(int(self.index.row_class[row])))
         writers = self.index.row_writer[rows]
         own = self.index.row_writer[row]
-        unknown = (writers == _UNKNOWN_WRITER) | (own == _UNKNOWN_WRITER)
+        unknown = (writers == UNKNOWN_WRITER) | (own == UNKNOWN_WRITER)
         others = rows[(rows != row) & ((writers != own) | unknown)]
         return int(others[draws.below(len(others))])
 
@@ -211,9 +228,9 @@ def between_group_trials(index: ImageIndex, *, way: int, trials: int, seed: int)
     return _trials(TrialSampler(index, PROTOCOL_BETWEEN, way, seed), trials)
 
 
-def largest_way(index: ImageIndex, protocol: str) -> int:
+def largest_way(index: ImageIndex, protocol: str, *, shots: int = 1) -> int:
     """The most candidates that a trial of this protocol can have; 0 where there is no trial."""
-    in_groups = _usable_in_groups(index)
+    in_groups = _usable_in_groups(index, shots)
     if protocol == PROTOCOL_WITHIN:
         largest = int(in_groups.max(initial=0))
     else:
@@ -255,16 +272,17 @@ def _trials(sampler: TrialSampler, count: int) -> Iterator[Trial]:
     return islice((trial for number in sets for trial in draw(number)), count)
 
 
-def _usable_classes(index: ImageIndex) -> Flags:
-    """`[C]`: has the class two images that are not known to be of one writer?"""
-    writers = index.row_writer
-    lowest = np.minimum.reduceat(writers, index.class_start[:-1]) if len(index) else writers
-    highest = np.maximum.reduceat(writers, index.class_start[:-1]) if len(index) else writers
-    usable: Flags = (index.class_sizes >= 2) & ((lowest == _UNKNOWN_WRITER) | (lowest != highest))
+def usable_classes(index: ImageIndex, *, shots: int = 1) -> Flags:
+    """`[C]`: has the class a query, and `shots` images not known to be by its or one writer?"""
+    known = index.row_writer != UNKNOWN_WRITER
+    hands = np.stack([index.row_class[known], index.row_writer[known]])
+    writers = np.bincount(np.unique(hands, axis=1)[0], minlength=len(index.classes))
+    unknown = np.bincount(index.row_class[~known], minlength=len(index.classes))
+    usable: Flags = writers + unknown > shots
     return usable
 
 
-def _usable_in_groups(index: ImageIndex) -> Ints:
+def _usable_in_groups(index: ImageIndex, shots: int) -> Ints:
     """`[G]`: number of usable classes of each group."""
-    counts = np.bincount(index.class_group[_usable_classes(index)], minlength=len(index.groups))
-    return counts.astype(np.int64)
+    usable = index.class_group[usable_classes(index, shots=shots)]
+    return np.bincount(usable, minlength=len(index.groups)).astype(np.int64)
