@@ -1,12 +1,14 @@
 """What a model earns in one one-shot trial; the same rule wherever trials are counted."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 
 def trial_credit(
     labels: npt.NDArray[np.int64],
-    logits: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.floating[Any]],
     ways: npt.NDArray[np.int64],
 ) -> float | None:
     """Credit in [0, 1] that a model earns in one trial, or None for a malformed trial.

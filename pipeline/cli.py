@@ -24,6 +24,7 @@ from data_ingest.errors import InputError
 from pipeline.compile_cli import add_parser as add_compile_parser
 from pipeline.config import load_config
 from pipeline.drift_cli import add_parser as add_drift_parser
+from pipeline.evaluate_cli import add_parser as add_evaluate_parser
 from pipeline.gallery_cli import add_parser as add_gallery_parser
 from pipeline.gc_cli import add_parser as add_gc_parser
 from pipeline.ingest_cli import add_parsers as add_span_parsers
@@ -106,17 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        parents=[common],
-        help="one-shot accuracy of an exported model on any images",
-    )
-    evaluate.add_argument("--model", type=Path, required=True, help="folder of a SavedModel")
-    evaluate.add_argument("--images", type=Path, required=True, help="folder or zip of images")
-    evaluate.add_argument("--way", type=int, default=20, help="candidates a trial (%(default)s)")
-    evaluate.add_argument("--trials", type=int, default=400, help="number of trials (%(default)s)")
-    evaluate.add_argument("--seed", type=int, default=1, help="seed of the trials (%(default)s)")
-    evaluate.set_defaults(command=_evaluate)
+    add_evaluate_parser(commands, parents=[common])
 
     runs = commands.add_parser("runs", parents=[common, output, configured], help="history of runs")
     runs.add_argument("--limit", type=int, default=20, help="newest runs shown (%(default)s)")
@@ -201,24 +192,6 @@ def _run(arguments: argparse.Namespace) -> int:
             end="",
         )
     return EXIT_DONE if summary.blessed else EXIT_NOT_BLESSED
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    with _quiet_libraries(arguments):
-        from pipeline.evaluate import evaluate_model, print_evaluation
-
-        result = evaluate_model(
-            arguments.model,
-            arguments.images,
-            way=arguments.way,
-            trials=arguments.trials,
-            seed=arguments.seed,
-        )
-    if arguments.json:
-        print(json.dumps(asdict(result), indent=2))
-    else:
-        print_evaluation(result, Console(highlight=False))
-    return EXIT_DONE
 
 
 def _runs(arguments: argparse.Namespace) -> int:

@@ -1,80 +1,169 @@
 """One-shot accuracy of any exported model on any images, through the exported signatures alone."""
 
-import hashlib
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
 
 from components.intervals import wilson_interval
 from components.one_shot import trial_credit
 from data_ingest.errors import InputError
-from data_ingest.index import ImageIndex, ImageRef, sort_order
-from data_ingest.layout import ImageFile, ImageReader, list_images
-from data_ingest.sampling import Trial, within_group_trials
+from data_ingest.few_shot import FewShotTrial
+from data_ingest.layout import ImageFile, ImageReader
+from pipeline.baselines import BASELINES
+from pipeline.confusions import Confusion, Wrong, most_confused
+from pipeline.recognisers import BaselineRecogniser, ModelRecogniser, Recogniser
+from pipeline.trial_sets import TrialSets, within_trials
 from serving.loader import LoadedModel
 
-_LOGGER = logging.getLogger(__name__)
-_BATCH = 256
-Floats = npt.NDArray[np.float32]
+_MOST_CONFUSIONS: Final = 24
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Within-group one-shot accuracy in [0, 1], with its 95 % interval and number of trials."""
+class Accuracy:
+    """Accuracy in [0, 1], with its 95 % interval and number of trials.
 
-    model: str
-    images: str
+    The interval (Wilson's) takes the trials as independent; those of one set share their images.
+    """
+
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    accuracy_n: int
+
+
+@dataclass(frozen=True)
+class WayResult:
+    """What came of the trials of so many candidates."""
+
     way: int
-    trials: int
-    seed: int
     accuracy: float
     accuracy_ci95: tuple[float, float]
     accuracy_n: int
     chance: float
     by_group: dict[str, float]
+    """Accuracy of the model."""
     groups_without_trials: list[str]
+    baselines: dict[str, Accuracy]
+    """By `Baseline.name`, on the same trials; empty where none were asked for."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of a model, by way."""
+
+    model: str
+    images: str
+    protocol: str
+    shots: int
+    trials: int
+    """Asked for, of each way."""
+    seed: int | None
+    """None where the trials are published."""
     rejected_images: int
+    classes_left_out: list[str]
+    """Those with too few images by different writers for so many shots."""
+    results: list[WayResult]
+    confusions: list[Confusion]
+    """Classes that were taken for each other, over all ways, the most frequent first."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values; the figures of the first way stand at the top as well."""
+        confusions = [confusion.document() for confusion in self.confusions]
+        return asdict(self.results[0]) | asdict(self) | {"confusions": confusions}
 
 
-def evaluate_model(
-    model: Path, images: Path, *, way: int = 20, trials: int = 400, seed: int = 1
-) -> Evaluation:
-    """Runs `trials` within-group trials of `way` candidates on a folder or zip of images.
+def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -> Evaluation:
+    """Has an exported model answer trials.
 
-    Query and support are drawn by two different writers where writers are known. Candidates that
-    tie for the best score share the credit, so a model with constant output scores 1 / way.
+    Several references of a class are combined by the mean of their embeddings, as in the gallery:
+    `match(query, mean)`. On held-out background alphabets that is right more often than the nearest
+    of the references or the mean of their logits (docs/accuracy.md has the figures), and it costs
+    one comparison a class. Candidates that tie for the best score share the credit, so that a model
+    with constant output scores 1 / way.
+
+    Args:
+      model: folder of a SavedModel.
+      trials: what is asked.
+      baselines: whether recognisers without learning answer the same trials. A class is as near to
+        them as the nearest of its references.
 
     Raises:
-      InputError: no SavedModel at `model`, no usable images, or no group of `way` classes.
+      InputError: no SavedModel at `model`.
     """
-    if way < 2 or trials < 1 or seed < 0:
-        raise InputError("--way must be at least 2, --trials at least 1 and --seed at least 0")
-    if not (model / "saved_model.pb").is_file():
-        raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
+    check_model(model)
+    everything = [trial for part in trials.by_way.values() for trial in part]
+    rows = {row for trial in everything for row in trial.rows}
+    results, wrong = [], []
     with LoadedModel(model) as loaded:
-        result = run_trials(loaded, list_images(images), way=way, trials=trials, seed=seed)
-    accuracy = float(np.mean(result.earned))
+        recogniser = ModelRecogniser(loaded, trials.images, rows)
+        answers = {way: answer(recogniser, part) for way, part in trials.by_way.items()}
+    compared = {
+        baseline.name: BaselineRecogniser(baseline, trials.images)
+        for baseline in (BASELINES if baselines else ())
+    }
+    for way, part in trials.by_way.items():
+        wrong += answers[way].wrong
+        by_group = _by_group(trials, part, answers[way].earned)
+        results.append(
+            WayResult(
+                way=way,
+                **vars(_accuracy(answers[way].earned)),
+                chance=1 / way,
+                by_group=by_group,
+                groups_without_trials=sorted(set(trials.images.index.groups) - set(by_group)),
+                baselines={
+                    name: _accuracy(answer(one, part).earned) for name, one in compared.items()
+                },
+            )
+        )
     return Evaluation(
         model=str(model),
-        images=str(images),
-        way=way,
-        trials=trials,
-        seed=seed,
-        accuracy=accuracy,
-        accuracy_ci95=wilson_interval(sum(result.earned), len(result.earned)),
-        accuracy_n=len(result.earned),
-        chance=1 / way,
-        by_group=result.by_group,
-        groups_without_trials=sorted(set(result.groups) - set(result.by_group)),
-        rejected_images=result.rejected_images,
+        images=trials.source,
+        protocol=trials.protocol,
+        shots=trials.shots,
+        trials=trials.asked,
+        seed=trials.seed,
+        rejected_images=trials.images.rejected,
+        classes_left_out=trials.classes_left_out,
+        results=results,
+        confusions=most_confused(trials.images, everything, wrong, most=_MOST_CONFUSIONS),
     )
+
+
+def check_model(model: Path) -> None:
+    """Raises `InputError` where there is no SavedModel."""
+    if not (model / "saved_model.pb").is_file():
+        raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a recogniser made of trials."""
+
+    earned: list[float]
+    """Credit of each, in [0, 1]."""
+    wrong: list[Wrong]
+
+
+def answer(recogniser: Recogniser, trials: Sequence[FewShotTrial]) -> Answers:
+    """Has a recogniser answer trials, all of as many ways and shots."""
+    earned, wrong = [], []
+    for trial, nearness in zip(trials, recogniser(trials), strict=True):
+        way = len(trial.references)
+        labels = np.zeros(way, np.int64)
+        labels[trial.answer] = 1
+        credit = trial_credit(labels, nearness, np.full(way, way))
+        if credit is None:
+            raise ValueError(f"{trial.trial_id} is malformed")
+        earned.append(credit)
+        if credit < 1:
+            others = np.where(labels == 1, -np.inf, nearness)
+            chosen = int(np.argmax(others))
+            wrong.append(Wrong(trial, chosen, float(nearness[chosen] - nearness[trial.answer])))
+    return Answers(earned, wrong)
 
 
 @dataclass(frozen=True)
@@ -85,114 +174,33 @@ class TrialResults:
     """Credit of each trial, in [0, 1]."""
     by_group: dict[str, float]
     """Mean credit of the trials of each group that has any."""
-    groups: tuple[str, ...]
-    """All groups of the usable images."""
-    rejected_images: int
 
 
 def run_trials(
     model: LoadedModel, files: Sequence[ImageFile], *, way: int, trials: int, seed: int
 ) -> TrialResults:
-    """Runs within-group trials on some images, of one container or several.
+    """Has a model answer one-shot trials within groups, on images of one container or several.
 
     Raises:
       InputError: no usable images, or no group of `way` classes.
     """
-    usable, contents, rejected = _read(files)
-    refs = [ImageRef(f.group, f.class_name, f.writer, f"{f.uri}\0{f.container}") for f in usable]
-    contents = [contents[position] for position in sort_order(refs)]
-    index = ImageIndex.build(refs)
-    chosen = list(within_group_trials(index, way=way, trials=trials, seed=seed))
-    needed = sorted({row for trial in chosen for row in (trial.query, *trial.support)})
-    vectors = _embed(model, [contents[row] for row in needed])
-    scores = _score(model, chosen, dict(zip(needed, vectors, strict=True)))
-    earned = [_earned(logits, trial) for logits, trial in zip(scores, chosen, strict=True)]
-    by_group: dict[str, list[float]] = defaultdict(list)
-    for credit, trial in zip(earned, chosen, strict=True):
-        by_group[index.group_name(trial.query)].append(credit)
-    return TrialResults(
-        earned,
-        {group: float(np.mean(values)) for group, values in sorted(by_group.items())},
-        index.groups,
-        rejected,
-    )
-
-
-def _read(files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[bytes], int]:
-    usable, contents = [], []
-    seen: set[tuple[str, bytes]] = set()
-    rejected = 0
     with ImageReader() as reader:
-        for file in files:
-            data, reason = reader.read_checked(file)
-            if reason is not None:
-                _LOGGER.warning("%s left out: %s", file.member, reason)
-                rejected += 1
-                continue
-            # A query that is a copy of its candidate would be no question.
-            copy = (file.class_name, hashlib.blake2b(data, digest_size=16).digest())
-            if copy not in seen:
-                seen.add(copy)
-                usable.append(file)
-                contents.append(data)
-    if not usable:
-        raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
-    return usable, contents, rejected
+        drawn = within_trials(files, reader, ways=[way], shots=1, trials=trials, seed=seed)
+        part = drawn.by_way[way]
+        rows = {row for trial in part for row in trial.rows}
+        earned = answer(ModelRecogniser(model, drawn.images, rows), part).earned
+    return TrialResults(earned, _by_group(drawn, part, earned))
 
 
-def _embed(model: LoadedModel, images: Sequence[bytes]) -> Floats:
-    """`[N, D]` vectors of encoded images."""
-    parts = []
-    for start in range(0, len(images), _BATCH):
-        batch = np.array(images[start : start + _BATCH], dtype=object)
-        parts.append(model.run("embed", {"image": batch})["embedding"])
-        if start // _BATCH % 20 == 19:
-            _LOGGER.info("embedded %d of %d images", start + len(batch), len(images))
-    return np.concatenate(parts)
+def _accuracy(earned: Sequence[float]) -> Accuracy:
+    interval = wilson_interval(sum(earned), len(earned))
+    return Accuracy(float(np.mean(earned)), interval, len(earned))
 
 
-def _score(model: LoadedModel, trials: Sequence[Trial], vectors: dict[int, Floats]) -> list[Floats]:
-    """Logits of each trial's candidates, `[way]` a trial: scores near 1 would tie in float32."""
-    rows = []
-    per_call = max(1, 4096 // max(len(trial.support) for trial in trials))
-    for start in range(0, len(trials), per_call):
-        part = trials[start : start + per_call]
-        queries = np.stack([vectors[trial.query] for trial in part for _ in trial.support])
-        supports = np.stack([vectors[row] for trial in part for row in trial.support])
-        logits = model.run("match", {"embedding_a": queries, "embedding_b": supports})["logit"]
-        rows += np.split(logits, np.cumsum([len(trial.support) for trial in part])[:-1])
-    return rows
-
-
-def _earned(logits: Floats, trial: Trial) -> float:
-    labels = np.zeros(len(trial.support), np.int64)
-    labels[trial.answer] = 1
-    credit = trial_credit(labels, logits, np.full(len(labels), trial.way))
-    if credit is None:
-        raise ValueError(f"{trial.trial_id} is malformed")
-    return credit
-
-
-def print_evaluation(result: Evaluation, console: Console) -> None:
-    """The figures for a person."""
-    low, high = result.accuracy_ci95
-    console.print(
-        f"{result.way}-way within-group one-shot accuracy: [bold]{100 * result.accuracy:.1f} %[/]"
-        f"  (95 % interval {100 * low:.1f} to {100 * high:.1f}, {result.accuracy_n} trials, "
-        f"chance {100 * result.chance:.1f} %)",
-        soft_wrap=True,
-    )
-    if len(result.by_group) > 1:
-        table = Table()
-        table.add_column("group")
-        table.add_column("accuracy", justify="right")
-        for group, accuracy in result.by_group.items():
-            table.add_row(group, f"{100 * accuracy:.1f} %")
-        console.print(table)
-    if result.groups_without_trials:
-        console.print(
-            f"Fewer than {result.way} classes: {', '.join(result.groups_without_trials)}",
-            soft_wrap=True,
-        )
-    if result.rejected_images:
-        console.print(f"{result.rejected_images} unreadable images were left out")
+def _by_group(
+    trials: TrialSets, part: Sequence[FewShotTrial], earned: Sequence[float]
+) -> dict[str, float]:
+    earned_in: dict[str, list[float]] = defaultdict(list)
+    for trial, credit in zip(part, earned, strict=True):
+        earned_in[trials.images.index.group_name(trial.query)].append(credit)
+    return {group: float(np.mean(values)) for group, values in sorted(earned_in.items())}

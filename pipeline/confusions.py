@@ -1,0 +1,123 @@
+"""Which classes a recogniser takes for each other, and a picture of them."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from data_ingest.few_shot import FewShotTrial
+from data_ingest.index import ImageIndex
+from pipeline.baselines import gray_picture
+from pipeline.files import write_bytes_atomically
+from pipeline.trial_images import TrialImages
+
+_ACROSS: Final = 2
+"""Confusions side by side in the picture."""
+_WIDTH_INCHES: Final = 3.6
+_LINE_INCHES: Final = 1.75
+_CAPTIONS: Final = ("query", "right", "chosen")
+
+
+class Wrong(NamedTuple):
+    """A trial that was not won."""
+
+    trial: FewShotTrial
+    chosen: int
+    """Position of the nearest of the wrong classes."""
+    margin: float
+    """By how much it is nearer than the right one; 0 where they tie."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes that were taken for each other, whichever was asked for."""
+
+    classes: tuple[str, str]
+    mistakes: int
+    trials: int
+    """In which one of the two was asked for and the other was a candidate."""
+    query: str
+    """Image of the mistake with the greatest margin; `right` and `chosen` are references in it."""
+    right: str
+    chosen: str
+    rows: tuple[int, int, int]
+    """Of `query`, `right` and `chosen`."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "rows"}
+
+
+def most_confused(
+    images: TrialImages, trials: Iterable[FewShotTrial], wrong: Sequence[Wrong], *, most: int
+) -> list[Confusion]:
+    """The pairs of classes with most mistakes, at most `most` of them."""
+    index = images.index
+    worst: dict[tuple[int, int], Wrong] = {}
+    mistakes: Counter[tuple[int, int]] = Counter()
+    for one in wrong:
+        pair = _pair(index, one.trial, one.chosen)
+        mistakes[pair] += 1
+        if pair not in worst or one.margin > worst[pair].margin:
+            worst[pair] = one
+    asked = Counter(
+        pair
+        for trial in trials
+        for position in range(len(trial.references))
+        if (pair := _pair(index, trial, position)) in mistakes
+    )
+    found = []
+    for pair, count in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:most]:
+        trial = worst[pair].trial
+        rows = (
+            trial.query,
+            trial.references[trial.answer][0],
+            trial.references[worst[pair].chosen][0],
+        )
+        query, right, chosen = (images.files[row].member for row in rows)
+        names = (index.classes[pair[0]], index.classes[pair[1]])
+        found.append(Confusion(names, count, asked[pair], query, right, chosen, rows))
+    return found
+
+
+def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: Path) -> None:
+    """Writes a PNG: of each pair the query, a reference of its class, and one of the chosen class.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    lines = max(1, -(-len(confusions) // _ACROSS))
+    figure = Figure(figsize=(_ACROSS * _WIDTH_INCHES, lines * _LINE_INCHES), layout="constrained")
+    for axes in (grid := figure.subplots(lines, _ACROSS, squeeze=False)).flat:
+        axes.set_axis_off()
+    for axes, confusion in zip(grid.flat, confusions, strict=False):
+        pictures = [gray_picture(images.encoded(row)) for row in confusion.rows]
+        side = len(pictures[0])
+        axes.set_axis_on()
+        axes.imshow(np.hstack(pictures), cmap="gray", vmin=0, vmax=255)
+        axes.vlines([side - 0.5, 2 * side - 0.5], -0.5, side - 0.5, color="black", lw=0.8)
+        axes.set_yticks([])
+        axes.set_xticks([side * (at + 0.5) for at in range(3)], _CAPTIONS, fontsize=7)
+        axes.tick_params(length=0)
+        axes.set_title(_title(confusion), fontsize=8, loc="left", parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_bytes_atomically(path, buffer.getvalue())
+
+
+def _title(confusion: Confusion) -> str:
+    first, second = confusion.classes
+    group = first.rpartition("/")[0]
+    second = second.removeprefix(f"{group}/") if group else second
+    return f"{first}, {second}\n{confusion.mistakes} of {confusion.trials} trials"
+
+
+def _pair(index: ImageIndex, trial: FewShotTrial, position: int) -> tuple[int, int]:
+    asked = int(index.row_class[trial.query])
+    other = int(index.row_class[trial.references[position][0]])
+    return min(asked, other), max(asked, other)
