@@ -12,7 +12,7 @@ COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format doctor lock airflow airflow-demo bench-serving clean
+.PHONY: help setup run test lint format doctor lock airflow airflow-demo bench-serving bench-train bench-gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -60,6 +60,12 @@ airflow-demo: airflow ## a real Airflow scheduler retrains on three small spans;
 bench-serving: setup ## the local server and the gallery, against the bare model; --seconds and --json by ARGS
 	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
 	$(BIN)/python -m benchmarks.bench_gallery
+
+bench-train: setup ## what a step of training is made of and how fast it is; options by ARGS, such as --to-the-end
+	$(BIN)/python -m benchmarks.bench_train $(ARGS)
+
+bench-gpu: setup ## the same on GPUs, their utilisation, and how long a good model takes; needs a GPU
+	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
 
 clean: ## removes the environment and caches; output/ stays
 	rm -rf .venv .venv.lock .venv-airflow .venv-airflow.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
