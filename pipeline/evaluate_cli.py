@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -157,12 +158,11 @@ def _accuracies(result: "Evaluation") -> Table:
 
     title = "One-shot accuracy" if result.shots == 1 else f"{result.shots}-shot accuracy"
     place = "published runs" if result.protocol == "official" else "within groups"
-    table = Table(title=f"{title}, {place}", title_justify="left")
+    table = _table(f"{title}, {place}")
     for heading in ("trials", "recogniser", "accuracy", "95 % interval", "wrong", "chance"):
         left = heading in ("trials", "recogniser")
         table.add_column(heading, justify="left" if left else "right")
     for one in result.results:
-        table.add_section()
         chance = f"{100 * one.chance:.1f} %"
         table.add_row(f"{one.way}-way", "model", *_figures(one), chance)
         for baseline in BASELINES:
@@ -170,6 +170,16 @@ def _accuracies(result: "Evaluation") -> Table:
                 figures = _figures(one.baselines[baseline.name])
                 table.add_row("", baseline.title, *figures, chance)
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
 
 
 def _figures(one: "Accuracy | WayResult") -> tuple[str, str, str]:
@@ -188,7 +198,7 @@ def _groups(results: "Sequence[WayResult]") -> Table | None:
     names = sorted({group for one in results for group in one.by_group})
     if len(names) < 2 or len(results) > _MOST_COLUMNS:
         return None
-    table = Table(title="The model, by group", title_justify="left")
+    table = _table("The model, by group")
     table.add_column("group")
     for one in results:
         table.add_column(f"{one.way}-way", justify="right")

@@ -22,6 +22,7 @@ Recogniser = Callable[[Sequence[FewShotTrial]], Iterator[npt.NDArray[np.floating
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH: Final = 256
+_BATCH_BYTES: Final = 16 * 2**20
 _PAIRS_A_CALL: Final = 4096
 _VECTORS_A_CALL: Final = 32_768
 _KEPT_PICTURES: Final = 1024
@@ -35,6 +36,9 @@ class ModelRecogniser:
 
     Several references of a class are used as their mean vector, which is what the gallery does:
     the logit is `match` of the query's embedding and the mean of the references' embeddings.
+
+    Attributes:
+      vectors: `float32[N, D]`, embeddings of the rows it was made for, ascending.
     """
 
     def __init__(self, model: LoadedModel, images: TrialImages, rows: Iterable[int]) -> None:
@@ -43,12 +47,9 @@ class ModelRecogniser:
         rows = sorted(set(rows))
         self._position = np.full(len(images.index), -1, np.int64)
         self._position[rows] = np.arange(len(rows))
-        starts = range(0, len(rows), _BATCH)
-        parts = []
-        for start in told(starts, "batches embedded", total=len(starts)):
-            batch = [images.encoded(row) for row in rows[start : start + _BATCH]]
-            parts.append(model.run("embed", {"image": batch})["embedding"])
-        self._vectors = np.concatenate(parts)
+        batches = _batches(images.encoded(row) for row in told(rows, "images", total=len(rows)))
+        parts = [model.run("embed", {"image": batch})["embedding"] for batch in batches]
+        self.vectors = np.concatenate(parts)
 
     def __call__(self, trials: Sequence[FewShotTrial]) -> Iterator[npt.NDArray[np.floating[Any]]]:
         """Logits, `float32[way]` a trial: scores near 1 would tie in float32."""
@@ -56,8 +57,8 @@ class ModelRecogniser:
         per_call = max(1, min(_PAIRS_A_CALL // way, _VECTORS_A_CALL // (way * shots)))
         for start in range(0, len(trials), per_call):
             part = trials[start : start + per_call]
-            queries = self._vectors[self._position[[trial.query for trial in part]]]
-            references = self._vectors[self._position[[trial.references for trial in part]]]
+            queries = self.vectors[self._position[[trial.query for trial in part]]]
+            references = self.vectors[self._position[[trial.references for trial in part]]]
             pairs = {
                 "embedding_a": np.repeat(queries, way, axis=0),
                 "embedding_b": references.mean(axis=2).reshape(len(part) * way, -1),
@@ -85,6 +86,18 @@ class BaselineRecogniser:
                     for shots in trial.references
                 ]
             )
+
+
+def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Images in batches of so many, or, where they are large, of so many bytes."""
+    batch: list[bytes] = []
+    for image in encoded:
+        batch.append(image)
+        if len(batch) == _BATCH or sum(map(len, batch)) >= _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def told(items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
