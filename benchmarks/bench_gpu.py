@@ -9,101 +9,23 @@ itself. Without a GPU it says so and ends with exit code 2.
 import argparse
 import json
 import logging
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import tensorflow as tf
+from components.train_settings import PRESETS
 
-from benchmarks.bench_train import machine, profile, rates, whole_training
-from benchmarks.training_rounds import (
-    STEPS,
-    BareSteps,
-    official_runs,
-    read_split,
-    rounds_of,
-    write_records,
-)
-from benchmarks.training_tables import show
-from components.devices import choose_accelerator
-from components.train_settings import PRESETS, TrainSettings
-
-ASKED: Final = ("utilization.gpu", "memory.used", "power.draw")
-"""Percent of the time in which a kernel ran, MiB, watts."""
-EVERY_MS: Final = 200
-_LOGGER = logging.getLogger("bench_gpu")
+COUNT: Final = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
 
 
-@contextmanager
-def watched(found: dict[str, float]) -> Iterator[None]:
-    """Fills `found` with what `nvidia-smi` saw meanwhile; with nothing where there is none."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader,nounits"]
-    try:
-        watcher = subprocess.Popen(
-            [*command, f"--loop-ms={EVERY_MS}"], stdout=subprocess.PIPE, text=True
-        )
-    except FileNotFoundError:
-        _LOGGER.warning("nvidia-smi is not installed: the GPU's utilisation is not measured")
-        yield
-        return
-    try:
-        yield
-    finally:
-        watcher.terminate()
-        output, _ = watcher.communicate()
-        found.update(averages(output.splitlines()))
-
-
-def averages(lines: Sequence[str]) -> dict[str, float]:
-    """Means of what `nvidia-smi` printed, by name; figures it does not know are left out."""
-    columns: dict[str, list[float]] = {name: [] for name in ASKED}
-    for line in lines:
-        values = line.split(",")
-        if len(values) != len(ASKED):
-            continue  # It was stopped in the middle of its last line.
-        for name, value in zip(ASKED, values, strict=True):
-            if value.strip().replace(".", "", 1).isdigit():
-                columns[name].append(float(value))
-    return {name: statistics.mean(values) for name, values in columns.items() if values}
-
-
-def seconds_to(history: Sequence[Mapping[str, float]], target: float) -> float | None:
-    """From the start of training to the first validation that reached the target."""
-    return next((one["seconds"] for one in history if one["accuracy"] >= target), None)
-
-
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Trains to the end, watched, then measures steps."""
-    accelerator = choose_accelerator()
-    recipe = TrainSettings(preset=options.preset).recipe(gpus=accelerator.gpus)
-    write_records(folder, data=options.data, pairs=options.pairs)
-    data = (read_split(folder, "train", recipe), read_split(folder, "eval", recipe))
-    report: dict[str, Any] = {
-        "preset": options.preset,
-        **machine(accelerator),
-        "recipe": recipe.model_dump(mode="json"),
-        "mixed_precision": accelerator.mixed_precision,
-        "xla": accelerator.xla,
-        "gpu": {},
-    }
-    with watched(report["gpu"]):
-        report["training"] = whole_training(recipe, data, official_runs(options.data), accelerator)
-    report["target"] = options.target
-    report["seconds_to_target"] = seconds_to(report["training"]["history"], options.target)
-    report["rates"] = rates(
-        rounds_of(recipe, data, accelerator, rounds=options.rounds),
-        images=STEPS * recipe.images_per_batch * accelerator.replicas,
-        on_cpu=False,
-    )
-    if accelerator.replicas == 1:
-        bare = BareSteps(recipe, data[0], accelerator)
-        report["profile"] = profile(bare, accelerator, rounds=options.rounds)
-    return report
+def gpus() -> int:
+    """How many TensorFlow finds; what it prints meanwhile is not shown."""
+    command = [sys.executable, "-c", COUNT]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(asked.stdout)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,12 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="where to write the results; default: stdout")
     options = parser.parse_args(argv)
-    if not tf.config.list_physical_devices("GPU"):
+    if not gpus():
         sys.stderr.write(
             "bench_gpu: TensorFlow finds no GPU, nothing was measured; "
             "`make setup GPU=1` installs CUDA for it\n"
         )
         return 2
+    # Imports TensorFlow, which prints several lines.
+    from benchmarks.gpu_training import measure
+    from benchmarks.training_tables import show
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with tempfile.TemporaryDirectory() as scratch:
         report = measure(options, Path(scratch))
