@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from components.intervals import wilson_interval
 from data_ingest.few_shot import FewShotTrial
 from data_ingest.index import ImageIndex
 from pipeline.baselines import gray_picture
@@ -56,7 +57,10 @@ class Confusion:
 def most_confused(
     images: TrialImages, trials: Iterable[FewShotTrial], wrong: Sequence[Wrong], *, most: int
 ) -> list[Confusion]:
-    """The pairs of classes with most mistakes, at most `most` of them."""
+    """The pairs of classes with the greatest share of mistakes, at most `most` of them.
+
+    Shares of few trials are uncertain, so what orders them is the lower end of their 95 % interval.
+    """
     index = images.index
     worst: dict[tuple[int, int], Wrong] = {}
     mistakes: Counter[tuple[int, int]] = Counter()
@@ -71,8 +75,9 @@ def most_confused(
         for position in range(len(trial.references))
         if (pair := _pair(index, trial, position)) in mistakes
     )
+    share = {pair: wilson_interval(count, asked[pair])[0] for pair, count in mistakes.items()}
     found = []
-    for pair, count in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:most]:
+    for pair in sorted(mistakes, key=lambda pair: (-share[pair], pair))[:most]:
         trial = worst[pair].trial
         rows = (
             trial.query,
@@ -81,7 +86,7 @@ def most_confused(
         )
         query, right, chosen = (images.files[row].member for row in rows)
         names = (index.classes[pair[0]], index.classes[pair[1]])
-        found.append(Confusion(names, count, asked[pair], query, right, chosen, rows))
+        found.append(Confusion(names, mistakes[pair], asked[pair], query, right, chosen, rows))
     return found
 
 

@@ -67,7 +67,7 @@ class Evaluation:
     """Those with too few images by different writers for so many shots."""
     results: list[WayResult]
     confusions: list[Confusion]
-    """Classes that were taken for each other, over all ways, the most frequent first."""
+    """Classes that were taken for each other, over all ways, the most likely to be first."""
 
     def document(self) -> dict[str, Any]:
         """As JSON values; the figures of the first way stand at the top as well."""
