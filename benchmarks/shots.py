@@ -34,9 +34,9 @@ TRIALS_A_SEED: Final = 4000
 BOOTSTRAP_REPLICATES: Final = 2000
 COMBINATIONS: Final[dict[str, Callable[[Floats, Floats], Floats]]] = {
     # Of a query `[D]` and references `[way, shots, D]`.
-    "mean of the embeddings": lambda query, many: -np.abs(query - many.mean(axis=1)).sum(axis=-1),
-    "nearest reference": lambda query, many: -np.abs(query - many).sum(axis=-1).min(axis=1),
-    "mean of the logits": lambda query, many: -np.abs(query - many).sum(axis=-1).mean(axis=1),
+    "mean embedding": lambda query, many: -np.abs(query - many.mean(axis=1)).sum(axis=-1),
+    "nearest": lambda query, many: -np.abs(query - many).sum(axis=-1).min(axis=1),
+    "mean logit": lambda query, many: -np.abs(query - many).sum(axis=-1).mean(axis=1),
 }
 
 
@@ -84,7 +84,14 @@ def main() -> None:
         images = sound_images(held_out(list_images(arguments.images)), reader)
         vectors = ModelRecogniser(model, images, range(len(images.index))).vectors
     table = Table(title=f"{arguments.way}-way, {', '.join(images.index.groups)}")
-    for heading in ("shots", "combined by", "accuracy", "95 % interval", "n", "mean is better by"):
+    for heading in (
+        "shots",
+        "combined by",
+        "accuracy",
+        "95 % interval",
+        "n",
+        "mean embedding gains",
+    ):
         table.add_column(heading)
     for shots in arguments.shots:
         trials = [
