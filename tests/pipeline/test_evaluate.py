@@ -17,7 +17,7 @@ from data_ingest.few_shot import few_shot_trials
 from data_ingest.glyphs import draw_alphabet, encode_png
 from data_ingest.layout import ImageReader, list_images
 from data_ingest.official import read_official_runs
-from pipeline import evaluate
+from pipeline import evaluate, recognisers
 from pipeline.cli import main
 from pipeline.recognisers import ModelRecogniser
 from pipeline.trial_images import sound_images
@@ -152,6 +152,22 @@ def test_an_image_is_embedded_once_however_many_trials_and_ways_it_is_in(
     argv = ["--model", model, "--images", images, "--way", "2..7"]
     assert run(capfd, *argv, "--trials", "500")[0] == 0
     assert sum(pixel_model.embedded) == sum(CHARACTERS.values()) * WRITERS
+
+
+def test_large_images_are_embedded_a_few_at_a_time(
+    model: Path,
+    images: Path,
+    capfd: pytest.CaptureFixture[str],
+    pixel_model: type[PixelModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with zipfile.ZipFile(images) as archive:
+        largest = max(entry.file_size for entry in archive.infolist())
+    monkeypatch.setattr(recognisers, "_BATCH_BYTES", 3 * largest)
+    argv = ["--model", model, "--images", images, "--way", "7", "--trials", "100"]
+    assert run(capfd, *argv)[0] == 0
+    assert sum(pixel_model.embedded) == CHARACTERS["Round"] * WRITERS
+    assert 3 <= min(pixel_model.embedded[:-1]) <= max(pixel_model.embedded) < 9
 
 
 def test_a_constant_model_earns_chance(
