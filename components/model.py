@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.train_settings import Recipe
+from components.views import MeanOfViews, Views
 
 EMBEDDER = "embedder"
 HEAD = "head"
@@ -68,19 +69,22 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     """Builds the two-input model.
 
     Inputs `image_a` and `image_b` are `float32[N, S, S, 1]`, ink 1; the output `logit` is
-    `float32[N]`. The layer 'embedder' gives the L2-normalised `float32[N, D]` embedding, the
-    layer 'head' is a `WeightedL1`. The model saves to and loads from `.keras`.
+    `float32[N]`. The layer 'embedder' gives the L2-normalised `float32[N, D]` embedding, or the
+    mean of those of an image's views; the layer 'head' is a `WeightedL1`. The model saves to and
+    loads from `.keras`.
 
     Args:
-      recipe: network, widths, embedding and image size.
+      recipe: network, widths, embedding and image size, views.
       mixed_precision: compute in bfloat16; weights, embedding and head stay float32.
     """
     policy = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
     shape = (recipe.image_size, recipe.image_size, 1)
     image = keras.Input(shape, name="image")
     network = _koch2015 if recipe.network == "koch2015" else _residual
-    features = network(image, recipe, policy)
+    features = network(Views(name="views")(image) if recipe.views else image, recipe, policy)
     embedding = keras.layers.UnitNormalization(name="embedding", dtype="float32")(features)
+    if recipe.views:
+        embedding = MeanOfViews(name="mean_of_views")(embedding)
     embedder = keras.Model(image, embedding, name=EMBEDDER)
     image_a = keras.Input(shape, name="image_a")
     image_b = keras.Input(shape, name="image_b")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components import koch2015
+from components import koch2015, muon
 from components.augment import augment
 from components.batches import Batch
 from components.devices import Accelerator
@@ -64,7 +64,7 @@ class TrainingStep:
             if recipe.network == "koch2015":
                 self._optimizer = koch2015.optimizer(recipe, self._trained, epoch_steps=epoch_steps)
             else:
-                self._optimizer = _adamw(recipe, self._trained)
+                self._optimizer = muon.optimizer(recipe, self._trained)
         # XLA compiles all but the distortions, for which it has no operation. It cannot compile
         # what goes on between replicas: of several, each compiles its gradients.
         alone = self._replicas == 1
@@ -185,20 +185,3 @@ class TrainingStep:
         with tf.GradientTape() as tape:
             loss = self.loss(ink, labels)
         return loss, tape.gradient(loss, [variable.value for variable in self._trained])
-
-
-def _adamw(recipe: Recipe, trained: Sequence[keras.Variable]) -> keras.optimizers.Optimizer:
-    """AdamW: linear warm-up, cosine decay, no decay of biases, batch norm and head."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.1 * recipe.learning_rate,
-        decay_steps=max(recipe.steps - recipe.warmup_steps, 1),
-        alpha=0.01,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
-    optimizer.exclude_from_weight_decay(
-        var_list=[variable for variable in trained if len(variable.shape) < 2]
-    )
-    optimizer.build(trained)
-    return optimizer
