@@ -137,7 +137,7 @@ def _print(result: "Evaluation", console: Console) -> None:
     for one in result.results:
         if one.groups_without_trials:
             left = ", ".join(one.groups_without_trials)
-            console.print(f"Too few classes for {one.way}-way trials: {left}")
+            console.print(f"No {one.way}-way trials, for want of classes or of --trials: {left}")
     if result.classes_left_out:
         named = ", ".join(result.classes_left_out[:_NAMED_CLASSES])
         more = len(result.classes_left_out) - _NAMED_CLASSES

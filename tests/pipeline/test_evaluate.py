@@ -293,7 +293,7 @@ def test_the_table_has_a_row_for_each_recogniser_and_way(
         assert table.count(words) == times
     assert table.count("of 12") == 6
     assert "3-way" in table
-    assert "Too few classes for 6-way trials: Square" in table
+    assert "No 6-way trials, for want of classes or of --trials: Square" in table
 
 
 @pytest.mark.parametrize(
