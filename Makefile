@@ -12,7 +12,7 @@ COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format doctor lock airflow airflow-demo bench-serving bench-train bench-gpu clean
+.PHONY: help setup run test lint format doctor lock airflow airflow-demo bench-accuracy bench-serving bench-train bench-gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,6 +56,9 @@ airflow: setup
 
 airflow-demo: airflow ## a real Airflow scheduler retrains on three small spans; shows its timeline
 	@$(BIN)/python -m pipeline.airflow_demo $(ARGS)
+
+bench-accuracy: setup ## presets and minimal sets with three seeds each, against published figures: hours, may be stopped
+	$(BIN)/python -m benchmarks.bench_accuracy $(ARGS)
 
 bench-serving: setup ## the local server and the gallery, against the bare model; --seconds and --json by ARGS
 	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
