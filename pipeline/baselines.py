@@ -2,7 +2,7 @@
 
 import io
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,8 +41,8 @@ class Baseline:
     title: str
     features: Callable[[bytes], Any]
     """Of an encoded image."""
-    distance: Callable[[Any, Any], float]
-    """Between two such features, 0 or more."""
+    distances: Callable[[Any, Sequence[Any]], list[float]]
+    """From such features to others. Exact where they are least; the rest may be lower bounds."""
 
 
 def gray_picture(encoded: bytes) -> Gray:
@@ -84,22 +84,39 @@ def ink_of_pixels(is_ink: npt.NDArray[np.bool_]) -> Ink:
     return Ink(points, KDTree(points))
 
 
-def modified_hausdorff_distance(a: Ink, b: Ink) -> float:
+def pixel_distances(query: Gray, others: Sequence[Gray]) -> list[float]:
+    """`pixel_distance` to each."""
+    return [pixel_distance(query, other) for other in others]
+
+
+def modified_hausdorff_distance(a: Ink, b: Ink, *, limit: float = np.inf) -> float:
     """The greater of the two mean distances from a point of one to the nearest of the other.
 
     Dubuisson & Jain 1994, "A modified Hausdorff distance for object matching", ICPR, pp. 566-568
     (their distance number 22), in pixels. From a picture without ink all others are infinitely far.
+
+    Args:
+      a, b: two drawings.
+      limit: a distance above it may be given too low, but still above it; that takes half the time.
     """
     if not len(a.points) or not len(b.points):
         return 0.0 if len(a.points) == len(b.points) else np.inf
-    there, _ = b.nearest.query(a.points)
-    back, _ = a.nearest.query(b.points)
-    return float(max(there.mean(), back.mean()))
+    there = float(b.nearest.query(a.points)[0].mean())
+    return there if there > limit else max(there, float(a.nearest.query(b.points)[0].mean()))
+
+
+def modified_hausdorff_distances(query: Ink, others: Sequence[Ink]) -> list[float]:
+    """`modified_hausdorff_distance` to each; what is not nearest may be lower than it is."""
+    found: list[float] = []
+    for other in others:
+        limit = min(found, default=np.inf)
+        found.append(modified_hausdorff_distance(query, other, limit=limit))
+    return found
 
 
 BASELINES: Final = (
-    Baseline("pixel_1nn", "pixel 1-NN", gray_picture, pixel_distance),
-    Baseline("modified_hausdorff", "Modified Hausdorff", ink, modified_hausdorff_distance),
+    Baseline("pixel_1nn", "pixel 1-NN", gray_picture, pixel_distances),
+    Baseline("modified_hausdorff", "Modified Hausdorff", ink, modified_hausdorff_distances),
 )
 
 

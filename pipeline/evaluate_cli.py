@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,10 +135,13 @@ def _print(result: "Evaluation", console: Console) -> None:
     groups = _groups(result.results)
     if groups is not None:
         console.print(groups)
-    for one in result.results:
-        if one.groups_without_trials:
-            left = ", ".join(one.groups_without_trials)
-            console.print(f"No {one.way}-way trials, for want of classes or of --trials: {left}")
+    for left, rows in groupby(result.results, key=lambda one: one.groups_without_trials):
+        first, *_, last = [f"{one.way}-" for one in rows] * 2
+        ways = first if first == last else f"{first} to {last}"
+        if left:
+            console.print(
+                f"No {ways}way trials, for want of classes or of --trials: {', '.join(left)}"
+            )
     if result.classes_left_out:
         named = ", ".join(result.classes_left_out[:_NAMED_CLASSES])
         more = len(result.classes_left_out) - _NAMED_CLASSES

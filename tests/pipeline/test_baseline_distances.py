@@ -13,6 +13,7 @@ from pipeline.baselines import (
     ink,
     ink_of_pixels,
     modified_hausdorff_distance,
+    modified_hausdorff_distances,
     pixel_distance,
 )
 from tests.pair_records import drawing, png
@@ -65,6 +66,19 @@ def test_a_line_and_the_same_line_upright() -> None:
 def test_it_is_what_the_definition_says_and_symmetric(a: Pixels, b: Pixels) -> None:
     assert distance(a, b) == pytest.approx(by_definition(a, b), abs=1e-9)
     assert distance(a, b) == distance(b, a) >= 0
+
+
+@given(pictures(), st.lists(pictures(), min_size=1, max_size=6))
+def test_of_many_the_nearest_are_found_and_no_other_seems_as_near(
+    query: Pixels, others: list[Pixels]
+) -> None:
+    exact = np.array([distance(query, other) for other in others])
+    found = np.array(
+        modified_hausdorff_distances(ink_of_pixels(query), [ink_of_pixels(one) for one in others])
+    )
+    np.testing.assert_array_equal(found == found.min(), exact == exact.min())
+    assert found.min() == exact.min()
+    assert np.all(found <= exact)
 
 
 @given(pictures())
