@@ -107,10 +107,10 @@ def optimizer(
     """The paper's optimiser, with one rate, momentum and L2 for all layers but the head.
 
     The paper's features are not divided by their length, ours are, by about `sqrt(D / 2)`. That
-    makes the head's weights larger by this factor and their gradients smaller: a step as large as
-    the paper's needs a rate `D / 2` times as high.
+    makes the head's weights w larger by this factor and their gradients smaller: a step as large
+    as the paper's needs a rate `D / 2` times as high.
     """
-    heads = [variable.path.startswith("head") for variable in trained]
+    heads = [variable.path == "head/w" for variable in trained]
     made = EpochwiseSGD(
         learning_rate=recipe.learning_rate,
         epoch_steps=epoch_steps,
