@@ -88,8 +88,8 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     embedder = keras.Model(image, embedding, name=EMBEDDER)
     image_a = keras.Input(shape, name="image_a")
     image_b = keras.Input(shape, name="image_b")
-    # Koch's initialisation gives all images nearly the same features: without a bias, as in the
-    # paper, its head starts undecided.
+    # Koch's initialisation gives all images nearly the same features: without a bias its head
+    # starts undecided.
     initial_b0 = 0.0 if recipe.network == "koch2015" else 5.0
     head = WeightedL1(name=HEAD, initial_b0=initial_b0)
     logit = head((embedder(image_a), embedder(image_b)))
