@@ -31,6 +31,7 @@ setup(
         "pydantic>=2",
         "pyyaml",
         "rich",
+        "scipy",
         "tensorboard",  # keras.callbacks.TensorBoard needs it and tensorflow no longer installs it
         "tensorflow==2.21.0",
         "tensorflow-data-validation==1.21.0",
