@@ -95,7 +95,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "image_size": 35,
                 "views": False,
                 "loss": "batch",
-                "steps": 1500,
+                "steps": 1200,
                 "classes_per_batch": 24,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
