@@ -191,8 +191,8 @@ class TrainSettings(Settings):
     )
     views: bool | None = Field(
         default=None,
-        description="embed every image in four slightly different views and take the mean: better, "
-        "and four times the work of a request",
+        description="embed every image in five slightly shifted views and take the mean: better, "
+        "and five times the work of a request",
     )
     polarity: Polarity = Field(
         default="auto",

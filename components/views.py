@@ -1,6 +1,5 @@
-"""Test-time averaging: an image is embedded in several slightly different views of itself."""
+"""Test-time averaging: an image is embedded as it is and slightly shifted."""
 
-import math
 from typing import Any, Final
 
 import keras
@@ -8,14 +7,10 @@ import tensorflow as tf
 
 from components.augment import warp
 
-VIEWS: Final = (
-    (8.0, 1.1, 0.06, 0.0),
-    (-8.0, 1.1, -0.06, 0.0),
-    (8.0, 0.9, 0.0, 0.06),
-    (-8.0, 0.9, 0.0, -0.06),
-)
-"""Of each view: rotation in degrees, how much smaller it shows the image, and its shifts along x
-and y as shares of the side."""
+SHIFT: Final = 2.5 / 35
+"""Share of the side by which a view is shifted."""
+VIEWS: Final = ((0.0, 0.0), (SHIFT, 0.0), (-SHIFT, 0.0), (0.0, SHIFT), (0.0, -SHIFT))
+"""Shifts of each view along x and y, as shares of the side."""
 
 
 @keras.saving.register_keras_serializable(package="siamese")
@@ -55,19 +50,15 @@ class MeanOfViews(keras.layers.Layer):
         return (None, *input_shape[1:])
 
 
-def _view(
-    images: tf.Tensor, degrees: float, scale: float, shift_x: float, shift_y: float
-) -> tf.Tensor:
+def _view(images: tf.Tensor, shift_x: float, shift_y: float) -> tf.Tensor:
     side = images.shape[1]
     count = tf.shape(images)[0]
-    cos = scale * math.cos(math.radians(degrees))
-    sin = scale * math.sin(math.radians(degrees))
 
     def each(value: float) -> tf.Tensor:
         return tf.fill([count], tf.constant(value, tf.float32))
 
     return warp(
         images,
-        matrix=((each(cos), each(-sin)), (each(sin), each(cos))),
+        matrix=((each(1.0), each(0.0)), (each(0.0), each(1.0))),
         shift=(each(shift_x * side), each(shift_y * side)),
     )
