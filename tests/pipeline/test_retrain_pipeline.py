@@ -150,6 +150,22 @@ def test_a_span_that_drifted_is_excluded_before_anything_is_trained(
     assert retrain(output, capfd, "--set", "drift.action=block")[1]["status"] == "nothing new"
 
 
+def test_where_drift_is_the_trigger_only_a_span_that_drifted_is_trained_on(
+    output: Path, database: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trigger = ["--set", "retrain.trigger=drift"]
+    land(output)
+    code, result = retrain(output, capfd, *trigger)
+    assert (code, result["status"], result["span"]) == (0, "skipped", 4), result
+    assert RunHistory(parse_url(database).connection()).nodes(result["run_id"]) == []
+    assert retrain(output, capfd, *trigger)[1]["status"] == "nothing new"
+    land(output, spoil=_inverted)
+    code, result = retrain(output, capfd, *trigger)
+    assert result["status"] in ("done", "not blessed"), result
+    assert "paper" in result["drift"]
+    assert RunHistory(parse_url(database).connection()).nodes(result["run_id"])
+
+
 def test_what_a_kill_9_interrupts_is_completed_and_nothing_bad_is_ever_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
