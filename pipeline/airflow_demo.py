@@ -49,7 +49,7 @@ _CONFIG: Final[dict[str, Any]] = {
         "classes_per_batch": 8,
         "images_per_class": 2,
     },
-    "evaluate": {"thresholds": {"auc": {"min": 0.6}}},
+    "evaluate": {"thresholds": {"auc": {"min": 0.7}}},
     "gate": {"latency_requests": 10},
     "retrain": {"window": 1},
     "push": {"server_poll_seconds": 0},

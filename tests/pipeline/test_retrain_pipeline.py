@@ -21,6 +21,9 @@ from serving.loader import LoadedModel
 from tests.pipeline.kill_retrain import Outcome, complete_once, kill_once
 from tests.pipeline.start_together import command, land
 
+# Each test is several whole retrainings.
+pytestmark = pytest.mark.timeout(900)
+
 PASSWORD = "let no log@may hold\\this"
 PART = "log@may"
 
