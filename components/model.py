@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from components.batch_norm import FusedBatchNormalization
 from components.train_settings import Recipe
 from components.views import MeanOfViews, Views
 
@@ -121,7 +122,7 @@ def _residual(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.Ke
 
     def convolved(x: Any, width: int, kernel: int, *, relu: bool = True) -> Any:
         x = keras.layers.Conv2D(width, kernel, padding="same", use_bias=False, dtype=policy)(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, dtype=policy)(x)
+        x = FusedBatchNormalization(momentum=0.9, dtype=policy)(x)
         return keras.layers.ReLU(dtype=policy)(x) if relu else x
 
     stem, *blocks = recipe.widths
