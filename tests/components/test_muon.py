@@ -22,6 +22,19 @@ def test_the_update_of_a_matrix_or_kernel_is_nearly_orthogonal(shape: tuple[int,
     assert change.max() < 1.3
 
 
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (1152, 192)])
+def test_the_shortened_iteration_gives_what_that_of_keras_gives(shape: tuple[int, int]) -> None:
+    draw = np.random.default_rng(4)
+    # Singular values over three orders of magnitude, as gradients have them.
+    matrix = draw.normal(size=shape) * np.geomspace(1e-3, 1, shape[1])
+    made = Muon(1.0)
+    ours = made.zeropower_via_newtonschulz5(tf.constant(matrix, tf.float32), 5)
+    theirs = keras.optimizers.Muon(1.0).zeropower_via_newtonschulz5(
+        tf.constant(matrix, tf.float32), 5
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_updates_go_against_the_gradient() -> None:
     draw = np.random.default_rng(2)
     kernel = keras.Variable(np.zeros((3, 3, 4, 8), np.float32))
