@@ -1,10 +1,12 @@
 """What training runs on."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
+from components import devices
 from components.devices import choose_accelerator
 
 L4: dict[str, Any] = {"device_name": "NVIDIA L4", "compute_capability": (8, 9)}
@@ -42,10 +44,25 @@ def test_a_gpu_that_is_slow_in_bfloat16_computes_in_float32(
     assert (accelerator.mixed_precision, accelerator.xla) == (False, True)
 
 
-def test_a_cpu_gets_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [
+        ("fpu avx2 avx512f avx512_bf16 fma", True),
+        ("fpu avx512f amx_bf16 amx_tile", True),
+        ("fpu avx2 avx512f avx512_vnni not_avx512_bf16", False),
+        (None, False),
+    ],
+)
+def test_a_cpu_gets_bfloat16_where_it_has_instructions_for_it_and_never_xla(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, fast: bool
+) -> None:
     pretend(monkeypatch)
+    info = tmp_path / "cpuinfo"
+    if flags is not None:
+        info.write_text(f"processor\t: 0\nmodel name\t: CPU\nflags\t\t: {flags}\nbugs\t\t:\n")
+    monkeypatch.setattr(devices, "CPU_INFO", info)
     accelerator = choose_accelerator()
-    assert (accelerator.mixed_precision, accelerator.xla, accelerator.gpus) == (False, False, 0)
+    assert (accelerator.mixed_precision, accelerator.xla, accelerator.gpus) == (fast, False, 0)
     assert accelerator.description.endswith("CPU cores")
 
 
