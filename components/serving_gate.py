@@ -1,5 +1,6 @@
 """ServingGate: gives the InfraBlessing that Pusher asks for, without Docker."""
 
+import functools
 import itertools
 import json
 import logging
@@ -121,7 +122,12 @@ def keras_scorer(directory: Path) -> PairScorer:
       OSError, ValueError, KeyError: the model or its card is missing or damaged.
     """
     card = read_card(directory)
-    size, polarity = int(card["image_size"]), card["polarity"]
+    decode = functools.partial(
+        decode_images,
+        size=int(card["image_size"]),
+        polarity=card["polarity"],
+        framing=card["framing"],
+    )
     model = keras.saving.load_model(
         directory / EXTRA / KERAS_MODEL,
         custom_objects={"WeightedL1": siamese_model.WeightedL1},
@@ -131,8 +137,8 @@ def keras_scorer(directory: Path) -> PairScorer:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def score(images_a: tf.Tensor, images_b: tf.Tensor) -> tf.Tensor:
         drawings = {
-            "image_a": decode_images(images_a, size=size, polarity=polarity),
-            "image_b": decode_images(images_b, size=size, polarity=polarity),
+            "image_a": decode(images_a),
+            "image_b": decode(images_b),
         }
         return tf.sigmoid(tf.reshape(tf.cast(model(drawings, training=False), tf.float32), [-1]))
 

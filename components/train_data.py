@@ -18,7 +18,7 @@ import tensorflow as tf
 from data_ingest import features
 from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex, ImageRef, sort_order
-from serving import Polarity
+from serving import Framing, Polarity
 from serving.preprocessing import decode_images
 
 RECORDS_A_BATCH: Final = 1024
@@ -49,13 +49,16 @@ class PairData:
     """A few images as they were encoded."""
 
 
-def read_pair_data(patterns: Sequence[str], *, size: int, polarity: Polarity) -> PairData:
+def read_pair_data(
+    patterns: Sequence[str], *, size: int, polarity: Polarity, framing: Framing
+) -> PairData:
     """Reads all pairs of the TFRecord files that match the patterns.
 
     Args:
       patterns: as in `fn_args.train_files`; files that end in .gz are gzip.
       size: side to which images are resized, pixels.
       polarity: which brightness is ink.
+      framing: what of an image is looked at.
 
     Raises:
       InputError: no file matches, no record in them, or an image that cannot be decoded.
@@ -63,7 +66,7 @@ def read_pair_data(patterns: Sequence[str], *, size: int, polarity: Polarity) ->
     files = sorted({name for pattern in patterns for name in tf.io.gfile.glob(pattern)})
     if not files:
         raise InputError(f"no pair records: nothing matches {', '.join(patterns)}")
-    decoder = _Decoder(size, polarity)
+    decoder = _Decoder(size, polarity, framing)
     refs: list[ImageRef] = []
     row_of: dict[tuple[bytes, bytes], int] = {}
     pair_blocks: list[Ints] = []
@@ -126,15 +129,15 @@ def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
 class _Decoder:
     """Decodes images as they come, so that encoded ones never pile up."""
 
-    def __init__(self, size: int, polarity: Polarity) -> None:
+    def __init__(self, size: int, polarity: Polarity, framing: Framing) -> None:
         self.samples: list[bytes] = []
         self._waiting: list[bytes] = []
         self._done: list[npt.NDArray[np.uint8]] = [np.empty((0, size, size), np.uint8)]
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
         def decode(images: tf.Tensor) -> tf.Tensor:
-            ink = decode_images(images, size=size, polarity=polarity)[..., 0]
-            return tf.cast(tf.round(ink * 255.0), tf.uint8)
+            ink = decode_images(images, size=size, polarity=polarity, framing=framing)
+            return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 
         self._decode = decode
 

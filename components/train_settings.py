@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from data_ingest.settings import Settings
-from serving import Polarity
+from serving import Framing, Polarity
 
 Preset = Literal["fast", "accurate", "koch2015"]
 Switch = Literal["auto", "on", "off"]
@@ -35,6 +35,7 @@ class Recipe(Settings):
     image_size: int
     views: bool
     polarity: Polarity
+    framing: Framing
     loss: Literal["batch", "pair"]
     steps: int
     seed: int
@@ -92,7 +93,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "network": "residual",
                 "widths": (32, 64, 128, 192),
                 "embedding_size": 128,
-                "image_size": 35,
+                "image_size": 28,
+                "framing": "ink",
                 "views": False,
                 "loss": "batch",
                 "steps": 1200,
@@ -116,7 +118,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "network": "residual",
                 "widths": (48, 96, 144, 192),
                 "embedding_size": 128,
-                "image_size": 35,
+                "image_size": 32,
+                "framing": "ink",
                 "views": True,
                 "loss": "batch",
                 "steps": 3600,
@@ -141,6 +144,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "widths": (64, 128, 128, 256),
                 "embedding_size": 4096,
                 "image_size": 105,
+                "framing": "whole",
                 "views": False,
                 "loss": "pair",
                 "steps": 47_000,
@@ -197,6 +201,10 @@ class TrainSettings(Settings):
     polarity: Polarity = Field(
         default="auto",
         description="which is ink: auto decides by the brightness of the border",
+    )
+    framing: Framing | None = Field(
+        default=None,
+        description="whole: all of an image; ink: a window about the middle of the drawing",
     )
     widths: tuple[Width, ...] | None = Field(
         default=None,

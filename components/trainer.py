@@ -82,6 +82,7 @@ def run_fn(fn_args: FnArgs) -> None:
         Path(fn_args.serving_model_dir),
         image_size=recipe.image_size,
         polarity=recipe.polarity,
+        framing=recipe.framing,
         card={
             "dataset": config.get("dataset"),
             "source_hash": config.get("source_hash"),
@@ -132,7 +133,9 @@ def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ..
 
 
 def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:
-    data = read_pair_data(patterns, size=recipe.image_size, polarity=recipe.polarity)
+    data = read_pair_data(
+        patterns, size=recipe.image_size, polarity=recipe.polarity, framing=recipe.framing
+    )
     logger.info(
         f"{name} data: {len(data.labels)} pairs of {len(data.index)} images, "
         f"{len(data.index.classes)} classes, {len(data.index.groups)} groups"

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving import Polarity
+from serving import Framing, Polarity
 from serving.gallery.impostors import ImpostorPairs
 from serving.gallery.shipped import write_shipped
 from serving.preprocessing import MAX_BYTES, MAX_SIDE, decode_images
@@ -38,6 +38,7 @@ def export_model(
     *,
     image_size: int,
     polarity: Polarity,
+    framing: Framing,
     card: Mapping[str, Any],
     warmup_images: Sequence[bytes],
     impostors: Sequence[ImpostorPairs] = (),
@@ -59,6 +60,7 @@ def export_model(
       directory: where the SavedModel will be; an earlier one there is replaced.
       image_size: S.
       polarity: which brightness is ink.
+      framing: what of an image is looked at.
       card: what the caller knows (data, metrics, calibration, source hash); versions, sizes and
         signatures are added.
       warmup_images: one or more encoded images that decode.
@@ -69,7 +71,7 @@ def export_model(
     """
     if not warmup_images:
         raise ValueError("a warm-up request needs at least one image")
-    endpoints = _Endpoints(model, image_size=image_size, polarity=polarity)
+    endpoints = _Endpoints(model, image_size=image_size, polarity=polarity, framing=framing)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # A name without digits alone: a server that polls this folder must not take it for a version.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -87,6 +89,7 @@ def export_model(
             **card,
             "image_size": image_size,
             "polarity": polarity,
+            "framing": framing,
             "embedding_size": endpoints.embedding_size,
             "max_image_side": MAX_SIDE,
             "max_image_bytes": MAX_BYTES,
@@ -126,11 +129,14 @@ SIGNATURES: Final = {
 class _Endpoints:
     """The functions behind the signatures."""
 
-    def __init__(self, model: keras.Model, *, image_size: int, polarity: Polarity) -> None:
+    def __init__(
+        self, model: keras.Model, *, image_size: int, polarity: Polarity, framing: Framing
+    ) -> None:
         self._embedder = model.get_layer("embedder")
         self._head = model.get_layer("head")
         self._size = image_size
         self._polarity = polarity
+        self._framing = framing
         self.embedding_size = int(self._head.w.shape[0])
         if float(tf.reduce_min(tf.convert_to_tensor(self._head.w))) < 0:
             raise ValueError("a head weight is negative: no L1 index could serve this model")
@@ -152,7 +158,7 @@ class _Endpoints:
         ]
 
     def embed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        ink = decode_images(image, size=self._size, polarity=self._polarity)
+        ink = decode_images(image, size=self._size, polarity=self._polarity, framing=self._framing)
         embedding = tf.convert_to_tensor(self._head.w) * self._embedder(ink, training=False)
         return {"embedding": embedding}
 

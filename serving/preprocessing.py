@@ -8,7 +8,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving import Polarity
+from serving import Framing, Polarity
 
 MAX_SIDE: Final = 4096
 """Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
@@ -19,11 +19,18 @@ PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES: Final = 26
 """Signature, chunk length and name, width, height, bit depth and colour type of a PNG."""
 JPEG_MAGIC: Final = b"\xff\xd8\xff"
+WINDOW: Final = 0.8
+"""Side of the window about the ink, as a share of the image's longer side. Omniglot's drawings are
+0.65 wide or high in the median, 0.84 at the 95th percentile."""
+WINDOW_MARGIN: Final = 1.06
+"""Ink that is larger than the window gets one so many times its own size."""
 LUMA: Final = (0.299, 0.587, 0.114)
 """Brightness of red, green and blue (ITU-R BT.601)."""
 
 
-def decode_images(images: tf.Tensor, *, size: int, polarity: Polarity = "auto") -> tf.Tensor:
+def decode_images(
+    images: tf.Tensor, *, size: int, polarity: Polarity = "auto", framing: Framing = "whole"
+) -> tf.Tensor:
     """Decodes PNG or JPEG images to square drawings, ink 1 on paper 0.
 
     The header is read first: what is neither PNG nor JPEG, larger than `MAX_BYTES`, or more than
@@ -36,6 +43,10 @@ def decode_images(images: tf.Tensor, *, size: int, polarity: Polarity = "auto") 
       size: side of the result, pixels.
       polarity: 'dark_on_light' (ink is dark), 'light_on_dark', or 'auto': whichever makes the
         image's border paper.
+      framing: 'whole', or 'ink': the window of `WINDOW` times the image's longer side whose centre
+        is that of the box around the ink (pixels more than half as dark as the darkest), or a
+        larger one that holds all of it. Where a drawing lies then does not matter; how large it
+        is still does.
 
     Returns:
       `float32[N, size, size, 1]` in [0, 1], each pixel the average over the area it covers.
@@ -46,6 +57,8 @@ def decode_images(images: tf.Tensor, *, size: int, polarity: Polarity = "auto") 
 
     def decode(image: tf.Tensor) -> tf.Tensor:
         ink = _ink(_decode_gray(image), polarity)
+        if framing == "ink":
+            return _window(ink, size)
         return tf.image.resize(_padded_to_square(ink), [size, size], method="area")[0]
 
     drawings = tf.map_fn(
@@ -126,3 +139,35 @@ def _padded_to_square(ink: tf.Tensor) -> tf.Tensor:
     return tf.image.pad_to_bounding_box(
         ink[tf.newaxis], (side - height) // 2, (side - width) // 2, side, side
     )
+
+
+def _window(ink: tf.Tensor, size: int) -> tf.Tensor:
+    """The window about the ink: `float32[H, W, 1]` to `float32[size, size, 1]`."""
+    dark = ink[..., 0] > 0.5 * tf.reduce_max(ink)
+    (top, bottom), (left, right) = _extent(dark, axis=1), _extent(dark, axis=0)
+    longer = tf.cast(tf.reduce_max(tf.shape(ink)), tf.float32)
+    side = tf.maximum(WINDOW * longer, WINDOW_MARGIN * tf.maximum(bottom - top, right - left))
+    scale = size / side
+    # Of a pixel that lies across the edge of an image the operation averages only the part inside.
+    edge = tf.cast(tf.math.ceil(side / size), tf.int32)
+    padded = tf.pad(ink, [[edge, edge], [edge, edge], [0, 0]])
+    centre = tf.cast(edge, tf.float32) + tf.stack([top + bottom, left + right]) / 2.0
+    return tf.raw_ops.ScaleAndTranslate(
+        images=padded[tf.newaxis],
+        size=[size, size],
+        scale=tf.stack([scale, scale]),
+        translation=size / 2 - centre * scale,
+        kernel_type="box",
+        antialias=True,
+    )[0]
+
+
+def _extent(dark: tf.Tensor, *, axis: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """First row (axis 1) or column (axis 0) with a true pixel, and the one after the last.
+
+    Without any: all of them.
+    """
+    used = tf.cast(tf.reduce_any(dark, axis=axis), tf.int32)
+    first = tf.argmax(used, output_type=tf.int32)
+    last = tf.shape(used)[0] - tf.argmax(tf.reverse(used, [0]), output_type=tf.int32)
+    return tf.cast(first, tf.float32), tf.cast(last, tf.float32)

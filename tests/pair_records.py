@@ -108,4 +108,6 @@ def tiny_data(
     size: int = 16,
 ) -> PairData:
     made = make_pairs(groups=groups, classes=classes, first=first, pairs=pairs)
-    return read_pair_data([write_records(folder, made)], size=size, polarity="auto")
+    return read_pair_data(
+        [write_records(folder, made)], size=size, polarity="auto", framing="whole"
+    )

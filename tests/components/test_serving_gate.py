@@ -78,6 +78,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         directory,
         image_size=SIZE,
         polarity="auto",
+        framing="whole",
         card={},
         warmup_images=[drawing(0), drawing(1)],
     )

@@ -37,6 +37,7 @@ def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             base / str(version),
             image_size=16,
             polarity="auto",
+            framing="whole",
             card={},
             warmup_images=IMAGES[:1],
         )

@@ -37,6 +37,7 @@ def write(model: keras.Model, directory: Path) -> None:
         directory,
         image_size=16,
         polarity="auto",
+        framing="whole",
         card={"dataset": "synthetic", "metrics": {"eval": 0.5}},
         warmup_images=[PAIRS[0].image_a, PAIRS[0].image_b],
     )
@@ -145,7 +146,7 @@ def test_every_output_has_as_many_rows_as_the_inputs(served: Tf1Model, size: int
 
 
 def test_each_distinct_image_of_a_batch_is_embedded_once(model: keras.Model) -> None:
-    endpoints = export._Endpoints(model, image_size=16, polarity="auto")
+    endpoints = export._Endpoints(model, image_size=16, polarity="auto", framing="whole")
     embedded = []
     embed = endpoints.embed
 

@@ -22,16 +22,18 @@ def encoded(image: Image.Image, kind: str = "png") -> bytes:
 
 
 @cache
-def decoder(size: int, polarity: str) -> Callable[[tf.Tensor], tf.Tensor]:
+def decoder(size: int, polarity: str, framing: str) -> Callable[[tf.Tensor], tf.Tensor]:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(batch: tf.Tensor) -> tf.Tensor:
-        return decode_images(batch, size=size, polarity=polarity)
+        return decode_images(batch, size=size, polarity=polarity, framing=framing)
 
     return decode
 
 
-def decoded(*images: bytes, size: int = 8, polarity: str = "auto") -> np.ndarray:
-    return decoder(size, polarity)(tf.constant(list(images), tf.string)).numpy()
+def decoded(
+    *images: bytes, size: int = 8, polarity: str = "auto", framing: str = "whole"
+) -> np.ndarray:
+    return decoder(size, polarity, framing)(tf.constant(list(images), tf.string)).numpy()
 
 
 def cross(mode: str = "L", side: int = 24, paper: int = 255, ink: int = 0) -> Image.Image:
@@ -143,3 +145,57 @@ def test_an_enormous_png_is_refused_without_being_decoded() -> None:
         seconds.append(time.perf_counter() - started)
     # Decoding it would take 0.3 s and 121 MB.
     assert min(seconds) < 0.05
+
+
+def drawing(top: int, left: int, *, height: int = 20, width: int = 30, side: int = 100) -> bytes:
+    """A triangle, dark on light, in a box of that place and size."""
+    pixels = np.full((side, side), 255, np.uint8)
+    for row in range(height):
+        pixels[top + row, left : left + 1 + row * (width - 1) // (height - 1)] = 0
+    return encoded(Image.fromarray(pixels))
+
+
+def test_framed_by_its_ink_a_drawing_is_the_same_wherever_it_lies() -> None:
+    places = [drawing(top, left) for top, left in ((40, 35), (0, 0), (80, 70), (13, 61))]
+    here, *elsewhere = decoded(*places, size=20, framing="ink")
+    for there in elsewhere:
+        np.testing.assert_allclose(there, here, atol=1e-5)
+    whole = decoded(*places, size=20, framing="whole")
+    assert np.abs(whole[0] - whole[1]).max() > 0.5
+
+
+def test_the_window_is_four_fifths_of_the_image_about_the_middle_of_the_ink() -> None:
+    # Pixels of the window of 80 are 4 wide: the box of 20 by 30 covers 5 by 7.5 of them.
+    framed = decoded(drawing(0, 0), size=20, framing="ink")[0, ..., 0]
+    ink = np.argwhere(framed > 0.01)
+    assert ink.min(axis=0).tolist() == [7, 6]
+    assert ink.max(axis=0).tolist() == [12, 13]
+    covered = sum(1 + row * 29 // 19 for row in range(20)) / 16
+    np.testing.assert_allclose(framed.sum(), covered, rtol=1e-4)
+
+
+def test_ink_larger_than_the_window_is_still_seen_whole() -> None:
+    image = drawing(0, 5, height=100, width=94)
+    framed = decoded(image, size=53, framing="ink")[0, ..., 0]
+    ink = np.argwhere(framed > 0.01)
+    # 100 of 106 pixels: 1.5 of the 53 on either side are paper.
+    assert ink.min(axis=0)[0] == 1
+    assert ink.max(axis=0)[0] == 51
+    assert not framed[0].any()
+    assert not framed[-1].any()
+
+
+@pytest.mark.parametrize("paper", [255, 0])
+def test_an_image_without_ink_is_an_empty_drawing(paper: int) -> None:
+    blank = encoded(Image.fromarray(np.full((30, 40), paper, np.uint8)))
+    framed = decoded(blank, framing="ink")
+    assert framed.shape == (1, 8, 8, 1)
+    assert not framed.any()
+
+
+def test_small_images_are_framed_too() -> None:
+    pixels = np.full((1, 2), 255, np.uint8)
+    pixels[0, 0] = 0
+    framed = decoded(encoded(Image.fromarray(pixels)), polarity="dark_on_light", framing="ink")
+    assert np.isfinite(framed).all()
+    assert framed.max() == pytest.approx(1)

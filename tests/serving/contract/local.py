@@ -58,6 +58,7 @@ def export(folder: Path, *, seed: int = 1) -> Path:
         folder,
         image_size=16,
         polarity="auto",
+        framing="whole",
         card={},
         warmup_images=[png(drawing(1, 1)), png(drawing(2, 1))],
     )

@@ -72,6 +72,7 @@ def train_and_export(folder: Path, *, seed: int = 1, drawings: Drawings = glyphs
         folder,
         image_size=recipe.image_size,
         polarity="auto",
+        framing="whole",
         card={},
         warmup_images=held_out.samples,
         impostors=impostors(model, held_out),
@@ -103,4 +104,6 @@ def _pairs(folder: Path, alphabets: range, size: int, drawings: Drawings) -> Pai
                     way=0,
                 )
             )
-    return read_pair_data([write_records(folder, pairs)], size=size, polarity="auto")
+    return read_pair_data(
+        [write_records(folder, pairs)], size=size, polarity="auto", framing="whole"
+    )
