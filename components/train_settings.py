@@ -271,7 +271,8 @@ class TrainSettings(Settings):
         default=False, description="start from the weights of the latest blessed model"
     )
     mixed_precision: Switch = Field(
-        default="auto", description="bfloat16 arithmetic; auto: on GPUs that have it"
+        default="auto",
+        description="bfloat16 arithmetic; auto: where every GPU, or else the CPU, has instructions for it",
     )
     xla: Switch = Field(default="auto", description="XLA compilation; auto: on a GPU")
 
