@@ -11,37 +11,52 @@ SCALE: Final = 0.2
 """Largest change of width and, independently, of height at strength 1, as a share."""
 SHEAR: Final = 0.3
 SHIFT: Final = 0.1
-"""Largest shift along each axis at strength 1, as a share of the side."""
+"""Largest shift along each axis at strength 1, as a share of the side, of images seen whole."""
 
 
-def augment(images: tf.Tensor, *, turns: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Turns every image by its quarter turns and distorts it at random.
+FRAMED_SHIFT: Final = 0.05
+"""And of those that are framed by their ink."""
+
+
+def augment(
+    images: tf.Tensor,
+    *,
+    maps: tf.Tensor,
+    seed: tf.Tensor,
+    strength: float,
+    largest_shift: float = SHIFT,
+) -> tf.Tensor:
+    """Distorts every image at random, and then as all of its class.
 
     Each part is drawn uniformly from its range, scaled by `strength`. The result depends on the
     arguments alone. What comes in from outside the image is paper (0).
 
     Args:
       images: `float32[N, S, S, C]`.
-      turns: `int32[N]`, anticlockwise quarter turns.
+      maps: `float32[N, 2, 2]`: where (x, y) of the result, about the centre, comes from in the
+        distorted image.
       seed: `int32[2]`.
-      strength: 0 leaves images as they are, but for the quarter turns.
+      strength: 0 leaves images as they are, but for `maps`.
+      largest_shift: at strength 1, as a share of the side.
 
     Returns:
       `float32[N, S, S, C]`, bilinear.
     """
     side = images.shape[1]
     drawn = tf.random.stateless_uniform([6, tf.shape(images)[0]], seed, -strength, strength)
-    angle = ROTATION * drawn[0] + (math.pi / 2) * tf.cast(turns, tf.float32)
+    angle = ROTATION * drawn[0]
     width, height = tf.exp(SCALE * drawn[1]), tf.exp(SCALE * drawn[2])
     shear = SHEAR * drawn[3]
-    shift_x, shift_y = SHIFT * side * drawn[4], SHIFT * side * drawn[5]
+    shift_x, shift_y = largest_shift * side * drawn[4], largest_shift * side * drawn[5]
     cos, sin = tf.cos(angle), tf.sin(angle)
     # Rotation times shear times scale.
-    matrix = (
-        (cos * width, (cos * shear - sin) * height),
-        (sin * width, (sin * shear + cos) * height),
+    own = tf.stack(
+        [cos * width, (cos * shear - sin) * height, sin * width, (sin * shear + cos) * height],
+        axis=-1,
     )
-    return warp(images, matrix=matrix, shift=(shift_x, shift_y))
+    matrix = tf.matmul(tf.reshape(own, [-1, 2, 2]), maps)
+    rows = ((matrix[:, 0, 0], matrix[:, 0, 1]), (matrix[:, 1, 0], matrix[:, 1, 1]))
+    return warp(images, matrix=rows, shift=(shift_x, shift_y))
 
 
 def warp(

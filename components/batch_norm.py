@@ -15,7 +15,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     averaged with the batch's variance times `n / (n - 1)`, which Keras leaves out.
     """
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None, **_: Any) -> tf.Tensor:
         """Normalises `[N, H, W, C]`: by the batch in training, else by the averages so far."""
         statistics = (self.moving_mean, self.moving_variance)
         normalized, *batch = tf.raw_ops.FusedBatchNormV3(

@@ -3,7 +3,8 @@
 So training that was interrupted goes on with exactly the batches that it would have seen.
 """
 
-from typing import NamedTuple, Protocol
+import math
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,13 @@ from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex
 
 Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+RESTYLED_ROTATION: Final = math.radians(30.0)
+"""Largest rotation of a class at `restyling` 1, radians either way."""
+RESTYLED_SCALE: Final = 0.3
+"""Largest change of its width and, independently, of its height, as a share."""
+RESTYLED_SHEAR: Final = 0.4
 
 
 class Batch(NamedTuple):
@@ -23,8 +31,9 @@ class Batch(NamedTuple):
     """`int32[N]`: images, as rows of the index. For pairs: P first images, then P second ones."""
     labels: Ints
     """By class: `int32[N]`, equal where images are of one class. Pairs: `int32[P]`, 1 or 0."""
-    turns: Ints
-    """`int32[N]`: quarter turns, the same for all images of a class (or of a pair)."""
+    maps: Floats
+    """`float32[N, 2, 2]`: where (x, y) of a class as it is learnt comes from in its drawings, about
+    the centre; the same for all images of a class (or of a pair)."""
 
 
 class Batches(Protocol):
@@ -49,7 +58,9 @@ class ClassBatches:
 
     Rivals from one's own alphabet are the hard ones; the rest of the batch keeps the network
     from specialising in it. Classes are drawn without replacement, and so are images of a class
-    unless it has too few. Data with fewer classes than `classes_per_batch` gives batches of the
+    unless it has too few. Classes are turned by quarters and restyled: rotated, stretched, slanted
+    and mirrored, those of the single group all alike. So every batch has an alphabet of its own,
+    as nobody ever wrote it. Data with fewer classes than `classes_per_batch` gives batches of the
     same size with more images a class.
     """
 
@@ -63,6 +74,7 @@ class ClassBatches:
         self._images = recipe.images_per_batch // self._classes
         self._own = round(recipe.same_group_share * self._classes)
         self._turns = 4 if recipe.quarter_turns else 1
+        self._restyling = recipe.restyling
 
     def __getitem__(self, number: int) -> Batch:
         draw = _generator(self._seed, number)
@@ -74,11 +86,14 @@ class ClassBatches:
         rest = draw.choice(rest, min(self._classes - len(own), len(rest)), replace=False)
         classes = np.concatenate([own, rest])
         rows = [self._rows(draw, int(number)) for number in classes]
-        turns = draw.integers(self._turns, size=len(classes))
+        maps = quarter_turns(draw.integers(self._turns, size=len(classes)))
+        if self._restyling:
+            styles = restyled(draw, len(rest) + 1, strength=self._restyling)
+            maps = np.concatenate([np.repeat(styles[:1], len(own), axis=0), styles[1:]]) @ maps
         return Batch(
             rows=np.concatenate(rows).astype(np.int32),
             labels=np.repeat(np.arange(len(classes)), self._images).astype(np.int32),
-            turns=np.repeat(turns, self._images).astype(np.int32),
+            maps=np.repeat(maps, self._images, axis=0).astype(np.float32),
         )
 
     def _rows(self, draw: np.random.Generator, class_number: int) -> npt.NDArray[np.int64]:
@@ -109,7 +124,7 @@ class PairBatches:
         return Batch(
             rows=np.concatenate([pairs[:, 0], pairs[:, 1]]).astype(np.int32),
             labels=self._labels[chosen],
-            turns=np.concatenate([turns, turns]).astype(np.int32),
+            maps=quarter_turns(np.concatenate([turns, turns])),
         )
 
     def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -117,6 +132,23 @@ class PairBatches:
             draw = _generator(self._seed, epoch, stream=1)
             self._order = (epoch, draw.permutation(len(self._pairs)))
         return self._order[1]
+
+
+def quarter_turns(turns: npt.NDArray[np.int64]) -> Floats:
+    """Maps `float32[N, 2, 2]` of N anticlockwise quarter turns."""
+    cos, sin = np.array([1, 0, -1, 0])[turns % 4], np.array([0, 1, 0, -1])[turns % 4]
+    return np.stack([cos, -sin, sin, cos], axis=-1).reshape(-1, 2, 2).astype(np.float32)
+
+
+def restyled(draw: np.random.Generator, count: int, *, strength: float) -> Floats:
+    """Random maps `float32[count, 2, 2]` of whole classes; half of them mirror."""
+    angle, width, height, shear, mirrored = strength * draw.uniform(-1, 1, size=(5, count))
+    angle = RESTYLED_ROTATION * angle
+    width = np.exp(RESTYLED_SCALE * width) * np.where(mirrored > 0, 1, -1)
+    height, shear = np.exp(RESTYLED_SCALE * height), RESTYLED_SHEAR * shear
+    cos, sin = np.cos(angle), np.sin(angle)
+    maps = [cos * width, (cos * shear - sin) * height, sin * width, (sin * shear + cos) * height]
+    return np.stack(maps, axis=-1).reshape(-1, 2, 2).astype(np.float32)
 
 
 def _generator(seed: int, number: int, *, stream: int = 0) -> np.random.Generator:

@@ -43,6 +43,7 @@ class Recipe(Settings):
     images_per_class: int
     same_group_share: float
     quarter_turns: bool
+    restyling: float
     augmentation: float
     learning_rate: float
     warmup_steps: int
@@ -102,6 +103,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "images_per_class": 4,
                 "same_group_share": 0.5,
                 "quarter_turns": True,
+                "restyling": 1.0,
                 "augmentation": 1.0,
                 "learning_rate": 6e-3,
                 "warmup_steps": 50,
@@ -127,6 +129,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "images_per_class": 4,
                 "same_group_share": 0.5,
                 "quarter_turns": True,
+                "restyling": 1.0,
                 "augmentation": 1.0,
                 "learning_rate": 6e-3,
                 "warmup_steps": 50,
@@ -152,6 +155,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "images_per_class": 4,
                 "same_group_share": 0.5,
                 "quarter_turns": False,
+                "restyling": 0.0,
                 "augmentation": 1.0,
                 "learning_rate": 0.1,
                 "warmup_steps": 0,
@@ -195,7 +199,7 @@ class TrainSettings(Settings):
     )
     views: bool | None = Field(
         default=None,
-        description="embed every image in five slightly shifted views and take the mean: better, "
+        description="embed every image in five slightly different views and take the mean: better, "
         "and five times the work of a request",
     )
     polarity: Polarity = Field(
@@ -230,6 +234,12 @@ class TrainSettings(Settings):
     quarter_turns: bool | None = Field(
         default=None,
         description="classes turned by 90, 180 and 270 degrees count as new classes",
+    )
+    restyling: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="strength of distortions that make new classes of whole classes",
     )
     augmentation: float | None = Field(
         default=None,
@@ -272,7 +282,7 @@ class TrainSettings(Settings):
     )
     mixed_precision: Switch = Field(
         default="auto",
-        description="bfloat16 arithmetic; auto: where every GPU, or else the CPU, has instructions for it",
+        description="bfloat16 arithmetic; auto: where GPUs, or else CPUs, are fast at it",
     )
     xla: Switch = Field(default="auto", description="XLA compilation; auto: on a GPU")
 

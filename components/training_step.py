@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components import koch2015, muon
-from components.augment import augment
+from components.augment import FRAMED_SHIFT, SHIFT, augment
 from components.batches import Batch
 from components.devices import Accelerator
 from components.losses import batch_contrast, pair_cross_entropy
@@ -21,7 +21,7 @@ class StepInput(NamedTuple):
     """What one step takes, as tensors."""
 
     replicas: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
-    """Of each: images `uint8[N, S, S]`, labels, turns `int32[N]`, seed `int32[2]`."""
+    """Of each: images `uint8[N, S, S]`, labels `int32[N]`, maps `float32[N, 2, 2]`, seed."""
     momentum: tf.Tensor
     """Of the averaged weights, `float32[]`."""
 
@@ -112,7 +112,7 @@ class TrainingStep:
                 (
                     tf.constant(images[part.rows]),
                     tf.constant(part.labels),
-                    tf.constant(part.turns),
+                    tf.constant(part.maps),
                     tf.constant([self._recipe.seed, step * self._replicas + replica]),
                 )
                 for replica, part in enumerate(parts)
@@ -134,9 +134,9 @@ class TrainingStep:
         return self._run(*columns, ready.momentum)
 
     def _step(
-        self, images: Any, labels: Any, turns: Any, seed: Any, momentum: tf.Tensor
+        self, images: Any, labels: Any, maps: Any, seed: Any, momentum: tf.Tensor
     ) -> tf.Tensor:
-        ink = self._strategy.run(self.distort, args=(images, turns, seed))
+        ink = self._strategy.run(self.distort, args=(images, maps, seed))
         return self._learn(ink, labels, momentum)
 
     def _update(self, ink: Any, labels: Any, momentum: tf.Tensor) -> tf.Tensor:
@@ -152,13 +152,19 @@ class TrainingStep:
                 momentum * average.value + (1.0 - momentum) * tf.convert_to_tensor(weight.value)
             )
 
-    def distort(self, images: tf.Tensor, turns: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def distort(self, images: tf.Tensor, maps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """From drawings `uint8[N, S, S]` to what the network sees, `float32[N, S, S, 1]`."""
         ink = tf.cast(images, tf.float32)[..., tf.newaxis] / 255.0
         strength = self._recipe.augmentation
         if self._recipe.network == "koch2015":
             return koch2015.distort(ink, seed=seed, strength=strength)
-        return augment(ink, turns=turns, seed=seed, strength=strength)
+        return augment(
+            ink,
+            maps=maps,
+            seed=seed,
+            strength=strength,
+            largest_shift=FRAMED_SHIFT if self._recipe.framing == "ink" else SHIFT,
+        )
 
     def _replica_update(self, ink: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         loss, gradients = self._gradients(ink, labels)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from components.augment import augment
+from components.batches import quarter_turns
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,10 @@ def distort(
     images: tf.Tensor, *, turns: tuple[int, ...] = (0, 0, 0, 0), seed: int = 1, strength: float = 1
 ) -> np.ndarray:
     return augment(
-        images, turns=tf.constant(turns), seed=tf.constant([seed, 0]), strength=strength
+        images,
+        maps=tf.constant(quarter_turns(np.array(turns))),
+        seed=tf.constant([seed, 0]),
+        strength=strength,
     ).numpy()
 
 
@@ -29,6 +33,18 @@ def test_quarter_turns_are_exact(images: tf.Tensor) -> None:
     for number in range(4):
         expected = tf.image.rot90(images[number], k=number)
         np.testing.assert_allclose(turned[number], expected, atol=1e-4)
+
+
+def test_a_map_says_where_a_point_of_the_result_comes_from(images: tf.Tensor) -> None:
+    mirror = tf.constant([[-1.0, 0.0], [0.0, 1.0]])
+    turned = tf.constant(quarter_turns(np.array([1])))[0]
+    maps = tf.stack([mirror, mirror @ turned, turned @ mirror, tf.eye(2)])
+    mapped = augment(images, maps=maps, seed=tf.constant([1, 0]), strength=0.0).numpy()
+    first, second, third, fourth = images.numpy()
+    np.testing.assert_allclose(mapped[0], first[:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(mapped[1], np.rot90(second[:, ::-1]), atol=1e-4)
+    np.testing.assert_allclose(mapped[2], np.rot90(third)[:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(mapped[3], fourth, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_distortions_and_another_seed_others(
@@ -56,9 +72,9 @@ def test_a_drawing_is_never_mirrored() -> None:
     page[:, 3:12, 6] = 1
     page[:, 3, 6:10] = 1
     mirrored = page[:, :, ::-1]
-    turns = tf.zeros([32], tf.int32)
+    maps = tf.eye(2, batch_shape=[32])
     distorted = augment(
-        tf.constant(page), turns=turns, seed=tf.constant([5, 5]), strength=0.5
+        tf.constant(page), maps=maps, seed=tf.constant([5, 5]), strength=0.5
     ).numpy()
     to_itself = np.abs(distorted - page).mean(axis=(1, 2, 3))
     to_mirror = np.abs(distorted - mirrored).mean(axis=(1, 2, 3))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.batches import ClassBatches, PairBatches, batches
+from components.batches import ClassBatches, PairBatches, batches, quarter_turns
 from components.train_data import PairData
 from data_ingest.errors import InputError
 from data_ingest.index import ImageIndex, ImageRef
@@ -56,7 +56,9 @@ def test_class_batches_are_balanced_distinct_and_a_function_of_their_number(
     assert len(set.union(*class_of_label.values())) == drawn
     if images >= 3 and drawn == 4:
         assert len(np.unique(batch.rows)) == len(batch.rows)
-    assert set(batch.turns) <= {0, 1, 2, 3}
+    for label in np.unique(batch.labels):
+        of_class = batch.maps[batch.labels == label]
+        np.testing.assert_array_equal(of_class, np.broadcast_to(of_class[0], of_class.shape))
 
 
 def test_the_asked_share_of_classes_comes_from_one_group() -> None:
@@ -65,6 +67,29 @@ def test_the_asked_share_of_classes_comes_from_one_group() -> None:
     for number in range(50):
         groups = index.row_group[feed[number].rows]
         assert np.bincount(groups).max() >= 4 * 2
+
+
+def test_classes_of_the_single_group_are_restyled_alike_and_others_each_in_its_own_way() -> None:
+    index = make_index(groups=8, classes=10, images=2)
+    recipe = tiny_recipe(
+        classes_per_batch=8, images_per_class=2, same_group_share=0.5, quarter_turns=False
+    )
+    feed = ClassBatches(index, recipe)
+    mirrored = 0
+    for number in range(40):
+        maps = feed[number].maps[::2]
+        np.testing.assert_array_equal(maps[:4], np.broadcast_to(maps[0], (4, 2, 2)))
+        assert len(np.unique(maps[3:].reshape(-1, 4), axis=0)) == 5
+        mirrored += int(np.linalg.det(maps[0]) < 0)
+    assert 8 <= mirrored <= 32
+
+
+def test_without_restyling_classes_are_only_turned() -> None:
+    index = make_index(groups=2, classes=10, images=2)
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=8, images_per_class=2, restyling=0))
+    turns = {tuple(quarter_turns(np.array([turn])).ravel()) for turn in range(4)}
+    seen = {tuple(one.ravel()) for number in range(20) for one in feed[number].maps}
+    assert seen == turns
 
 
 def test_few_classes_give_batches_of_the_usual_size() -> None:
