@@ -1,5 +1,6 @@
-"""Test-time averaging: an image is embedded as it is and slightly shifted."""
+"""Test-time averaging: an image is embedded as it is and slightly turned and zoomed."""
 
+import math
 from typing import Any, Final
 
 import keras
@@ -7,10 +8,15 @@ import tensorflow as tf
 
 from components.augment import warp
 
-SHIFT: Final = 2.5 / 35
-"""Share of the side by which a view is shifted."""
-VIEWS: Final = ((0.0, 0.0), (SHIFT, 0.0), (-SHIFT, 0.0), (0.0, SHIFT), (0.0, -SHIFT))
-"""Shifts of each view along x and y, as shares of the side."""
+TURN: Final = math.radians(8.0)
+"""Angle by which a view is turned, radians."""
+ZOOM: Final = 1.1
+"""How many times larger or smaller a view is."""
+VIEWS: Final = (
+    (0.0, 1.0),
+    *((angle, zoom) for angle in (TURN, -TURN) for zoom in (ZOOM, 1 / ZOOM)),
+)
+"""Angle and zoom of each view. Shifts are left to the framing."""
 
 
 @keras.saving.register_keras_serializable(package="siamese")
@@ -50,15 +56,15 @@ class MeanOfViews(keras.layers.Layer):
         return (None, *input_shape[1:])
 
 
-def _view(images: tf.Tensor, shift_x: float, shift_y: float) -> tf.Tensor:
-    side = images.shape[1]
+def _view(images: tf.Tensor, angle: float, zoom: float) -> tf.Tensor:
     count = tf.shape(images)[0]
 
     def each(value: float) -> tf.Tensor:
         return tf.fill([count], tf.constant(value, tf.float32))
 
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
     return warp(
         images,
-        matrix=((each(1.0), each(0.0)), (each(0.0), each(1.0))),
-        shift=(each(shift_x * side), each(shift_y * side)),
+        matrix=((each(cos), each(-sin)), (each(sin), each(cos))),
+        shift=(each(0.0), each(0.0)),
     )
