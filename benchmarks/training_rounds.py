@@ -17,7 +17,7 @@ import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import Pipeline
 
-from components.batches import batches
+from components.batches import training_feed
 from components.devices import Accelerator
 from components.fitting import fit
 from components.model import build_model, embedding_function
@@ -166,9 +166,9 @@ class BareSteps:
 
     def __init__(self, recipe: Recipe, train: PairData, accelerator: Accelerator) -> None:
         self.step = TrainingStep(recipe, build_model(recipe), accelerator)
-        feed = batches(train, recipe)
-        parts = [feed[replica] for replica in range(accelerator.replicas)]
-        self.ready = self.step.prepare(parts, train.images, 0)
+        feed = training_feed(train, recipe)
+        parts = [feed.batches[replica] for replica in range(accelerator.replicas)]
+        self.ready = self.step.prepare(parts, feed.images, 0)
         float(self.step.run(self.ready))
 
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from components.generated import generated_images
 from components.train_data import PairData
 from components.train_settings import Recipe
 from data_ingest.errors import InputError
@@ -51,6 +52,45 @@ def batches(data: PairData, recipe: Recipe) -> Batches:
     if recipe.loss == "pair":
         return PairBatches(data, recipe)
     return ClassBatches(data.index, recipe)
+
+
+class Feed(NamedTuple):
+    """What training is fed from."""
+
+    batches: Batches
+    images: npt.NDArray[np.uint8]
+    """`uint8[n, S, S]`: what the rows of the batches point at."""
+
+
+def training_feed(data: PairData, recipe: Recipe) -> Feed:
+    """The batches of the data and, as often as the recipe asks for, of generated alphabets.
+
+    Raises:
+      InputError: the data has fewer than two classes.
+    """
+    own = batches(data, recipe)
+    if not recipe.generated_share:
+        return Feed(own, data.images)
+    index, images = generated_images(recipe)
+    mixed = MixedBatches(own, ClassBatches(index, recipe), len(data.images), recipe)
+    return Feed(mixed, np.concatenate([data.images, images]))
+
+
+class MixedBatches:
+    """Batches of the data's own images and, at random, of others that follow them."""
+
+    def __init__(self, own: Batches, others: Batches, first_other: int, recipe: Recipe) -> None:
+        self._own = own
+        self._others = others
+        self._first_other = first_other
+        self._seed = recipe.seed
+        self._share = recipe.generated_share
+
+    def __getitem__(self, number: int) -> Batch:
+        if _generator(self._seed, number, stream=2).random() >= self._share:
+            return self._own[number]
+        batch = self._others[number]
+        return batch._replace(rows=batch.rows + np.int32(self._first_other))
 
 
 class ClassBatches:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.batches import batches
+from components.batches import training_feed
 from components.checkpoints import FitCheckpoint
 from components.devices import Accelerator
 from components.model import build_model, embedding_function
@@ -101,7 +101,7 @@ def fit(
     average = build_model(recipe)
     if initial_weights is not None:
         average.set_weights(initial_weights)
-    feed = batches(train, recipe)
+    feed = training_feed(train, recipe)
     epoch_steps = math.ceil(len(train.labels) / (recipe.images_per_batch / 2))
     epoch_steps = math.ceil(epoch_steps / accelerator.replicas)
     training_step = TrainingStep(recipe, average, accelerator, epoch_steps=epoch_steps)
@@ -137,8 +137,8 @@ def fit(
 
     def prepared(step: int) -> StepInput:
         first_batch = step * accelerator.replicas
-        parts = [feed[first_batch + replica] for replica in range(accelerator.replicas)]
-        return training_step.prepare(parts, train.images, step)
+        parts = [feed.batches[first_batch + replica] for replica in range(accelerator.replicas)]
+        return training_step.prepare(parts, feed.images, step)
 
     with (
         _writer(log_dir).as_default(),

@@ -44,6 +44,7 @@ class Recipe(Settings):
     same_group_share: float
     quarter_turns: bool
     restyling: float
+    generated_share: float
     augmentation: float
     learning_rate: float
     warmup_steps: int
@@ -104,6 +105,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "same_group_share": 0.5,
                 "quarter_turns": True,
                 "restyling": 1.0,
+                "generated_share": 0.0,
                 "augmentation": 1.0,
                 "learning_rate": 6e-3,
                 "warmup_steps": 50,
@@ -130,6 +132,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "same_group_share": 0.5,
                 "quarter_turns": True,
                 "restyling": 1.0,
+                "generated_share": 0.3,
                 "augmentation": 1.0,
                 "learning_rate": 6e-3,
                 "warmup_steps": 50,
@@ -156,6 +159,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "same_group_share": 0.5,
                 "quarter_turns": False,
                 "restyling": 0.0,
+                "generated_share": 0.0,
                 "augmentation": 1.0,
                 "learning_rate": 0.1,
                 "warmup_steps": 0,
@@ -241,6 +245,13 @@ class TrainSettings(Settings):
         le=2,
         description="strength of distortions that make new classes of whole classes",
     )
+    generated_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the batches that are of generated alphabets: for drawings, of which "
+        "there are few classes",
+    )
     augmentation: float | None = Field(
         default=None,
         ge=0,
@@ -292,6 +303,8 @@ class TrainSettings(Settings):
         stages = len(recipe.widths)
         if recipe.network == "koch2015" and stages != KOCH_STAGES:
             raise ValueError(f"widths: preset koch2015 has {KOCH_STAGES} stages, not {stages}")
+        if recipe.generated_share and recipe.loss != "batch":
+            raise ValueError("generated_share: must be 0 unless loss is batch")
         smallest = KOCH_SMALLEST if recipe.network == "koch2015" else 2**stages
         if recipe.image_size < smallest:
             raise ValueError(

@@ -56,15 +56,19 @@ def decode_images(
     """
 
     def decode(image: tf.Tensor) -> tf.Tensor:
-        ink = _ink(_decode_gray(image), polarity)
-        if framing == "ink":
-            return _window(ink, size)
-        return tf.image.resize(_padded_to_square(ink), [size, size], method="area")[0]
+        return framed(_ink(_decode_gray(image), polarity), size=size, framing=framing)
 
     drawings = tf.map_fn(
         decode, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
     )
     return tf.ensure_shape(drawings, [None, size, size, 1])
+
+
+def framed(ink: tf.Tensor, *, size: int, framing: Framing) -> tf.Tensor:
+    """What `decode_images` makes of an image's ink, `float32[H, W, 1]` in [0, 1]."""
+    if framing == "ink":
+        return _window(ink, size)
+    return tf.image.resize(_padded_to_square(ink), [size, size], method="area")[0]
 
 
 def _decode_gray(image: tf.Tensor) -> tf.Tensor:
