@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from benchmarks import bench_accuracy
-from benchmarks.bench_accuracy import ECE, OFFICIAL, WITHIN, Line, measure, summarize, table
+from benchmarks.bench_accuracy import (
+    ECE,
+    OFFICIAL,
+    WITHIN,
+    Line,
+    averaged,
+    measure,
+    summarize,
+    table,
+)
 
 LINE = Line("small", ("train.preset=fast",), {OFFICIAL: 0.9, ECE: 0.02})
 
@@ -30,6 +39,12 @@ def test_seeds_are_put_together_and_compared_with_the_targets() -> None:
 
 def test_one_seed_has_no_deviation() -> None:
     assert summarize(LINE, [run_of(0.9, 0.01)])[OFFICIAL]["sd"] is None
+
+
+def test_two_halves_of_a_protocol_are_averaged_over_all_their_trials() -> None:
+    both = averaged(run_of(0.9, 0.01), run_of(0.96, 0.03))
+    assert both["figures"][OFFICIAL] == {"value": pytest.approx(0.93), "n": 800}
+    assert both["figures"][ECE]["value"] == pytest.approx(0.02)
 
 
 def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
