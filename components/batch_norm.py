@@ -10,9 +10,9 @@ import tensorflow as tf
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer over channels-last images, in one operation where Keras takes a dozen.
 
-    On a CPU that makes it three times as fast, and a served convolution is merged with the
-    normalisation after it. Statistics are float32 whatever the precision of the network; they are
-    averaged with the batch's variance times `n / (n - 1)`, which Keras leaves out.
+    On a CPU that makes it three times as fast in training. Statistics are float32 whatever the
+    precision of the network; they are averaged with the batch's variance times `n / (n - 1)`,
+    which Keras leaves out.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, **_: Any) -> tf.Tensor:
