@@ -72,7 +72,11 @@ def test_the_asked_share_of_classes_comes_from_one_group() -> None:
 def test_classes_of_the_single_group_are_restyled_alike_and_others_each_in_its_own_way() -> None:
     index = make_index(groups=8, classes=10, images=2)
     recipe = tiny_recipe(
-        classes_per_batch=8, images_per_class=2, same_group_share=0.5, quarter_turns=False
+        classes_per_batch=8,
+        images_per_class=2,
+        same_group_share=0.5,
+        quarter_turns=False,
+        restyling=1,
     )
     feed = ClassBatches(index, recipe)
     mirrored = 0
