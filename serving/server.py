@@ -1,5 +1,6 @@
 """A server of exported models for development, tests and small sites: gRPC and REST."""
 
+import logging
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from serving.servable import HostOptions, ModelHost
 
 if TYPE_CHECKING:
     from serving.gallery_mount import GalleryMount
+
+logger = logging.getLogger(__name__)
 
 GRPC_PORT: Final = 8500
 REST_PORT: Final = 8501
@@ -246,7 +249,10 @@ class _RestThread:
         self._thread.join(grace + 5.0)
         if self._thread.is_alive():
             self._server.force_exit = True
-            self._thread.join()
+            self._thread.join(5.0)
+        if self._thread.is_alive():
+            # A daemon: it does not outlive the process, which should not hang for it either.
+            logger.error("The REST server did not stop within %.0f s", grace + 10.0)
         self._socket.close()
 
 
