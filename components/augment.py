@@ -1,7 +1,7 @@
 """Random affine distortions of a batch, in one TensorFlow operation."""
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import tensorflow as tf
 
@@ -12,8 +12,6 @@ SCALE: Final = 0.2
 SHEAR: Final = 0.3
 SHIFT: Final = 0.1
 """Largest shift along each axis at strength 1, as a share of the side, of images seen whole."""
-
-
 FRAMED_SHIFT: Final = 0.05
 """And of those that are framed by their ink."""
 
@@ -49,14 +47,15 @@ def augment(
     shear = SHEAR * drawn[3]
     shift_x, shift_y = largest_shift * side * drawn[4], largest_shift * side * drawn[5]
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # Rotation times shear times scale.
-    own = tf.stack(
-        [cos * width, (cos * shear - sin) * height, sin * width, (sin * shear + cos) * height],
-        axis=-1,
-    )
+    own = tf.stack(linear_map(cos, sin, shear=shear, width=width, height=height), axis=-1)
     matrix = tf.matmul(tf.reshape(own, [-1, 2, 2]), maps)
     rows = ((matrix[:, 0, 0], matrix[:, 0, 1]), (matrix[:, 1, 0], matrix[:, 1, 1]))
     return warp(images, matrix=rows, shift=(shift_x, shift_y))
+
+
+def linear_map(cos: Any, sin: Any, *, shear: Any, width: Any, height: Any) -> tuple[Any, ...]:
+    """The four entries, row by row, of rotation times shear times scale; arrays of any library."""
+    return cos * width, (cos * shear - sin) * height, sin * width, (sin * shear + cos) * height
 
 
 def warp(

@@ -1,7 +1,5 @@
 """Batch normalisation by TensorFlow's fused operation."""
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
@@ -15,19 +13,19 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     which Keras leaves out.
     """
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None, **_: Any) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalises `[N, H, W, C]`: by the batch in training, else by the averages so far."""
-        statistics = (self.moving_mean, self.moving_variance)
-        normalized, *batch = tf.raw_ops.FusedBatchNormV3(
+        averages = (self.moving_mean, self.moving_variance)
+        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.convert_to_tensor(self.gamma),
             offset=tf.convert_to_tensor(self.beta),
-            mean=[] if training else tf.convert_to_tensor(statistics[0]),
-            variance=[] if training else tf.convert_to_tensor(statistics[1]),
+            mean=[] if training else tf.convert_to_tensor(averages[0]),
+            variance=[] if training else tf.convert_to_tensor(averages[1]),
             epsilon=self.epsilon,
             is_training=bool(training),
         )
         if training:
-            for average, value in zip(statistics, batch, strict=False):
+            for average, value in zip(averages, (mean, variance), strict=True):
                 average.assign(average * self.momentum + value * (1.0 - self.momentum))
         return normalized

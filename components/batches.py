@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from components.augment import linear_map
 from components.generated import generated_images
 from components.train_data import PairData
 from components.train_settings import Recipe
@@ -186,9 +187,8 @@ def restyled(draw: np.random.Generator, count: int, *, strength: float) -> Float
     angle = RESTYLED_ROTATION * angle
     width = np.exp(RESTYLED_SCALE * width) * np.where(mirrored > 0, 1, -1)
     height, shear = np.exp(RESTYLED_SCALE * height), RESTYLED_SHEAR * shear
-    cos, sin = np.cos(angle), np.sin(angle)
-    maps = [cos * width, (cos * shear - sin) * height, sin * width, (sin * shear + cos) * height]
-    return np.stack(maps, axis=-1).reshape(-1, 2, 2).astype(np.float32)
+    entries = linear_map(np.cos(angle), np.sin(angle), shear=shear, width=width, height=height)
+    return np.stack(entries, axis=-1).reshape(-1, 2, 2).astype(np.float32)
 
 
 def _generator(seed: int, number: int, *, stream: int = 0) -> np.random.Generator:

@@ -2,7 +2,7 @@
 
 30,000 pairs hold 60,000 encoded images but only as many distinct ones as there are drawings
 (about 17,000 of Omniglot's background set), so each is decoded once. Memory is `S * S` bytes a
-distinct image and 12 bytes a pair: 21 MB and 0.4 MB for Omniglot at 35 pixels, 1.2 GB for a
+distinct image and 12 bytes a pair: 13 MB and 0.4 MB for Omniglot at 28 pixels, 0.8 GB for a
 million images.
 """
 

@@ -76,6 +76,7 @@ def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:
     assert (card["dataset"], card["source_hash"]) == ("synthetic", "0123")
     assert card["data"]["train"]["classes"] == 15
     assert card["recipe"]["seed"] == 1
+    assert card["framing"] == card["recipe"]["framing"] == "ink"
     assert "eval_within_5way_accuracy" in card["metrics"]
     assert card["calibration"]["scale"] > 0
 
