@@ -168,7 +168,7 @@ class ServerState:
                     Code.UNKNOWN, f"Some models did not become available: {{{', '.join(silent)}}}"
                 )
             for name, setup in models.items():
-                self._check_labels(hosts[name], setup.options.labels)
+                self._check_labels(hosts[name], setup.options)
             for name, setup in models.items():
                 hosts[name].update(setup.options)
 
@@ -184,15 +184,14 @@ class ServerState:
         host.start()
         return host
 
-    def _check_labels(self, host: ModelHost, labels: Mapping[str, int]) -> None:
-        for label, version in labels.items():
+    def _check_labels(self, host: ModelHost, options: HostOptions) -> None:
+        available = {s.version for s in host.status() if s.state is State.AVAILABLE}
+        for label, version in options.labels.items():
             unchanged = host.options.labels.get(label, version) == version
             if self._labels_may_wait and unchanged:
                 continue
-            if not any(
-                status.version == version and status.state is State.AVAILABLE
-                for status in host.status()
-            ):
+            # One that only its old label still keeps loaded is about to go.
+            if version not in options.policy.choose(available):
                 raise ServingError(
                     Code.FAILED_PRECONDITION,
                     f"Request to assign label to version {version} of model {host.name}, which is "

@@ -43,9 +43,9 @@ class VersionManager:
     """A thread that polls the base path, loads what is wanted and unloads what is not.
 
     A new version is loaded and warmed up first and only then answers; the one it replaces is
-    unloaded once its last request has ended. A version that cannot be loaded ends with an error in
-    its status, the others go on; it is tried again when its files change. While the base path
-    cannot be read, everything stays as it is.
+    unloaded once no label points to it and its last request has ended. A version that cannot be
+    loaded ends with an error in its status, the others go on; it is tried again when its files
+    change. While the base path cannot be read, everything stays as it is.
 
     Args:
       name: of the model, for messages.
@@ -189,8 +189,10 @@ class VersionManager:
             if self._closing:
                 return
             self._load(version, folders[version], options)
+        # A version goes after the label that points to it, not before: a reload moves labels last.
+        labelled = folders.keys() & set(options.labels.values())
         with self._changed:
-            self._drop_unwanted(wanted)
+            self._drop_unwanted(wanted | labelled)
         self._settle(options)
 
     def _settle(self, options: HostOptions) -> None:

@@ -328,6 +328,10 @@ def test_a_reloaded_configuration_replaces_the_models(exported: Path, tmp_path: 
             "available for inference",
         )
         assert call.predict(predict_request(b"a", label="stable")).model_spec.version.value == 1
+        del kept.version_labels["canary"]
+        kept.model_version_policy.specific.versions.append(2)
+        assert "label to version 1 of model words" in refusal(call.reload, request)[1]
+        assert call.predict(predict_request(b"a", label="stable")).model_spec.version.value == 1
 
         del models.config[:]
         models.config.add(name="more", base_path=str(tmp_path / "more"))

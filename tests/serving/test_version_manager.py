@@ -254,6 +254,22 @@ def test_a_changed_policy_takes_effect(
     eventually(lambda: states(manager) == {1: State.AVAILABLE, 2: State.END})
 
 
+def test_a_version_goes_after_the_label_that_points_to_it(
+    manage: Callable[..., VersionManager], loader: FakeLoader, tmp_path: Path
+) -> None:
+    add(tmp_path, 1, 2)
+    manager = manage(All(), labels={"stable": 2})
+    assert manager.wait_settled(PATIENCE)
+    only_the_first = Specific(frozenset({1}))
+    # What a reload does: labels move last, when what they will point to is known to be loaded.
+    manager.update(HostOptions(policy=only_the_first, labels={"stable": 2}, poll_seconds=0.01))
+    assert manager.wait_settled(PATIENCE)
+    assert answering(manager, label="stable") == 2
+    manager.update(HostOptions(policy=only_the_first, labels={"stable": 1}, poll_seconds=0.01))
+    assert answering(manager, label="stable") == 1
+    eventually(lambda: loader.loaded[2].unloaded)
+
+
 def test_labels_lead_to_loaded_versions_only(
     manage: Callable[..., VersionManager], loader: FakeLoader, tmp_path: Path
 ) -> None:
