@@ -1,7 +1,7 @@
 """Platt scaling of the head, so that scores are probabilities."""
 
 import logging
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,13 @@ class Platt(NamedTuple):
         """The head (w, b0) that gives calibrated logits and is still `b0 - sum_k w_k |d_k|`."""
         return self.scale * w, self.scale * b0 + self.shift
 
+    def then(self, other: "Platt") -> "Platt":
+        """Both, this one first."""
+        return Platt(other.scale * self.scale, other.scale * self.shift + other.shift)
+
+
+UNCHANGED: Final = Platt(1.0, 0.0)
+
 
 def fit_platt(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Platt:
     """Fits scale and shift by maximum likelihood (Platt 1999, with its smoothed targets).
@@ -39,7 +46,7 @@ def fit_platt(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Platt:
     negatives = float(len(y)) - positives
     if positives == 0 or negatives == 0 or x[y == 1].mean() <= x[y == 0].mean():
         logger.warning("Calibration skipped: same pairs do not score above different ones.")
-        return Platt(1.0, 0.0)
+        return UNCHANGED
     targets = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     scale, shift = 0.0, float(np.log((positives + 1) / (negatives + 1)))
     loss = _loss(x, targets, scale, shift)
@@ -63,7 +70,7 @@ def fit_platt(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Platt:
             break
     if scale <= 0:
         logger.warning("Calibration skipped: same pairs do not score above different ones.")
-        return Platt(1.0, 0.0)
+        return UNCHANGED
     return Platt(float(scale), float(shift))
 
 

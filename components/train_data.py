@@ -48,6 +48,23 @@ class PairData:
     samples: tuple[bytes, ...]
     """A few images as they were encoded."""
 
+    def take(self, rows: Ints) -> "PairData":
+        """These images only, rows in ascending order, and the pairs whose images are among them."""
+        position = np.full(len(self.images), -1, np.int32)
+        position[rows] = np.arange(len(rows), dtype=np.int32)
+        pairs = position[self.pairs]
+        kept = (pairs >= 0).all(axis=1)
+        return PairData(
+            index=self.index.take(rows),
+            images=self.images[rows],
+            pairs=pairs[kept],
+            labels=self.labels[kept],
+            fingerprint=hashlib.blake2b(
+                self.fingerprint.encode() + rows.astype(np.int64).tobytes(), digest_size=16
+            ).hexdigest(),
+            samples=self.samples,
+        )
+
 
 def read_pair_data(
     patterns: Sequence[str], *, size: int, polarity: Polarity, framing: Framing

@@ -54,6 +54,7 @@ class Recipe(Settings):
     """Steps; 0 is once a pass over the pairs."""
     validation_trials: int
     patience: int
+    calibration_folds: int
 
     gpu_batch: int
     """How many times larger a batch is on GPUs."""
@@ -114,6 +115,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "validate_every": 150,
                 "validation_trials": 1200,
                 "patience": 0,
+                "calibration_folds": 0,
                 "gpu_batch": 4,
             }
         ),
@@ -141,6 +143,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "validate_every": 500,
                 "validation_trials": 2000,
                 "patience": 0,
+                "calibration_folds": 3,
                 "gpu_batch": 4,
             }
         ),
@@ -168,6 +171,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "validate_every": 0,
                 "validation_trials": 320,
                 "patience": 20,
+                "calibration_folds": 0,
                 "gpu_batch": 1,
             }
         ),
@@ -285,6 +289,13 @@ class TrainSettings(Settings):
         le=100_000,
         description="stop after so many validations without a better one; 0 is never",
     )
+    calibration_folds: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="short trainings besides, each without a part of the alphabets, so that scores "
+        "are probabilities for alphabets unlike the held-out ones; 0 is none, else 2 or more",
+    )
     checkpoint_every: int = Field(
         default=100, ge=1, le=10_000_000, description="steps between checkpoints"
     )
@@ -305,6 +316,8 @@ class TrainSettings(Settings):
             raise ValueError(f"widths: preset koch2015 has {KOCH_STAGES} stages, not {stages}")
         if recipe.generated_share and recipe.loss != "batch":
             raise ValueError("generated_share: must be 0 unless loss is batch")
+        if recipe.calibration_folds == 1:
+            raise ValueError("calibration_folds: must be 0, or 2 or more: one fold leaves no group")
         smallest = KOCH_SMALLEST if recipe.network == "koch2015" else 2**stages
         if recipe.image_size < smallest:
             raise ValueError(

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import keras
 import numpy as np
 
-from components.calibration import fit_platt
+from components.calibration import UNCHANGED, Platt, fit_platt
+from components.cross_fitting import groups_in_general
 from components.devices import choose_accelerator
 from components.fitting import Fit, fit
 from components.model import HEAD, embedding_function
 from components.train_data import PairData, read_pair_data
 from components.train_settings import Recipe, TrainSettings
-from components.validation import embed_all
+from components.validation import embed_all, pair_logits
 from components.warm_start import initial_weights
 from serving.export import export_model
 from serving.gallery.impostors import ImpostorPairs
@@ -42,6 +43,9 @@ class Calibration(NamedTuple):
 
     scale: float
     shift: float
+    correction_scale: float
+    """Of that, what is due to groups other than the held-out ones: see `groups_in_general`."""
+    correction_shift: float
     pairs: int
     accuracy: float
     """Share of the pairs on the right side of score 0.5."""
@@ -75,7 +79,8 @@ def run_fn(fn_args: FnArgs) -> None:
         log_dir=Path(fn_args.model_run_dir),
         code_version=str(config.get("source_hash")),
     )
-    calibration = calibrate(fitted.model, held_out)
+    correction = groups_in_general(recipe, train, held_out, accelerator=accelerator)
+    calibration = calibrate(fitted.model, held_out, correction)
     facts = {**fitted.facts, "calibration": calibration._asdict()}
     export_model(
         fitted.model,
@@ -108,19 +113,20 @@ def run_fn(fn_args: FnArgs) -> None:
     _log_end(fitted)
 
 
-def calibrate(model: keras.Model, held_out: PairData) -> Calibration:
-    """Scales the head of `model` so that its scores on the held-out pairs are probabilities."""
+def calibrate(model: keras.Model, held_out: PairData, correction: Platt = UNCHANGED) -> Calibration:
+    """Scales the head of `model` so that its scores are probabilities.
+
+    Args:
+      correction: from those of the held-out pairs to those of groups in general.
+    """
     head = model.get_layer(HEAD)
-    vectors = embed_all(embedding_function(model), held_out.images)
-    first, second = vectors[held_out.pairs[:, 0]], vectors[held_out.pairs[:, 1]]
-    b0 = float(head.b0)
-    logits = b0 - np.abs(first - second).sum(axis=1)
-    platt = fit_platt(logits, held_out.labels)
-    w, b0 = platt.fold(np.asarray(head.w, np.float64), b0)
+    logits = pair_logits(model, held_out)
+    platt = fit_platt(logits, held_out.labels).then(correction)
+    w, b0 = platt.fold(np.asarray(head.w, np.float64), float(head.b0))
     head.w.assign(w.astype(np.float32))
     head.b0.assign(b0)
     right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
-    return Calibration(platt.scale, platt.shift, len(right), float(right.mean()))
+    return Calibration(*platt, *correction, len(right), float(right.mean()))
 
 
 def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ...]:

@@ -1,11 +1,13 @@
-"""One-shot accuracy on held-out alphabets, the figure by which weights are chosen."""
+"""What a model makes of images that it was not trained on."""
 
 from collections.abc import Callable
 from typing import Final
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
+from components.model import HEAD, embedding_function
 from components.train_data import PairData
 from data_ingest.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.sampling import between_group_trials, largest_way, within_group_trials
@@ -18,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class OneShotValidation:
-    """Trials over the distinct images of the `eval` records.
+    """One-shot trials over the distinct images of the `eval` records: weights are chosen by them.
 
     Within groups, 20 candidates; where no group has 20 usable classes, as many as one has; where
     no group has two, between groups.
@@ -74,3 +76,11 @@ def embed_all(
         full = np.resize(block, (IMAGES_A_BATCH, *images.shape[1:])) if start else block
         blocks.append(embed(full)[: len(block)])
     return np.concatenate(blocks)
+
+
+def pair_logits(model: keras.Model, data: PairData) -> Floats:
+    """`float32[P]`: the logits of the pairs of `data`."""
+    vectors = embed_all(embedding_function(model), data.images)
+    first, second = vectors[data.pairs[:, 0]], vectors[data.pairs[:, 1]]
+    logits: Floats = float(model.get_layer(HEAD).b0) - np.abs(first - second).sum(axis=1)
+    return logits

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.calibration import Platt, fit_platt
+from components.calibration import UNCHANGED, Platt, fit_platt
 
 
 @settings(max_examples=20, deadline=None)
@@ -37,6 +37,12 @@ def test_folding_gives_the_scaled_logit_with_weights_that_stay_positive() -> Non
         folded_b0 - distances @ folded_w, 2.5 * (3.0 - distances @ w) - 0.7, rtol=1e-12
     )
     assert (folded_w >= 0).all()
+
+
+def test_two_maps_in_turn() -> None:
+    first, second = Platt(2.0, -1.0), Platt(0.5, 3.0)
+    assert first.then(second) == Platt(1.0, 0.5 * -1.0 + 3.0)
+    assert first.then(UNCHANGED) == UNCHANGED.then(first) == first
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from components.train_data import read_pair_data
 from data_ingest.errors import InputError
-from tests.pair_records import drawing, make_pairs, png, write_records
+from tests.pair_records import drawing, make_pairs, png, tiny_data, write_records
 
 
 def test_every_distinct_image_is_held_once_and_pairs_point_at_theirs(tmp_path: Path) -> None:
@@ -57,6 +57,25 @@ def test_other_pairs_of_the_same_images_have_another_fingerprint(tmp_path: Path)
         [write_records(tmp_path / "b", pairs[:-1])], size=16, polarity="auto", framing="whole"
     )
     assert one.fingerprint != fewer.fingerprint
+
+
+def test_taken_rows_bring_the_pairs_among_them(tmp_path: Path) -> None:
+    data = tiny_data(tmp_path, groups=3, classes=4)
+    rows = np.flatnonzero(data.index.row_group != 1)
+    taken = data.take(rows)
+    assert taken.index.groups == (data.index.groups[0], data.index.groups[2])
+    np.testing.assert_array_equal(taken.images, data.images[rows])
+    among = [
+        (a, b, label)
+        for (a, b), label in zip(data.pairs.tolist(), data.labels.tolist(), strict=True)
+        if {a, b} <= set(rows.tolist())
+    ]
+    assert 0 < len(among) < len(data.labels)
+    assert among == [
+        (rows[a], rows[b], label)
+        for (a, b), label in zip(taken.pairs, taken.labels.tolist(), strict=True)
+    ]
+    assert data.take(rows[1:]).fingerprint != taken.fingerprint != data.fingerprint
 
 
 def test_no_records_is_an_error_that_names_where_they_were_sought(tmp_path: Path) -> None:

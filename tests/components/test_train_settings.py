@@ -76,3 +76,8 @@ def test_a_batch_length_or_rate_that_is_set_holds_on_a_gpu_too(own: dict[str, ob
 def test_an_impossible_setting_is_refused_by_name(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         TrainSettings(**wrong)
+
+
+def test_one_fold_is_refused() -> None:
+    with pytest.raises(ValidationError, match="calibration_folds: must be 0, or 2 or more"):
+        TrainSettings(calibration_folds=1)

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from components import trainer
+from components.calibration import UNCHANGED, Platt
 from components.devices import Accelerator
 from components.model import HEAD, build_model, embedding_function
 from components.train_settings import Recipe, TrainSettings
@@ -34,10 +35,11 @@ class FnArgs:
 class Workspace:
     folder: Path
     settings: TrainSettings = field(default_factory=tiny_settings)
+    groups: int = 3
 
     def fn_args(self) -> FnArgs:
-        train = make_pairs(groups=3, classes=5)
-        held_out = make_pairs(groups=2, classes=5, first=7)
+        train = make_pairs(groups=self.groups, classes=5)
+        held_out = make_pairs(groups=2, classes=5, first=self.groups + 4)
         return FnArgs(
             train_files=[write_records(self.folder / "train", train)],
             eval_files=[write_records(self.folder / "eval", held_out)],
@@ -98,6 +100,22 @@ def test_the_model_brings_how_alike_held_out_classes_look(tmp_path: Path) -> Non
         if a < b
     )
     assert shipped[0].pairs == expected
+
+
+def test_what_folds_say_of_groups_in_general_is_in_the_exported_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = {}
+    for name, found in (("with", Platt(0.5, 0.25)), ("without", UNCHANGED)):
+        monkeypatch.setattr(trainer, "groups_in_general", lambda *_, found=found, **__: found)
+        (folder := tmp_path / name).mkdir()
+        run_fn(Workspace(folder).fn_args())
+        extra = folder / "model" / "Format-Serving" / "assets.extra"
+        heads[name] = keras.models.load_model(extra / "model.keras").get_layer(HEAD)
+        calibration = json.loads((extra / "model_card.json").read_text())["calibration"]
+        assert (calibration["correction_scale"], calibration["correction_shift"]) == found
+    np.testing.assert_allclose(heads["with"].w, 0.5 * np.asarray(heads["without"].w), rtol=1e-5)
+    assert float(heads["with"].b0) == pytest.approx(0.5 * float(heads["without"].b0) + 0.25)
 
 
 def test_the_checkpoint_goes_once_the_model_is_stored(finished: Path) -> None:

@@ -1,0 +1,87 @@
+"""What scores are worth on groups in general, learnt by cross-fitting.
+
+A few held-out groups (alphabets) are easily not typical: calibrated on three of them, scores can be
+off for all others, however many pairs the three give. So some short trainings each leave a part of
+the training groups out, and how wrong a calibration on the held-out groups is for *those* corrects
+that of the model itself. As in stacking (Wolpert 1992) and scikit-learn's `CalibratedClassifierCV`,
+no pair is judged by a training that saw its classes.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from components.calibration import UNCHANGED, Platt, fit_platt
+from components.devices import Accelerator
+from components.fitting import fit
+from components.train_data import PairData
+from components.train_settings import Recipe
+from components.validation import pair_logits
+from data_ingest.pair_sampling import PairSampler
+
+logger = logging.getLogger(__name__)
+
+SHARE_OF_STEPS: Final = 8
+"""A training of a fold is as many times shorter than that of the model."""
+GROUPS_A_FOLD: Final = 2
+"""A fold of fewer groups has no different pairs between groups."""
+
+
+def groups_in_general(
+    recipe: Recipe, train: PairData, held_out: PairData, *, accelerator: Accelerator
+) -> Platt:
+    """The map from logits calibrated on the held-out groups to such as are for groups in general.
+
+    Each of `recipe.calibration_folds` trainings is calibrated on `held_out`, as the model is, and
+    then judges pairs of the groups that it did not see, sampled as those of `held_out` were. One
+    Platt scaling of all these logits together is the map. Random choices depend on `recipe.seed`
+    alone.
+
+    Returns:
+      The map; it changes nothing where folds are off, where `train` has fewer than two groups a
+      fold, or where `held_out` cannot calibrate.
+    """
+    folds = recipe.calibration_folds
+    groups = len(train.index.groups)
+    if not folds:
+        return UNCHANGED
+    if groups < GROUPS_A_FOLD * folds:
+        logger.warning(
+            f"Calibration rests on the {len(held_out.index.groups)} held-out groups alone: "
+            f"{folds} folds need {GROUPS_A_FOLD * folds} groups to train on, and there are {groups}"
+        )
+        return UNCHANGED
+    short = recipe.model_copy(update={"steps": max(1, recipe.steps // SHARE_OF_STEPS)})
+    fold_of_group = np.random.default_rng(recipe.seed).permutation(groups) % folds
+    fold_of_row = fold_of_group[train.index.row_group]
+    logits, labels = [], []
+    for fold in range(folds):
+        logger.info(
+            f"Calibration, training {fold + 1} of {folds}: {short.steps} steps without "
+            f"{np.count_nonzero(fold_of_group == fold)} of {groups} groups"
+        )
+        rest = train.take(np.flatnonzero(fold_of_row != fold))
+        unseen = train.take(np.flatnonzero(fold_of_row == fold))
+        unseen = _with_pairs_like(held_out, unseen, seed=recipe.seed)
+        model = fit(short, rest, held_out, accelerator=accelerator).model
+        platt = fit_platt(pair_logits(model, held_out), held_out.labels)
+        logits.append(platt.scale * pair_logits(model, unseen) + platt.shift)
+        labels.append(unseen.labels)
+    return fit_platt(np.concatenate(logits), np.concatenate(labels))
+
+
+def _with_pairs_like(example: PairData, data: PairData, *, seed: int) -> PairData:
+    """As many pairs of the images of `data` as `example` has, with its mixture of them."""
+    group_a, group_b = example.index.row_group[example.pairs].T
+    different = example.labels == 0
+    within = float((group_a == group_b)[different].mean()) if different.any() else 0.0
+    sampler = PairSampler(data.index, seed, "pairs/fold", within)
+    sampler.check("training images of a fold")
+    drawn = sampler.pairs(0, len(example.labels))
+    return replace(
+        data,
+        pairs=np.stack([drawn.row_a, drawn.row_b], axis=1).astype(np.int32),
+        labels=drawn.label.astype(np.int32),
+    )
