@@ -128,7 +128,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "framing": "ink",
                 "views": True,
                 "loss": "batch",
-                "steps": 5000,
+                "steps": 8000,
                 "classes_per_batch": 24,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
