@@ -19,6 +19,7 @@ from components.fitting import fit
 from components.train_data import PairData
 from components.train_settings import Recipe
 from components.validation import pair_logits
+from data_ingest.errors import InputError
 from data_ingest.pair_sampling import PairSampler
 
 logger = logging.getLogger(__name__)
@@ -41,44 +42,57 @@ def groups_in_general(
 
     Returns:
       The map; it changes nothing where folds are off, where `train` has fewer than two groups a
-      fold, or where `held_out` cannot calibrate.
+      fold or a fold has no pairs, or where `held_out` cannot calibrate.
     """
     folds = recipe.calibration_folds
-    groups = len(train.index.groups)
     if not folds:
         return UNCHANGED
-    if groups < GROUPS_A_FOLD * folds:
-        logger.warning(
-            f"Calibration rests on the {len(held_out.index.groups)} held-out groups alone: "
-            f"{folds} folds need {GROUPS_A_FOLD * folds} groups to train on, and there are {groups}"
-        )
-        return UNCHANGED
-    short = recipe.model_copy(update={"steps": max(1, recipe.steps // SHARE_OF_STEPS)})
+    groups = len(train.index.groups)
     fold_of_group = np.random.default_rng(recipe.seed).permutation(groups) % folds
     fold_of_row = fold_of_group[train.index.row_group]
-    logits, labels = [], []
+    try:
+        if groups < GROUPS_A_FOLD * folds:
+            raise InputError(f"{folds} folds need {GROUPS_A_FOLD * folds} groups, found {groups}")
+        unseen = [
+            _with_pairs_like(
+                held_out,
+                train.take(np.flatnonzero(fold_of_row == fold)),
+                where=f"images of fold {fold + 1}",
+                seed=recipe.seed,
+            )
+            for fold in range(folds)
+        ]
+    except InputError as error:
+        held_out_classes = len(held_out.index.classes)
+        logger.info(f"Calibration rests on {held_out_classes} held-out classes alone: {error}")
+        return UNCHANGED
+    short = recipe.model_copy(update={"steps": max(1, recipe.steps // SHARE_OF_STEPS)})
+    logits = []
     for fold in range(folds):
         logger.info(
             f"Calibration, training {fold + 1} of {folds}: {short.steps} steps without "
             f"{np.count_nonzero(fold_of_group == fold)} of {groups} groups"
         )
         rest = train.take(np.flatnonzero(fold_of_row != fold))
-        unseen = train.take(np.flatnonzero(fold_of_row == fold))
-        unseen = _with_pairs_like(held_out, unseen, seed=recipe.seed)
         model = fit(short, rest, held_out, accelerator=accelerator).model
         platt = fit_platt(pair_logits(model, held_out), held_out.labels)
-        logits.append(platt.scale * pair_logits(model, unseen) + platt.shift)
-        labels.append(unseen.labels)
-    return fit_platt(np.concatenate(logits), np.concatenate(labels))
+        if platt == UNCHANGED:
+            return UNCHANGED
+        logits.append(platt.scale * pair_logits(model, unseen[fold]) + platt.shift)
+    return fit_platt(np.concatenate(logits), np.concatenate([data.labels for data in unseen]))
 
 
-def _with_pairs_like(example: PairData, data: PairData, *, seed: int) -> PairData:
-    """As many pairs of the images of `data` as `example` has, with its mixture of them."""
+def _with_pairs_like(example: PairData, data: PairData, *, where: str, seed: int) -> PairData:
+    """As many pairs of the images of `data` as `example` has, with its mixture of them.
+
+    Raises:
+      PairsImpossible: `data`, which are `where`, have no pair of one class.
+    """
     group_a, group_b = example.index.row_group[example.pairs].T
     different = example.labels == 0
     within = float((group_a == group_b)[different].mean()) if different.any() else 0.0
     sampler = PairSampler(data.index, seed, "pairs/fold", within)
-    sampler.check("training images of a fold")
+    sampler.check(where)
     drawn = sampler.pairs(0, len(example.labels))
     return replace(
         data,

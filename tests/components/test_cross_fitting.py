@@ -38,15 +38,39 @@ def test_without_folds_nothing_is_trained_and_nothing_changes(
     assert correction(train, held_out, tiny_recipe(calibration_folds=0)) == UNCHANGED
 
 
-def test_too_few_groups_for_the_folds_are_said_to_be(
+def test_too_few_groups_for_the_folds_are_logged(
     train: PairData,
     held_out: PairData,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: 1 / 0)
     assert correction(train, held_out, tiny_recipe(calibration_folds=3)) == UNCHANGED
-    assert "3 folds need 6 groups to train on, and there are 5" in caplog.text
+    assert "8 held-out classes alone: 3 folds need 6 groups, found 5" in caplog.text
+
+
+def test_a_fold_without_two_images_of_a_class_does_not_cost_the_training(
+    train: PairData,
+    held_out: PairData,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: 1 / 0)
+    one_a_class = train.take(train.index.class_start[:-1])
+    assert correction(one_a_class, held_out, tiny_recipe(calibration_folds=2)) == UNCHANGED
+    assert "images of fold 1: none of the" in caplog.text
+
+
+def test_held_out_pairs_that_cannot_calibrate_correct_nothing(
+    train: PairData, held_out: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: SimpleNamespace(model=None))
+    monkeypatch.setattr(
+        cross_fitting, "pair_logits", lambda _model, data: np.zeros(len(data.labels))
+    )
+    assert correction(train, held_out, tiny_recipe(calibration_folds=2)) == UNCHANGED
 
 
 def test_an_offset_of_the_groups_that_a_training_did_not_see_is_found(
