@@ -33,10 +33,12 @@ def generated_images(
 
     @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.bool)])
     def prepared(drawings: tf.Tensor) -> tf.Tensor:
-        ink = tf.map_fn(
-            lambda one: framed(one, size=recipe.image_size, framing=recipe.framing),
-            tf.cast(drawings, tf.float32)[..., tf.newaxis],
-        )
+        # As `decode_images` does it, and where.
+        with tf.device("CPU"):
+            ink = tf.map_fn(
+                lambda one: framed(one, size=recipe.image_size, framing=recipe.framing),
+                tf.cast(drawings, tf.float32)[..., tf.newaxis],
+            )
         return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 
     refs: list[ImageRef] = []

@@ -59,9 +59,11 @@ def decode_images(
     def decode(image: tf.Tensor) -> tf.Tensor:
         return framed(_ink(_decode_gray(image), polarity), size=size, framing=framing)
 
-    drawings = tf.map_fn(
-        decode, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
-    )
+    # One image after the other, by many small operations, each of which a GPU would have to launch.
+    with tf.device("CPU"):
+        drawings = tf.map_fn(
+            decode, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
+        )
     return tf.ensure_shape(drawings, [None, size, size, 1])
 
 

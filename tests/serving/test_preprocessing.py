@@ -200,3 +200,10 @@ def test_small_images_are_framed_too() -> None:
     framed = decoded(encoded(Image.fromarray(pixels)), polarity="dark_on_light", framing="ink")
     assert np.isfinite(framed).all()
     assert framed.max() > 0.5
+
+
+def test_images_are_decoded_on_the_cpu_even_where_there_is_a_gpu() -> None:
+    graph = decoder(8, "auto", "ink").get_concrete_function().graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    assert {"DecodePng", "ScaleAndTranslate"} <= {node.op for node in nodes}
+    assert all("CPU" in node.device for node in nodes)
