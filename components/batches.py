@@ -123,24 +123,38 @@ class ClassBatches:
         anchor = int(index.class_group[draw.integers(len(index.classes))])
         own = np.array(index.group_classes(anchor))
         own = draw.choice(own, min(self._own, len(own)), replace=False)
-        rest = np.setdiff1d(np.arange(len(index.classes)), own)
+        others = np.ones(len(index.classes), bool)
+        others[own] = False
+        rest = np.flatnonzero(others)
         rest = draw.choice(rest, min(self._classes - len(own), len(rest)), replace=False)
         classes = np.concatenate([own, rest])
-        rows = [self._rows(draw, int(number)) for number in classes]
         maps = quarter_turns(draw.integers(self._turns, size=len(classes)))
         if self._restyling:
             styles = restyled(draw, len(rest) + 1, strength=self._restyling)
             maps = np.concatenate([np.repeat(styles[:1], len(own), axis=0), styles[1:]]) @ maps
         return Batch(
-            rows=np.concatenate(rows).astype(np.int32),
+            rows=self._rows(draw, classes).ravel().astype(np.int32),
             labels=np.repeat(np.arange(len(classes)), self._images).astype(np.int32),
             maps=np.repeat(maps, self._images, axis=0).astype(np.float32),
         )
 
-    def _rows(self, draw: np.random.Generator, class_number: int) -> npt.NDArray[np.int64]:
-        rows = self._index.class_rows(class_number)
-        picked = draw.choice(len(rows), self._images, replace=len(rows) < self._images)
-        return rows.start + picked.astype(np.int64)
+    def _rows(
+        self, draw: np.random.Generator, classes: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Images of each class, `int64[C, K]`: any K of them, or K times any where it has fewer.
+
+        All classes at a time: Floyd's algorithm (Bentley & Floyd 1987, "A sample of brilliance"),
+        since a choice a class takes longer than a GPU takes for the whole step.
+        """
+        sizes = self._index.class_sizes[classes]
+        enough = sizes >= self._images
+        picked = np.empty((len(classes), self._images), np.int64)
+        for at in range(self._images):
+            newest = sizes - self._images + at
+            drawn = draw.integers(np.where(enough, newest + 1, sizes))
+            taken = enough & (picked[:, :at] == drawn[:, np.newaxis]).any(axis=1)
+            picked[:, at] = np.where(taken, newest, drawn)
+        return self._index.class_start[classes][:, np.newaxis] + picked
 
 
 class PairBatches:

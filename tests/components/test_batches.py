@@ -1,5 +1,7 @@
 """Which images make up a batch."""
 
+import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -94,6 +96,28 @@ def test_without_restyling_classes_are_only_turned() -> None:
     turns = {tuple(quarter_turns(np.array([turn])).ravel()) for turn in range(4)}
     seen = {tuple(one.ravel()) for number in range(20) for one in feed[number].maps}
     assert seen == turns
+
+
+def test_every_choice_of_images_of_a_class_is_equally_likely() -> None:
+    sizes = (4, 5, 2)
+    index = ImageIndex.build(
+        ImageRef("g", f"g/c{number}", image, f"{image}")
+        for number, size in enumerate(sizes)
+        for image in range(size)
+    )
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=3, images_per_class=3))
+    seen: dict[int, Counter[tuple[int, ...]]] = {0: Counter(), 1: Counter(), 2: Counter()}
+    for number in range(3000):
+        for rows in feed[number].rows.reshape(3, 3):
+            of = int(index.row_class[rows[0]])
+            seen[of][tuple(np.sort(rows - index.class_start[of]))] += 1
+    for of, choices in ((0, 4), (1, 10)):
+        assert len(seen[of]) == choices
+        assert all(len(set(choice)) == 3 for choice in seen[of])
+        # Five standard deviations of a count.
+        share = 3000 / choices
+        assert all(abs(count - share) < 5 * math.sqrt(share) for count in seen[of].values())
+    assert set(seen[2]) == {(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)}
 
 
 def test_few_classes_give_batches_of_the_usual_size() -> None:
