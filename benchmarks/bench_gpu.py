@@ -52,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with tempfile.TemporaryDirectory() as scratch:
-        report = measure(options, Path(scratch))
+        for report in measure(options, Path(scratch)):
+            text = json.dumps(report, indent=2) + "\n"
+            if options.json is not None:
+                options.json.write_text(text, encoding="utf-8")
     show(report)
-    text = json.dumps(report, indent=2) + "\n"
     if options.json is None:
         sys.stdout.write(text)
-    else:
-        options.json.write_text(text, encoding="utf-8")
     return 0
 
 

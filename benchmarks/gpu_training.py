@@ -65,8 +65,12 @@ def seconds_to(history: Sequence[Mapping[str, float]], target: float) -> float |
     return next((one["seconds"] for one in history if one["accuracy"] >= target), None)
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Trains to the end, watched, then measures steps."""
+def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Trains to the end, watched, then measures steps.
+
+    Yields the report whenever it has grown: GPUs are lent by the minute, and the parts of a step
+    take the longest to compile.
+    """
     accelerator = choose_accelerator()
     recipe = TrainSettings(preset=options.preset).recipe(gpus=accelerator.gpus)
     write_records(folder, data=options.data, pairs=options.pairs)
@@ -83,12 +87,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         report["training"] = whole_training(recipe, data, official_runs(options.data), accelerator)
     report["target"] = options.target
     report["seconds_to_target"] = seconds_to(report["training"]["history"], options.target)
+    yield report
     report["rates"] = rates(
         rounds_of(recipe, data, accelerator, rounds=options.rounds),
         images=STEPS * recipe.images_per_batch * accelerator.replicas,
         on_cpu=False,
     )
+    yield report
     if accelerator.replicas == 1:
         bare = BareSteps(recipe, data[0], accelerator)
         report["profile"] = profile(bare, accelerator, rounds=options.rounds)
-    return report
+        yield report
