@@ -27,37 +27,36 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> PairData:
     return tiny_data(tmp_path_factory.mktemp("held_out"), first=20, groups=2, classes=4, pairs=1000)
 
 
+@pytest.fixture
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: pytest.fail("a fold was trained"))
+
+
 def correction(train: PairData, held_out: PairData, recipe: Recipe) -> Any:
     return groups_in_general(recipe, train, held_out, accelerator=choose_accelerator())
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_without_folds_nothing_is_trained_and_nothing_changes(
-    train: PairData, held_out: PairData, monkeypatch: pytest.MonkeyPatch
+    train: PairData, held_out: PairData
 ) -> None:
-    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: 1 / 0)
     assert correction(train, held_out, tiny_recipe(calibration_folds=0)) == UNCHANGED
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_too_few_groups_for_the_folds_are_logged(
-    train: PairData,
-    held_out: PairData,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    train: PairData, held_out: PairData, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: 1 / 0)
     assert correction(train, held_out, tiny_recipe(calibration_folds=3)) == UNCHANGED
     assert "8 held-out classes alone: 3 folds need 6 groups, found 5" in caplog.text
 
 
+@pytest.mark.usefixtures("nothing_is_trained")
 def test_a_fold_without_two_images_of_a_class_does_not_cost_the_training(
-    train: PairData,
-    held_out: PairData,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    train: PairData, held_out: PairData, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: 1 / 0)
     one_a_class = train.take(train.index.class_start[:-1])
     assert correction(one_a_class, held_out, tiny_recipe(calibration_folds=2)) == UNCHANGED
     assert "images of fold 1: none of the" in caplog.text

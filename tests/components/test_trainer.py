@@ -35,11 +35,10 @@ class FnArgs:
 class Workspace:
     folder: Path
     settings: TrainSettings = field(default_factory=tiny_settings)
-    groups: int = 3
 
     def fn_args(self) -> FnArgs:
-        train = make_pairs(groups=self.groups, classes=5)
-        held_out = make_pairs(groups=2, classes=5, first=self.groups + 4)
+        train = make_pairs(groups=3, classes=5)
+        held_out = make_pairs(groups=2, classes=5, first=7)
         return FnArgs(
             train_files=[write_records(self.folder / "train", train)],
             eval_files=[write_records(self.folder / "eval", held_out)],
