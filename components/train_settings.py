@@ -164,7 +164,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "restyling": 0.0,
                 "generated_share": 0.0,
                 "augmentation": 1.0,
-                "learning_rate": 0.1,
+                # At 0.1 the features saturate within two epochs, and nothing is learnt any more.
+                "learning_rate": 0.01,
                 "warmup_steps": 0,
                 "weight_decay": 1e-4,
                 "ema": 0.0,
