@@ -33,12 +33,12 @@ def generated_images(
 
     @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.bool)])
     def prepared(drawings: tf.Tensor) -> tf.Tensor:
-        # As `decode_images` does it, and where.
-        with tf.device("CPU"):
-            ink = tf.map_fn(
-                lambda one: framed(one, size=recipe.image_size, framing=recipe.framing),
-                tf.cast(drawings, tf.float32)[..., tf.newaxis],
-            )
+        ink = framed(
+            drawings,
+            lambda one: tf.cast(one, tf.float32)[..., tf.newaxis],
+            size=recipe.image_size,
+            framing=recipe.framing,
+        )
         return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 
     refs: list[ImageRef] = []

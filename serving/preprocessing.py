@@ -4,6 +4,7 @@ Training and serving call the same function, so what the model was trained on an
 sends are prepared alike. There is no Python in the graph: TF Serving runs it as it is.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import tensorflow as tf
@@ -55,20 +56,37 @@ def decode_images(
     Raises:
       tf.errors.InvalidArgumentError: when run, if any image of the batch is refused or broken.
     """
+    return framed(
+        images, lambda image: _ink(_decode_gray(image), polarity), size=size, framing=framing
+    )
 
-    def decode(image: tf.Tensor) -> tf.Tensor:
-        return framed(_ink(_decode_gray(image), polarity), size=size, framing=framing)
+
+def framed(
+    images: tf.Tensor,
+    ink: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    size: int,
+    framing: Framing,
+) -> tf.Tensor:
+    """What `decode_images` makes of the ink of each of N images, `float32[N, size, size, 1]`.
+
+    Args:
+      images: any tensor, one image after the other along its first axis.
+      ink: from one image to its ink, `float32[H, W, 1]` in [0, 1].
+    """
+
+    def frame(image: tf.Tensor) -> tf.Tensor:
+        return _framed(ink(image), size, framing)
 
     # One image after the other, by many small operations, each of which a GPU would have to launch.
     with tf.device("CPU"):
         drawings = tf.map_fn(
-            decode, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
+            frame, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
         )
     return tf.ensure_shape(drawings, [None, size, size, 1])
 
 
-def framed(ink: tf.Tensor, *, size: int, framing: Framing) -> tf.Tensor:
-    """What `decode_images` makes of an image's ink, `float32[H, W, 1]` in [0, 1]."""
+def _framed(ink: tf.Tensor, size: int, framing: Framing) -> tf.Tensor:
     if framing == "ink":
         return _window(ink, size)
     return tf.image.resize(_padded_to_square(ink), [size, size], method="area")[0]

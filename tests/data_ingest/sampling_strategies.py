@@ -35,3 +35,22 @@ def layouts(
     classes = st.lists(writers, min_size=1, max_size=max_classes)
     names = st.sampled_from([f"group{number}" for number in range(max_groups)])
     return st.dictionaries(names, classes, min_size=1, max_size=max_groups)
+
+
+def divisible_layouts() -> st.SearchStrategy[dict[str, list[list[int]]]]:
+    """Layouts that three splits of up to 0.3, 0.5 of the rest and the rest can share.
+
+    Either three groups or more, each of which can be a split of its own, with any gaps besides; or
+    fewer, and six classes or more of several drawings.
+    """
+    drawn = st.lists(st.integers(0, 4), min_size=2, max_size=5)
+    gaps = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5), max_size=3)
+    group = st.builds(lambda own, more: own + more, st.lists(drawn, min_size=2, max_size=3), gaps)
+    few = st.integers(1, 2).flatmap(
+        lambda groups: st.lists(
+            st.lists(drawn, min_size=6 // groups, max_size=8), min_size=groups, max_size=groups
+        )
+    )
+    return st.one_of(st.lists(group, min_size=3, max_size=8), few).map(
+        lambda groups: {f"group{number}": classes for number, classes in enumerate(groups)}
+    )
