@@ -86,7 +86,7 @@ def fit(
 
     Args:
       held_out: other classes, best of other groups; weights are chosen by one-shot accuracy on
-        them, and by nothing else.
+        them, and by nothing else. Of no images: the last weights are kept.
       initial_weights: of a warm start, in the order of `model.get_weights()`.
       checkpoint_dir: folder, local or `gs://…`, that outlives the process; None: no checkpoints.
       checkpoint_every: steps between checkpoints.
@@ -107,7 +107,7 @@ def fit(
     training_step = TrainingStep(recipe, average, accelerator, epoch_steps=epoch_steps)
     validate_every = recipe.validate_every or epoch_steps
     validation = OneShotValidation(held_out, trials=recipe.validation_trials)
-    if not validation.way:
+    if not validation.way and len(held_out.index):
         logger.warning("Held-out data allow no one-shot trial: the last weights are kept.")
     embed = embedding_function(average)
     best = [tf.Variable(weight.value, trainable=False) for weight in average.weights]

@@ -17,6 +17,8 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
 """Who sets one of these has the size of a batch in mind."""
+REFIT_RATE: Final = 0.25
+"""Learning rate of a refit, as a share of the training's."""
 KOCH_STAGES: Final = 4
 KOCH_SMALLEST: Final = 65
 """Below this its unpadded convolutions leave nothing."""
@@ -38,6 +40,8 @@ class Recipe(Settings):
     framing: Framing
     loss: Literal["batch", "pair"]
     steps: int
+    refit_share: float
+    """Of the steps: the last ones, on all images."""
     seed: int
     classes_per_batch: int
     images_per_class: int
@@ -62,6 +66,30 @@ class Recipe(Settings):
     @property
     def images_per_batch(self) -> int:
         return self.classes_per_batch * self.images_per_class
+
+    def stages(self) -> tuple["Recipe", "Recipe | None"]:
+        """Two recipes: of the training that held-out images judge, and of that on all images.
+
+        The second starts from where the first ends, at `REFIT_RATE` of its learning rate, decays
+        like it and validates nothing; None where all steps are of the first.
+        """
+        last = min(round(self.refit_share * self.steps), self.steps - 1)
+        if not last:
+            return self, None
+
+        def stage(steps: int, learning_rate: float) -> Recipe:
+            return self.model_copy(
+                update={
+                    "steps": steps,
+                    "warmup_steps": min(self.warmup_steps, steps // 5),
+                    "learning_rate": learning_rate,
+                }
+            )
+
+        return (
+            stage(self.steps - last, self.learning_rate),
+            stage(last, REFIT_RATE * self.learning_rate),
+        )
 
     def on_gpus(self, gpus: int) -> "Recipe":
         """The recipe for that many GPUs, each of which has a batch of its own.
@@ -101,6 +129,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "views": False,
                 "loss": "batch",
                 "steps": 1200,
+                "refit_share": 0.0,
                 "classes_per_batch": 24,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
@@ -122,13 +151,14 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "accurate": MappingProxyType(
             {
                 "network": "residual",
-                "widths": (32, 64, 128, 192),
+                "widths": (32, 64, 160, 256),
                 "embedding_size": 256,
                 "image_size": 28,
                 "framing": "ink",
                 "views": True,
                 "loss": "batch",
-                "steps": 8000,
+                "steps": 10_000,
+                "refit_share": 0.2,
                 "classes_per_batch": 24,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
@@ -157,6 +187,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "views": False,
                 "loss": "pair",
                 "steps": 47_000,
+                "refit_share": 0.0,
                 "classes_per_batch": 64,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
@@ -189,6 +220,13 @@ class TrainSettings(Settings):
         "koch2015: the paper's network, for a GPU",
     )
     steps: int | None = Field(default=None, ge=1, le=10_000_000, description="training steps")
+    refit_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=0.9,
+        description="share of the steps, the last ones, that are on all images, those that were "
+        "held out to choose weights and to calibrate too",
+    )
     seed: int = Field(
         default=1,
         ge=0,

@@ -1,5 +1,6 @@
 """What TFX's Trainer runs: read, fit, calibrate, export."""
 
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -50,9 +51,17 @@ class Calibration(NamedTuple):
     accuracy: float
     """Share of the pairs on the right side of score 0.5."""
 
+    @property
+    def platt(self) -> Platt:
+        return Platt(self.scale, self.shift)
+
 
 def run_fn(fn_args: FnArgs) -> None:
     """Trains on the `train` pairs and exports the model; weights are chosen on the `eval` pairs.
+
+    A refit goes on from the chosen weights with the images of both, as is usual once everything is
+    chosen (scikit-learn's `refit`). What the `eval` pairs measured is kept from before it: the
+    calibration of the scores, and how alike strangers look.
 
     `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (so
     that neither TFX's cache nor a checkpoint survives edited code) and, optional,
@@ -68,22 +77,37 @@ def run_fn(fn_args: FnArgs) -> None:
     recipe = settings.recipe(gpus=accelerator.gpus)
     train = _read("Training", fn_args.train_files, recipe)
     held_out = _read("Held-out", fn_args.eval_files, recipe)
-    fitted = fit(
-        recipe,
-        train,
-        held_out,
+    judged, refit = recipe.stages()
+    fit_one = functools.partial(
+        fit,
         accelerator=accelerator,
-        initial_weights=initial_weights(settings, fn_args.base_model),
         checkpoint_dir=config.get("checkpoint_dir") or None,
         checkpoint_every=settings.checkpoint_every,
-        log_dir=Path(fn_args.model_run_dir),
         code_version=str(config.get("source_hash")),
     )
-    correction = groups_in_general(recipe, train, held_out, accelerator=accelerator)
+    log_dir = Path(fn_args.model_run_dir)
+    start = initial_weights(settings, fn_args.base_model)
+    fitted = fit_one(judged, train, held_out, initial_weights=start, log_dir=log_dir)
+    weights = fitted.model.get_weights()
+    correction = groups_in_general(judged, train, held_out, accelerator=accelerator)
     calibration = calibrate(fitted.model, held_out, correction)
-    facts = {**fitted.facts, "calibration": calibration._asdict()}
+    facts = {**fitted.facts, "calibration": calibration._asdict(), "refit": None}
+    # Before a refit: to it, held-out classes are no strangers any more.
+    shipped = impostors(fitted.model, held_out)
+    model, checkpoints = fitted.model, [fitted.checkpoint]
+    if refit is not None:
+        everything = _read("All", [*fn_args.train_files, *fn_args.eval_files], recipe)
+        nothing = everything.take(np.empty(0, np.int64))
+        logger.info(f"Refit: {refit.steps} steps on all images, the held-out ones too")
+        again = fit_one(
+            refit, everything, nothing, initial_weights=weights, log_dir=log_dir / "refit"
+        )
+        scale_head(again.model, calibration.platt)
+        facts["refit"] = {name: again.facts[name] for name in ("steps", "seconds")}
+        model = again.model
+        checkpoints.append(again.checkpoint)
     export_model(
-        fitted.model,
+        model,
         Path(fn_args.serving_model_dir),
         image_size=recipe.image_size,
         polarity=recipe.polarity,
@@ -93,23 +117,18 @@ def run_fn(fn_args: FnArgs) -> None:
             "source_hash": config.get("source_hash"),
             "recipe": recipe.model_dump(mode="json"),
             "data": {"train": _summary(train), "eval": _summary(held_out)},
-            "metrics": {
-                f"eval_{facts['validation_protocol']}_{facts['validation_way']}way_accuracy": (
-                    facts["best_validation_accuracy"]
-                ),
-                "eval_verification_accuracy": calibration.accuracy,
-            },
-            "calibration": calibration._asdict(),
+            **_results(facts),
             "training": {
-                **{name: facts[name] for name in ("steps", "best_step", "device")},
+                **{name: facts[name] for name in ("steps", "best_step", "refit", "device")},
                 "warm_start_from": fn_args.base_model if settings.warm_start else None,
             },
         },
         warmup_images=held_out.samples,
-        impostors=impostors(fitted.model, held_out),
+        impostors=shipped,
     )
-    _write_facts(Path(fn_args.model_run_dir), facts)
-    fitted.checkpoint.remove()
+    _write_facts(log_dir, facts)
+    for checkpoint in checkpoints:
+        checkpoint.remove()
     _log_end(fitted)
 
 
@@ -119,14 +138,19 @@ def calibrate(model: keras.Model, held_out: PairData, correction: Platt = UNCHAN
     Args:
       correction: from those of the held-out pairs to those of groups in general.
     """
-    head = model.get_layer(HEAD)
     logits = pair_logits(model, held_out)
     platt = fit_platt(logits, held_out.labels).then(correction)
+    scale_head(model, platt)
+    right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
+    return Calibration(*platt, *correction, len(right), float(right.mean()))
+
+
+def scale_head(model: keras.Model, platt: Platt) -> None:
+    """Makes `platt.scale * logit + platt.shift` of every logit of `model`."""
+    head = model.get_layer(HEAD)
     w, b0 = platt.fold(np.asarray(head.w, np.float64), float(head.b0))
     head.w.assign(w.astype(np.float32))
     head.b0.assign(b0)
-    right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
-    return Calibration(*platt, *correction, len(right), float(right.mean()))
 
 
 def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ...]:
@@ -147,6 +171,18 @@ def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:
         f"{len(data.index.classes)} classes, {len(data.index.groups)} groups"
     )
     return data
+
+
+def _results(facts: Mapping[str, Any]) -> dict[str, Any]:
+    calibration = facts["calibration"]
+    trials = f"{facts['validation_protocol']}_{facts['validation_way']}way"
+    return {
+        "metrics": {
+            f"eval_{trials}_accuracy": facts["best_validation_accuracy"],
+            "eval_verification_accuracy": calibration["accuracy"],
+        },
+        "calibration": calibration,
+    }
 
 
 def _summary(data: PairData) -> dict[str, int | str]:

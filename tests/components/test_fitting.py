@@ -145,6 +145,21 @@ def test_the_weights_of_the_best_validation_are_returned(
     assert np.abs(returned - embeddings[2]).max() > 1e-3
 
 
+def test_where_nothing_is_held_out_the_last_weights_are_kept(
+    train: PairData,
+    held_out: PairData,
+    accelerator: Accelerator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = tiny_recipe(steps=4, validate_every=4)
+    alone = fit(recipe, train, held_out.take(np.empty(0, np.int64)), accelerator=accelerator)
+    assert alone.facts["best_validation_accuracy"] is None
+    assert alone.facts["history"] == []
+    assert "Held-out" not in caplog.text
+    validated_at_the_end = fit(recipe, train, held_out, accelerator=accelerator)
+    np.testing.assert_array_equal(weights_of(alone), weights_of(validated_at_the_end))
+
+
 def test_training_stops_when_patience_is_over(
     train: PairData,
     held_out: PairData,

@@ -81,3 +81,23 @@ def test_an_impossible_setting_is_refused_by_name(wrong: dict[str, object], name
 def test_one_fold_is_refused() -> None:
     with pytest.raises(ValidationError, match="calibration_folds: must be 0, or 2 or more"):
         TrainSettings(calibration_folds=1)
+
+
+@given(steps=st.integers(1, 10_000), share=st.floats(0, 0.9))
+def test_a_refit_takes_its_share_of_the_steps_and_leaves_some(steps: int, share: float) -> None:
+    whole = TrainSettings(steps=steps, refit_share=share).recipe()
+    first, refit = whole.stages()
+    last = refit.steps if refit else 0
+    assert first.steps + last == steps
+    assert first.steps >= 1
+    assert last == pytest.approx(share * steps, abs=1)
+    assert first.warmup_steps <= first.steps // 5
+    assert first.learning_rate == whole.learning_rate
+    if refit:
+        assert refit.warmup_steps <= refit.steps // 5
+        assert refit.learning_rate < whole.learning_rate
+
+
+def test_without_a_refit_there_is_one_stage() -> None:
+    recipe = TrainSettings(refit_share=0).recipe()
+    assert recipe.stages() == (recipe, None)

@@ -1,6 +1,8 @@
 """What TFX's Trainer runs, from records to an exported model."""
 
+import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import tensorflow as tf
 from components import trainer
 from components.calibration import UNCHANGED, Platt
 from components.devices import Accelerator
+from components.fitting import Fit
 from components.model import HEAD, build_model, embedding_function
+from components.train_data import PairData
 from components.train_settings import Recipe, TrainSettings
-from components.trainer import calibrate, impostors, run_fn
+from components.trainer import calibrate, impostors, run_fn, scale_head
 from components.warm_start import initial_weights
 from data_ingest.errors import InputError
 from tests.pair_records import make_pairs, tiny_data, tiny_settings, write_records
@@ -132,6 +136,92 @@ def test_a_kill_during_export_does_not_cost_the_training(
     run_fn(workspace.fn_args())
     facts = json.loads((tmp_path / "model_run" / "training.json").read_text())
     assert facts["resumed_from_step"] == 6
+
+
+def test_a_refit_goes_on_with_all_images_and_keeps_what_strangers_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Recipe, PairData, PairData]] = []
+    started: list[Any] = []
+    ended: list[Any] = []
+    exported: list[dict[str, Any]] = []
+    fit, export = trainer.fit, trainer.export_model
+
+    def recorded(recipe: Recipe, train: PairData, held_out: PairData, **keywords: Any) -> Fit:
+        calls.append((recipe, train, held_out))
+        started.append(keywords["initial_weights"])
+        fitted = fit(recipe, train, held_out, **keywords)
+        ended.append(fitted.model.get_weights())
+        return fitted
+
+    monkeypatch.setattr(trainer, "fit", recorded)
+    monkeypatch.setattr(
+        trainer,
+        "export_model",
+        lambda *_, **keywords: exported.append(keywords) or export(*_, **keywords),
+    )
+    facts = []
+    for name, settings in (
+        ("refit", tiny_settings(steps=6, refit_share=0.5)),
+        ("without", tiny_settings(steps=3)),
+    ):
+        (folder := tmp_path / name).mkdir()
+        run_fn(Workspace(folder, settings).fn_args())
+        facts.append(json.loads((folder / "model_run" / "training.json").read_text()))
+        assert list((folder / "checkpoints").iterdir()) == []
+    (_, train, held_out), (_, everything, nothing), _ = calls
+    assert len(everything.index) == len(train.index) + len(held_out.index)
+    assert set(everything.index.classes) == {*train.index.classes, *held_out.index.classes}
+    assert len(nothing.index) == 0
+    # From the weights as they were trained, not as they were calibrated.
+    for start, end in zip(started[1], ended[0], strict=True):
+        np.testing.assert_array_equal(start, end)
+    refit, without = facts
+    assert refit["refit"]["steps"] == 3
+    assert without["refit"] is None
+    for kept in ("calibration", "best_validation_accuracy"):
+        assert refit[kept] == without[kept]
+    assert exported[0]["impostors"] == exported[1]["impostors"]
+    model = keras.models.load_model(
+        tmp_path / "refit/model/Format-Serving/assets.extra/model.keras"
+    )
+    scale, shift = refit["calibration"]["scale"], refit["calibration"]["shift"]
+    *_, w, b0 = ended[1]
+    np.testing.assert_allclose(model.get_layer(HEAD).w, scale * w, rtol=1e-5)
+    assert float(model.get_layer(HEAD).b0) == pytest.approx(scale * b0 + shift, rel=1e-5)
+
+
+def test_a_kill_during_a_refit_costs_neither_it_nor_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path, tiny_settings(steps=6, refit_share=0.5))
+    monkeypatch.setattr(trainer, "scale_head", killed_when_called(times=2))
+    with pytest.raises(KeyboardInterrupt):
+        run_fn(workspace.fn_args())
+    monkeypatch.undo()
+    resumed = []
+    fit = trainer.fit
+
+    def recorded(*arguments: Any, **keywords: Any) -> Fit:
+        fitted = fit(*arguments, **keywords)
+        resumed.append(fitted.facts["resumed_from_step"])
+        return fitted
+
+    monkeypatch.setattr(trainer, "fit", recorded)
+    run_fn(workspace.fn_args())
+    assert resumed == [3, 3]
+
+
+def killed_when_called(*, times: int) -> Callable[..., None]:
+    """`scale_head` that is interrupted at that call."""
+    calls = itertools.count(1)
+
+    def scale(model: keras.Model, platt: Platt) -> None:
+        if next(calls) == times:
+            raise KeyboardInterrupt
+        scale_head(model, platt)
+
+    return scale
 
 
 def test_a_gpu_is_found_and_gets_its_larger_batches_without_being_configured(
