@@ -50,7 +50,12 @@ class Line:
     targets: Mapping[str, float]
 
 
-FEW_ALPHABETS: Final = ("train.preset=accurate", "train.steps=3000", "train.generated_share=0.5")
+FEW_ALPHABETS: Final = (
+    "train.preset=accurate",
+    "train.steps=3000",
+    "train.refit_share=0",
+    "train.generated_share=0.5",
+)
 LINES: Final = (
     # Humans: 95.5 % (Lake et al. 2015). Koch et al. 2015: verification 93.42 %.
     Line("fast", ("train.preset=fast",), {OFFICIAL: 0.955, VERIFICATION: 0.9342, ECE: 0.02}),

@@ -17,7 +17,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
 """Who sets one of these has the size of a batch in mind."""
-REFIT_RATE: Final = 0.25
+REFIT_RATE: Final = 0.5
 """Learning rate of a refit, as a share of the training's."""
 KOCH_STAGES: Final = 4
 KOCH_SMALLEST: Final = 65
@@ -151,14 +151,14 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "accurate": MappingProxyType(
             {
                 "network": "residual",
-                "widths": (32, 64, 160, 256),
+                "widths": (32, 64, 128, 192),
                 "embedding_size": 256,
                 "image_size": 28,
                 "framing": "ink",
                 "views": True,
                 "loss": "batch",
-                "steps": 10_000,
-                "refit_share": 0.2,
+                "steps": 12_000,
+                "refit_share": 0.3,
                 "classes_per_batch": 24,
                 "images_per_class": 4,
                 "same_group_share": 0.5,
