@@ -48,6 +48,7 @@ def write_report(run_dir: Path) -> Path:
         accuracy_picture=_embedded(_accuracy_figure(summary)),
         group_picture=_embedded(_group_figure(groups)) if groups else "",
         training_picture=_embedded(_training_figure(training)) if training.get("history") else "",
+        refit=training.get("refit"),
         seconds_picture=_embedded(_seconds_figure(summary)),
         mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
         accuracy_names=accuracy_names(summary.metrics),

@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.cli import main
+from pipeline.report import write_report
 from serving.loader import LoadedModel
 
 TINY = {
@@ -133,6 +134,19 @@ def test_the_report_is_one_file_with_its_pictures_and_says_synthetic(
     assert html.count("data:image/png;base64,") >= 4
     assert "http://" not in html
     assert "https://" not in html
+
+
+def test_the_report_says_what_a_refit_added(output: Path, first: dict[str, Any]) -> None:
+    facts = Path(first["artifacts"]["model_run"]) / "training.json"
+    before = facts.read_text()
+    try:
+        refit = {"steps": 1200, "seconds": 3.0}
+        facts.write_text(json.dumps({**json.loads(before), "refit": refit}))
+        html = write_report(output / "runs/latest").read_text()
+    finally:
+        facts.write_text(before)
+    assert "Then 1,200 steps on all images" in html
+    assert "steps on all images" not in write_report(output / "runs/latest").read_text()
 
 
 def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
