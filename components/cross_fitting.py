@@ -15,7 +15,7 @@ import numpy as np
 
 from components.calibration import UNCHANGED, Platt, fit_platt
 from components.devices import Accelerator
-from components.fitting import fit
+from components.fitting import fit, refit
 from components.train_data import PairData
 from components.train_settings import Recipe
 from components.validation import pair_logits
@@ -31,14 +31,22 @@ GROUPS_A_FOLD: Final = 2
 
 
 def groups_in_general(
-    recipe: Recipe, train: PairData, held_out: PairData, *, accelerator: Accelerator
+    recipe: Recipe,
+    train: PairData,
+    held_out: PairData,
+    everything: PairData | None = None,
+    *,
+    accelerator: Accelerator,
 ) -> Platt:
     """The map from logits calibrated on the held-out groups to such as are for groups in general.
 
-    Each of `recipe.calibration_folds` trainings is calibrated on `held_out`, as the model is, and
-    then judges pairs of the groups that it did not see, sampled as those of `held_out` were. One
-    Platt scaling of all these logits together is the map. Random choices depend on `recipe.seed`
-    alone.
+    Each of `recipe.calibration_folds` trainings is calibrated on `held_out` and, where the recipe
+    asks for it, refitted, as the model is. Then it judges pairs of the groups that it did not see,
+    sampled as those of `held_out` were. One Platt scaling of all these logits together is the map.
+    Random choices depend on `recipe.seed` alone.
+
+    Args:
+      everything: the images of both, for refits; None: there is none.
 
     Returns:
       The map; it changes nothing where folds are off, where `train` has fewer than two groups a
@@ -66,19 +74,24 @@ def groups_in_general(
         held_out_classes = len(held_out.index.classes)
         logger.info(f"Calibration rests on {held_out_classes} held-out classes alone: {error}")
         return UNCHANGED
-    short = recipe.model_copy(update={"steps": max(1, recipe.steps // SHARE_OF_STEPS)})
+    steps = max(1, recipe.steps // SHARE_OF_STEPS)
+    first, last = recipe.model_copy(update={"steps": steps}).stages()
     logits = []
-    for fold in range(folds):
+    for fold, strangers in enumerate(unseen):
         logger.info(
-            f"Calibration, training {fold + 1} of {folds}: {short.steps} steps without "
-            f"{np.count_nonzero(fold_of_group == fold)} of {groups} groups"
+            f"Calibration, training {fold + 1} of {folds}: {steps} steps without "
+            f"{len(strangers.index.groups)} of {groups} groups"
         )
         rest = train.take(np.flatnonzero(fold_of_row != fold))
-        model = fit(short, rest, held_out, accelerator=accelerator).model
+        model = fit(first, rest, held_out, accelerator=accelerator).model
         platt = fit_platt(pair_logits(model, held_out), held_out.labels)
         if platt == UNCHANGED:
             return UNCHANGED
-        logits.append(platt.scale * pair_logits(model, unseen[fold]) + platt.shift)
+        if last is not None and everything is not None:
+            known = {*everything.index.classes} - {*strangers.index.classes}
+            others = everything.take(everything.index.rows_of(classes=known))
+            model = refit(last, model.get_weights(), others, accelerator=accelerator).model
+        logits.append(platt.scale * pair_logits(model, strangers) + platt.shift)
     return fit_platt(np.concatenate(logits), np.concatenate([data.labels for data in unseen]))
 
 

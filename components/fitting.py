@@ -198,6 +198,16 @@ def fit(
     return Fit(average, facts, checkpoint)
 
 
+def refit(recipe: Recipe, weights: Weights, data: PairData, **how: Any) -> Fit:
+    """Goes on from `weights` with `data`, of which nothing is held out.
+
+    Args:
+      how: as `fit` takes it.
+    """
+    nothing = data.take(np.empty(0, np.int64))
+    return fit(recipe, data, nothing, initial_weights=weights, **how)
+
+
 def _patience_is_over(recipe: Recipe, at: Progression) -> bool:
     over = bool(recipe.patience) and at.misses >= recipe.patience
     if over:

@@ -1,6 +1,5 @@
 """What TFX's Trainer runs: read, fit, calibrate, export."""
 
-import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from components.calibration import UNCHANGED, Platt, fit_platt
 from components.cross_fitting import groups_in_general
 from components.devices import choose_accelerator
-from components.fitting import Fit, fit
+from components.fitting import Fit, fit, refit
 from components.model import HEAD, embedding_function
 from components.train_data import PairData, read_pair_data
 from components.train_settings import Recipe, TrainSettings
@@ -77,35 +76,31 @@ def run_fn(fn_args: FnArgs) -> None:
     recipe = settings.recipe(gpus=accelerator.gpus)
     train = _read("Training", fn_args.train_files, recipe)
     held_out = _read("Held-out", fn_args.eval_files, recipe)
-    judged, refit = recipe.stages()
-    fit_one = functools.partial(
-        fit,
-        accelerator=accelerator,
-        checkpoint_dir=config.get("checkpoint_dir") or None,
-        checkpoint_every=settings.checkpoint_every,
-        code_version=str(config.get("source_hash")),
-    )
+    judged, last = recipe.stages()
+    both = [*fn_args.train_files, *fn_args.eval_files]
+    everything = _read("All", both, recipe) if last is not None else None
     log_dir = Path(fn_args.model_run_dir)
+    how: dict[str, Any] = {
+        "accelerator": accelerator,
+        "checkpoint_dir": config.get("checkpoint_dir") or None,
+        "checkpoint_every": settings.checkpoint_every,
+        "code_version": str(config.get("source_hash")),
+    }
     start = initial_weights(settings, fn_args.base_model)
-    fitted = fit_one(judged, train, held_out, initial_weights=start, log_dir=log_dir)
-    weights = fitted.model.get_weights()
-    correction = groups_in_general(judged, train, held_out, accelerator=accelerator)
-    calibration = calibrate(fitted.model, held_out, correction)
-    facts = {**fitted.facts, "calibration": calibration._asdict(), "refit": None}
+    fits = [fit(judged, train, held_out, initial_weights=start, log_dir=log_dir, **how)]
+    model = fits[0].model
+    weights = model.get_weights()
+    correction = groups_in_general(recipe, train, held_out, everything, accelerator=accelerator)
+    calibration = calibrate(model, held_out, correction)
+    facts = {**fits[0].facts, "calibration": calibration._asdict(), "refit": None}
     # Before a refit: to it, held-out classes are no strangers any more.
-    shipped = impostors(fitted.model, held_out)
-    model, checkpoints = fitted.model, [fitted.checkpoint]
-    if refit is not None:
-        everything = _read("All", [*fn_args.train_files, *fn_args.eval_files], recipe)
-        nothing = everything.take(np.empty(0, np.int64))
-        logger.info(f"Refit: {refit.steps} steps on all images, the held-out ones too")
-        again = fit_one(
-            refit, everything, nothing, initial_weights=weights, log_dir=log_dir / "refit"
-        )
-        scale_head(again.model, calibration.platt)
-        facts["refit"] = {name: again.facts[name] for name in ("steps", "seconds")}
-        model = again.model
-        checkpoints.append(again.checkpoint)
+    shipped = impostors(model, held_out)
+    if last is not None and everything is not None:
+        logger.info(f"Refit: {last.steps} steps on all images, the held-out ones too")
+        fits.append(refit(last, weights, everything, log_dir=log_dir / "refit", **how))
+        model = fits[1].model
+        scale_head(model, calibration.platt)
+        facts["refit"] = {name: fits[1].facts[name] for name in ("steps", "seconds")}
     export_model(
         model,
         Path(fn_args.serving_model_dir),
@@ -127,9 +122,9 @@ def run_fn(fn_args: FnArgs) -> None:
         impostors=shipped,
     )
     _write_facts(log_dir, facts)
-    for checkpoint in checkpoints:
-        checkpoint.remove()
-    _log_end(fitted)
+    for done in fits:
+        done.checkpoint.remove()
+    _log_end(fits[0])
 
 
 def calibrate(model: keras.Model, held_out: PairData, correction: Platt = UNCHANGED) -> Calibration:

@@ -1,5 +1,6 @@
 """What short trainings without some of the groups say about groups in general."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,6 +108,40 @@ def test_an_offset_of_the_groups_that_a_training_did_not_see_is_found(
         assert seen == everything - unseen
         assert len(unseen) >= 2
     assert judged[0] | judged[1] == everything
+
+
+def test_what_a_refit_does_to_strangers_is_corrected_too(
+    train: PairData, held_out: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fits that do nothing, refits that add 3 to every logit: the map takes them away."""
+    everything = replace(train, fingerprint="both")
+    refitted: list[set[str]] = []
+    judged: list[set[str]] = []
+    rng = np.random.default_rng(1)
+    model = SimpleNamespace(get_weights=lambda: ["weights"])
+
+    def refit(recipe: Recipe, weights: list[str], others: PairData, **_: Any) -> Any:
+        assert weights == ["weights"]
+        assert recipe.steps == 4
+        refitted.append(set(others.index.classes))
+        return SimpleNamespace(model="refitted")
+
+    def pair_logits(judge: Any, data: PairData) -> Any:
+        logits = 4 * (2 * (2 * data.labels - 1) + rng.normal(size=len(data.labels)))
+        if data is held_out:
+            assert judge is model
+            return logits
+        judged.append(set(data.index.classes))
+        return logits + (3.0 if judge == "refitted" else 0.0)
+
+    monkeypatch.setattr(cross_fitting, "fit", lambda *_, **__: SimpleNamespace(model=model))
+    monkeypatch.setattr(cross_fitting, "refit", refit)
+    monkeypatch.setattr(cross_fitting, "pair_logits", pair_logits)
+    recipe = tiny_recipe(calibration_folds=2, steps=80, refit_share=0.4)
+    found = groups_in_general(recipe, train, held_out, everything, accelerator=choose_accelerator())
+    assert found.shift == pytest.approx(-3.0, abs=0.5)
+    for seen, strangers in zip(refitted, judged, strict=True):
+        assert seen == set(everything.index.classes) - strangers
 
 
 def test_pairs_of_a_fold_are_mixed_as_the_held_out_ones_are(
