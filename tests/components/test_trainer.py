@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components import trainer
+from components import fitting, trainer
 from components.calibration import UNCHANGED, Platt
 from components.devices import Accelerator
 from components.fitting import Fit
@@ -145,7 +145,7 @@ def test_a_refit_goes_on_with_all_images_and_keeps_what_strangers_measured(
     started: list[Any] = []
     ended: list[Any] = []
     exported: list[dict[str, Any]] = []
-    fit, export = trainer.fit, trainer.export_model
+    fit, export = fitting.fit, trainer.export_model
 
     def recorded(recipe: Recipe, train: PairData, held_out: PairData, **keywords: Any) -> Fit:
         calls.append((recipe, train, held_out))
@@ -154,7 +154,8 @@ def test_a_refit_goes_on_with_all_images_and_keeps_what_strangers_measured(
         ended.append(fitted.model.get_weights())
         return fitted
 
-    monkeypatch.setattr(trainer, "fit", recorded)
+    for module in (trainer, fitting):
+        monkeypatch.setattr(module, "fit", recorded)
     monkeypatch.setattr(
         trainer,
         "export_model",
@@ -200,14 +201,15 @@ def test_a_kill_during_a_refit_costs_neither_it_nor_the_training(
         run_fn(workspace.fn_args())
     monkeypatch.undo()
     resumed = []
-    fit = trainer.fit
+    fit = fitting.fit
 
     def recorded(*arguments: Any, **keywords: Any) -> Fit:
         fitted = fit(*arguments, **keywords)
         resumed.append(fitted.facts["resumed_from_step"])
         return fitted
 
-    monkeypatch.setattr(trainer, "fit", recorded)
+    for module in (trainer, fitting):
+        monkeypatch.setattr(module, "fit", recorded)
     run_fn(workspace.fn_args())
     assert resumed == [3, 3]
 
