@@ -1,5 +1,6 @@
 """Generated alphabets to train on besides the data's own: more classes than any data has."""
 
+import functools
 import logging
 import time
 from typing import Final
@@ -11,6 +12,7 @@ import tensorflow as tf
 from components.train_settings import Recipe
 from data_ingest.glyphs import SIDE, WRITERS, draw_alphabet
 from data_ingest.index import ImageIndex, ImageRef
+from serving import Framing
 from serving.preprocessing import framed
 
 ALPHABETS: Final = 100
@@ -26,8 +28,16 @@ def generated_images(
 ) -> tuple[ImageIndex, npt.NDArray[np.uint8]]:
     """Draws alphabets: their index, and `uint8[n, S, S]` with ink 255, a row each.
 
-    They are the same for all seeds of training. A hundred take 40 s, and 40 MB at 28 pixels.
+    They are the same for all seeds of training. A hundred take 40 s, and 40 MB at 28 pixels; the
+    last ones are kept, since one model takes several trainings.
     """
+    return _drawn(recipe.image_size, recipe.framing, alphabets, characters)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(
+    size: int, framing: Framing, alphabets: int, characters: int
+) -> tuple[ImageIndex, npt.NDArray[np.uint8]]:
     logger.info(f"Drawing {alphabets} alphabets to train on, besides the data's own")
     started = time.monotonic()
 
@@ -36,8 +46,8 @@ def generated_images(
         ink = framed(
             drawings,
             lambda one: tf.cast(one, tf.float32)[..., tf.newaxis],
-            size=recipe.image_size,
-            framing=recipe.framing,
+            size=size,
+            framing=framing,
         )
         return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 

@@ -30,6 +30,12 @@ def test_each_row_is_the_drawing_that_its_class_and_writer_say() -> None:
         assert images[row].sum() / 255 == pytest.approx(ink.sum() * (35 / side) ** 2, rel=0.1)
 
 
+def test_the_trainings_of_one_model_draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = generated_images(tiny_recipe(seed=1), alphabets=1, characters=2)
+    monkeypatch.setattr(generated, "draw_alphabet", lambda *_, **__: pytest.fail("drawn again"))
+    assert generated_images(tiny_recipe(seed=2, steps=3), alphabets=1, characters=2) is first
+
+
 def test_a_share_of_the_batches_is_generated_and_points_at_generated_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
