@@ -55,7 +55,7 @@ airflow: setup
 	@$(BIN)/python scripts/airflow_environment.py
 
 airflow-demo: airflow ## a real Airflow scheduler retrains on three small spans; shows its timeline
-	@$(BIN)/python -m pipeline.airflow_demo $(ARGS)
+	@$(BIN)/python -m benchmarks.airflow_demo.demo $(ARGS)
 
 bench-accuracy: setup ## presets and minimal sets with three seeds each, against published figures: hours, may be stopped
 	$(BIN)/python -m benchmarks.bench_accuracy $(ARGS)

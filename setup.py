@@ -15,7 +15,8 @@ setup(
         ]
     ),
     package_data={
-        "pipeline": ["*.jinja", "deploy/*"],
+        "pipeline": ["deploy/*"],
+        "pipeline.runs": ["*.jinja"],
         "serving": ["deploy/*", "deploy/kubernetes/*"],
     },
     install_requires=[
@@ -79,5 +80,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["oneshot=pipeline.cli:main"]},
+    entry_points={"console_scripts": ["oneshot=pipeline.cli.main:main"]},
 )

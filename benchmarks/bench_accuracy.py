@@ -123,7 +123,7 @@ def _sets(settings: Iterable[str]) -> list[str]:
 
 def _oneshot(*arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline.cli.main", *arguments], stdout=subprocess.PIPE, text=True
     )
     if done.returncode not in allowed:
         raise SystemExit(f"oneshot {' '.join(arguments)} ended with {done.returncode}")

@@ -41,7 +41,7 @@ from benchmarks.gallery_vectors import (
     population,
 )
 from serving.gallery.gallery import Gallery
-from serving.gallery.location import open_store
+from serving.gallery.open import open_store
 
 SINGLE_ENROLMENTS: Final = 200
 BATCH_ENROLMENTS: Final = 1000

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from components.train_settings import PRESETS
+from components.trainer.recipe import PRESETS
 
 COUNT: Final = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
 

@@ -44,7 +44,7 @@ def newest(folder: Path) -> Path:
 def local_server(folder: Path) -> Iterator[dict[str, str]]:
     """`oneshot serve` on free ports; yields the addresses by protocol."""
     command = [
-        *(sys.executable, "-m", "pipeline.cli", "serve", "--json"),
+        *(sys.executable, "-m", "pipeline.cli.main", "serve", "--json"),
         *("--port", "0", "--rest_api_port", "0", "--model_base_path", str(folder)),
         *("--model_name", "siamese"),
     ]

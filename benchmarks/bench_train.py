@@ -37,10 +37,10 @@ from benchmarks.training_rounds import (
     write_records,
 )
 from benchmarks.training_tables import show
-from components.devices import Accelerator, choose_accelerator
-from components.fitting import fit
-from components.train_data import PairData
-from components.train_settings import PRESETS, Recipe, TrainSettings
+from components.trainer.devices import Accelerator, choose_accelerator
+from components.trainer.fit import fit
+from components.trainer.pair_data import PairData
+from components.trainer.recipe import PRESETS, Recipe, TrainSettings
 
 LOOP_TARGET: Final = 0.95
 AUGMENTATION_TARGET: Final = 0.10

@@ -22,11 +22,11 @@ from PIL import Image, ImageFilter
 from rich.console import Console
 from rich.table import Table
 
-from components.intervals import wilson_interval
-from data_ingest.image_figures import FIGURES, ImageFigures, measure_images
-from data_ingest.layout import ImageFile, ImageReader, list_images
-from pipeline.drift import compare_figures
-from pipeline.drift_settings import DriftSettings
+from components.evaluator.statistics import wilson_interval
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from data_ingest.spans.image_figures import FIGURES, ImageFigures, measure_images
+from pipeline.retraining.drift import compare_figures
+from pipeline.settings import DriftSettings
 
 Gray = npt.NDArray[np.uint8]
 SPOILED: Final = ("inverted", "specks on 2 %", "left half blank", "strokes thicker")

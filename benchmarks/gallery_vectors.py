@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_ingest.layout import ImageReader, list_images
+from data_ingest.sources.layout import ImageReader, list_images
 from serving.gallery.embedder import FolderEmbedder
 
 Floats = npt.NDArray[np.float32]

@@ -18,8 +18,8 @@ from benchmarks.training_rounds import (
     rounds_of,
     write_records,
 )
-from components.devices import choose_accelerator
-from components.train_settings import TrainSettings
+from components.trainer.devices import choose_accelerator
+from components.trainer.recipe import TrainSettings
 
 ASKED: Final = ("utilization.gpu", "memory.used", "power.draw")
 """Percent of the time in which a kernel ran, MiB, watts."""

@@ -25,17 +25,16 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from components.devices import choose_accelerator
-from components.fitting import fit
-from components.model import embedding_function
-from components.train_data import PairData
-from components.train_settings import PRESETS, Recipe
-from components.validation import OneShotValidation
-from data_ingest.index import ImageIndex, ImageRef, sort_order
-from data_ingest.layout import ImageReader, list_images
-from data_ingest.pair_settings import PairSettings
-from data_ingest.splits import split_index
-from serving.preprocessing import decode_images
+from components.trainer.devices import choose_accelerator
+from components.trainer.fit import OneShotValidation, fit
+from components.trainer.model import embedding_function
+from components.trainer.pair_data import PairData
+from components.trainer.recipe import PRESETS, Recipe
+from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
+from data_ingest.sampling.splits import split_index
+from data_ingest.settings import PairSettings
+from data_ingest.sources.layout import ImageReader, list_images
+from serving.saved_model.preprocessing import decode_images
 
 HELD_OUT_SHARE: Final = 0.2
 TRIALS: Final = 8000

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from benchmarks.http2_load import UnaryCalls
-from data_ingest.glyphs import draw_alphabet, encode_png
-from serving.client_rest import write_request
-from serving.client_types import Predict, Target
+from data_ingest.sources.glyphs import draw_alphabet, encode_png
+from serving.client.rest import write_request
+from serving.client.types import Predict, Target
 
 BATCH: Final = 32
 WARM_UP_CALLS: Final = 20
@@ -54,7 +54,7 @@ def bare(model_directory: Path, *, seconds: float, threads: int) -> dict[str, An
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
-    from serving.loader import LoadedModel
+    from serving.saved_model.loader import LoadedModel
 
     images = drawings()
     with LoadedModel(model_directory) as model:
@@ -141,7 +141,7 @@ def embed_request(model: str, image: bytes) -> Predict:
 
 async def grpc_load(address: str, *, model: str, clients: int, seconds: float) -> Any:
     """Prepared messages over one connection; answers are not parsed."""
-    from serving.grpc_client import write_message
+    from serving.client.grpc import write_message
 
     messages = itertools.cycle(
         [write_message(embed_request(model, image)).SerializeToString() for image in drawings()]
@@ -194,14 +194,14 @@ async def rest_load(url: str, *, model: str, clients: int, seconds: float) -> An
 def load(protocol: str, address: str, *, model: str, clients: int, seconds: float) -> Any:
     """A load of single images on a server.
 
-    A single client is one of `serving.client` or `serving.grpc_client`, with all that it does.
+    A single client is one of `serving.client.rest` or `serving.client.grpc`, with all that it does.
     Several are to show what the server can do, on the same cores: they only send and receive.
     """
     if clients == 1:
         if protocol == "grpc":
-            from serving.grpc_client import GrpcClient as Kind
+            from serving.client.grpc import GrpcClient as Kind
         else:
-            from serving.client import Client as Kind
+            from serving.client.rest import Client as Kind
         with Kind(address, model=model) as client:
             client.wait_ready()
             singles = ([image] for image in itertools.cycle(drawings()))

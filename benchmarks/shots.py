@@ -17,16 +17,15 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from components.intervals import wilson_interval
-from data_ingest.few_shot import FewShotTrial, few_shot_trials
-from data_ingest.index import ImageIndex, ImageRef
-from data_ingest.layout import ImageFile, ImageReader, list_images
-from data_ingest.pair_settings import PairSettings
-from data_ingest.splits import split_index
-from pipeline.evaluate import answer
-from pipeline.recognisers import ModelRecogniser
-from pipeline.trial_images import sound_images
-from serving.loader import LoadedModel
+from components.evaluator.offline import ModelRecogniser, answer
+from components.evaluator.statistics import wilson_interval
+from components.evaluator.trials import sound_images
+from data_ingest.sampling.index import ImageIndex, ImageRef
+from data_ingest.sampling.splits import split_index
+from data_ingest.sampling.trials import FewShotTrial, few_shot_trials
+from data_ingest.settings import PairSettings
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from serving.saved_model.loader import LoadedModel
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -71,9 +71,8 @@ def serve(base_path: Path, said: Connection) -> None:
     """Body of the server's process; ends when the pipe does."""
     import gc
 
-    from serving.registry import ModelSetup
-    from serving.servable import HostOptions
-    from serving.server import LocalServer, ServerOptions
+    from serving.server.models import HostOptions, ModelSetup
+    from serving.server.server import LocalServer, ServerOptions
 
     gc.collect()
     gc.freeze()
@@ -106,7 +105,7 @@ def first_image(export: Path) -> bytes:
     """An image out of the warm-up requests."""
     import tensorflow as tf
 
-    from serving.warmup import WARMUP_FILE
+    from serving.server.loaded_version import WARMUP_FILE
 
     for record in tf.data.TFRecordDataset(str(export / WARMUP_FILE)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks.training_rounds import BareSteps, Timing
-from components.model import EMBEDDER
+from components.trainer.model import EMBEDDER
 
 LONG_ENOUGH: Final = 0.15
 """Seconds for which a part is repeated each time it is measured."""

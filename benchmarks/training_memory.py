@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.training_rounds import BareSteps, read_split
-from components.devices import choose_accelerator
-from components.fitting import fit
-from components.train_settings import TrainSettings
+from components.trainer.devices import choose_accelerator
+from components.trainer.fit import fit
+from components.trainer.recipe import TrainSettings
 
 MIB: Final = 1024
 

@@ -17,24 +17,22 @@ import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import Pipeline
 
-from components.batches import training_feed
-from components.devices import Accelerator
-from components.fitting import fit
-from components.model import build_model, embedding_function
-from components.train_data import PairData, read_pair_data
-from components.train_settings import Recipe
-from components.training_step import StepInput, TrainingStep
-from components.validation import embed_all
-from data_ingest.catalog import RUNS
-from data_ingest.dataset import Dataset
-from data_ingest.image_reading import list_inputs
-from data_ingest.layout import ImageReader
-from data_ingest.official import read_official_runs
-from data_ingest.pair_settings import PairSettings
-from data_ingest.settings import DatasetSettings
-from data_ingest.sources import resolve
-from data_ingest.transforms import WritePairs
-from serving.preprocessing import decode_images
+from components.trainer.batches import training_feed
+from components.trainer.devices import Accelerator
+from components.trainer.fit import embed_all, fit
+from components.trainer.model import build_model, embedding_function
+from components.trainer.pair_data import PairData, read_pair_data
+from components.trainer.recipe import Recipe
+from components.trainer.step import StepInput, TrainingStep
+from data_ingest.records.catalog import RUNS
+from data_ingest.records.read import list_inputs
+from data_ingest.records.write import WritePairs
+from data_ingest.sampling.official_runs import read_official_runs
+from data_ingest.settings import DatasetSettings, PairSettings
+from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.layout import ImageReader
+from data_ingest.sources.resolve import resolve
+from serving.saved_model.preprocessing import decode_images
 
 STEPS: Final = 16
 """Of a round."""
@@ -148,7 +146,7 @@ def rounds_of(
     short = recipe.model_copy(
         update={"steps": steps, "validate_every": steps, "validation_trials": 1}
     )
-    with mock.patch("components.fitting.TrainingStep", Stopwatch):
+    with mock.patch("components.trainer.fit.TrainingStep", Stopwatch):
         fit(short, *data, accelerator=accelerator)
     return found[1:]
 

@@ -32,16 +32,15 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.proto.orchestration import pipeline_pb2
 from tfx.utils import path_utils
 
-import pipeline.local
-from data_ingest.sources import resolve
-from pipeline.cli import main as oneshot
+import pipeline.runners.local
+from data_ingest.sources.resolve import resolve
+from pipeline.cli.main import main as oneshot
 from pipeline.config import PipelineConfig, load_config
-from pipeline.garbage import collect_garbage
-from pipeline.history import RunHistory, RunRecord
-from pipeline.metadata_store import locate
-from pipeline.promotion import Promotions
-from pipeline.retention import Retention
-from pipeline.workspace import Workspace
+from pipeline.releases.cleanup import Retention, collect_garbage
+from pipeline.releases.promotion import Promotions
+from pipeline.runs.history import RunHistory, RunRecord
+from pipeline.runs.metadata_store import locate
+from pipeline.runs.workspace import Workspace
 
 DAY: Final = 86_400.0
 ROLLBACK_EVERY: Final = 45
@@ -136,7 +135,7 @@ def on_day(now: float, recording: Path) -> Iterator[None]:
     )
     with (
         patch.object(LocalDagRunner, "run_with_ir", run_recorded),
-        patch.object(pipeline.local, "time", clock),
+        patch.object(pipeline.runners.local, "time", clock),
     ):
         yield
 
@@ -170,7 +169,7 @@ class Year:
         run_id = f"day-{number:03d}"
         began = time.perf_counter()
         with on_day(now, self.recording):
-            done = pipeline.local.run_pipeline(
+            done = pipeline.runners.local.run_pipeline(
                 config=config,
                 dataset=dataset,
                 workspace=self.workspace,
@@ -216,7 +215,7 @@ class Year:
             "runs": self.workspace.runs,
             "metadata": self.workspace.metadata_db,
         }
-        command = [sys.executable, "-m", "pipeline.cli", "runs", "--output", str(root)]
+        command = [sys.executable, "-m", "pipeline.cli.main", "runs", "--output", str(root)]
         seconds = []
         for _ in range(5):
             began = time.perf_counter()

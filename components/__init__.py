@@ -1,1 +1,1 @@
-"""TFX components and what they run."""
+"""The TFX components of the graph, and what they run."""

@@ -20,13 +20,12 @@ from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from data_ingest.dataset import Dataset
 from data_ingest.errors import InputError
-from data_ingest.image_reading import list_inputs
-from data_ingest.pair_settings import PairSettings
-from data_ingest.protocols import SPLITS
-from data_ingest.sampling_report import SUMMARY_FILE
-from data_ingest.transforms import WritePairs
+from data_ingest.records.read import list_inputs
+from data_ingest.records.write import SUMMARY_FILE, WritePairs
+from data_ingest.sampling.protocols import SPLITS
+from data_ingest.settings import PairSettings
+from data_ingest.sources.dataset import Dataset
 
 _SETTINGS: Final = "pair_settings"
 _MAX_REJECTED_SHARE: Final = "max_rejected_share"
@@ -157,9 +156,9 @@ class Driver(driver.FileBasedDriver):
 class PairExampleGen(component.FileBasedExampleGen):
     """Samples image pairs and one-shot trials from zips or folders of images.
 
-    Output `examples`: splits `train`, `eval` and `one_shot` of `data_ingest.features` records;
-    beside them `sampling.json` (what was read and written) and `rejected.jsonl` (images that
-    cannot be used, and why).
+    Output `examples`: splits `train`, `eval` and `one_shot` of records as in
+    `data_ingest.records.features`; beside them `sampling.json` (what was read and
+    written) and `rejected.jsonl` (images that cannot be used, and why).
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)

@@ -1,1 +1,1 @@
-"""Where images come from, and how pairs and one-shot trials are sampled from them."""
+"""From images to records of pairs: sources, sampling, records, and data that arrives in spans."""

@@ -1,1 +1,1 @@
-"""Typed configuration, the graph, its runners, run history, reports, the command line."""
+"""Configuration, the graph, its runners, retraining, releases, runs, the command line."""

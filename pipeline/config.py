@@ -8,14 +8,11 @@ import pydantic
 import yaml
 from pydantic import Field, SecretStr
 
-from components.evaluation_settings import EvaluateSettings, GateSettings
-from components.train_settings import TrainSettings
+from components.evaluator.settings import EvaluateSettings, GateSettings
+from components.trainer.recipe import TrainSettings
 from data_ingest.errors import InputError
-from data_ingest.pair_settings import PairSettings
-from data_ingest.settings import DatasetSettings, Settings
-from pipeline.drift_settings import DriftSettings
-from pipeline.notify_settings import NotifySettings
-from pipeline.retrain_settings import RetrainSettings
+from data_ingest.settings import DatasetSettings, PairSettings, Settings
+from pipeline.settings import DriftSettings, NotifySettings, RetrainSettings
 
 DEFAULT_CONFIG = Path("pipeline_config.yaml")
 LOCAL_BEAM_RUNNERS: Final = ("FnApiRunner", "DirectRunner", "PrismRunner")

@@ -8,19 +8,18 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_node import BaseNode
 
-from components.baseline import PushedModelStrategy
-from components.evaluation import EXTRACTORS_MODULE, eval_config
+from components.evaluator.eval_config import EXTRACTORS_MODULE, eval_config
 from components.example_gen import PairExampleGen, make_input_config
-from components.pusher import Pusher
-from components.schema import (
+from components.example_validator import (
     CuratedSchemaGen,
     ReadableExampleValidator,
     schema_text,
     stats_options,
 )
-from components.served_model import ServedModel
-from components.serving_gate import ServingGate
-from data_ingest.dataset import Dataset
+from components.pusher.component import Pusher
+from components.pusher.earlier_models import PushedModelStrategy, ServedModel
+from components.serving_gate.component import ServingGate
+from data_ingest.sources.dataset import Dataset
 from pipeline.config import STAGES, PipelineConfig, Stage
 from pipeline.fingerprint import source_hash
 
@@ -91,14 +90,14 @@ def create_pipeline(
         base_model = warm_start.outputs["model"]
         stages["train"].append(warm_start)
     trainer = tfx.components.Trainer(
-        run_fn="components.trainer.run_fn",
+        run_fn="components.trainer.run_fn.run_fn",
         examples=examples.outputs["examples"],
         base_model=base_model,
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         custom_config={
             "train": config.train.model_dump_json(),
-            "source_hash": source_hash("components.trainer"),
+            "source_hash": source_hash("components.trainer.run_fn"),
             "dataset": dataset.kind,
             "checkpoint_dir": checkpoint_dir,
         },
@@ -125,7 +124,7 @@ def create_pipeline(
         eval_config=eval_config(
             config.evaluate,
             protocols,
-            source_hash=source_hash("components.metrics", EXTRACTORS_MODULE),
+            source_hash=source_hash("components.evaluator.metrics", EXTRACTORS_MODULE),
         ),
         module_path=EXTRACTORS_MODULE,
         example_splits=["one_shot"],
@@ -134,7 +133,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         examples=examples.outputs["examples"],
         settings=config.gate,
-        source_hash=source_hash("components.serving_gate"),
+        source_hash=source_hash("components.serving_gate.component"),
     )
     # The order in which people read the verdicts; the two do not depend on each other.
     gate.add_upstream_node(evaluator)

@@ -19,7 +19,7 @@ def source_hash(*modules: str, root: Path = PROJECT_ROOT) -> str:
     Comments and formatting do not count: the hash is taken over the syntax tree.
 
     Args:
-      modules: dotted names, for example `"components.trainer"`.
+      modules: dotted names, for example `"components.trainer.run_fn"`.
       root: folder that holds our packages.
 
     Returns:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
-from components.train_data import PairData, read_pair_data
-from components.train_settings import Recipe, TrainSettings
-from data_ingest.features import Pair, serialize_pair
+from components.trainer.pair_data import PairData, read_pair_data
+from components.trainer.recipe import Recipe, TrainSettings
+from data_ingest.records.features import Pair, serialize_pair
 
 SIDE = 20
 

@@ -1,7 +1,6 @@
 """Writes `models.config`: which versions TF Serving loads, and which of them have labels."""
 
 import argparse
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Final
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
+
+from data_ingest.durable import replace_file
 
 STABLE: Final = "stable"
 CANARY: Final = "canary"
@@ -85,16 +86,6 @@ def read_entry(text: str, name: str) -> ModelEntry | None:
             listed = frozenset(model.model_version_policy.specific.versions)
             return ModelEntry(dict(model.version_labels), listed)
     return None
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a server may read it at any moment."""
-    unfinished = path.with_name(f".{path.name}.new")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _parse(text: str) -> model_server_config_pb2.ModelServerConfig:

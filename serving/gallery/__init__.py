@@ -1,16 +1,17 @@
 """The store of references that takes the place of retraining."""
 
-from serving.gallery.answers import (
+from serving.gallery.gallery import Gallery
+from serving.gallery.open import open_gallery
+from serving.gallery.records import (
     Candidate,
+    CohortImage,
     Enrolment,
     Identification,
+    Identity,
     Removal,
     Status,
     Verification,
 )
-from serving.gallery.gallery import Gallery
-from serving.gallery.location import open_gallery
-from serving.gallery.records import CohortImage, Identity
 
 __all__ = [
     "Candidate",

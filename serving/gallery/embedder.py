@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from serving.errors import Code, ServingError
-from serving.gallery.impostors import ImpostorPairs
-from serving.gallery.probe import probe_image
 from serving.gallery.records import ModelFacts, Vectors
-from serving.gallery.shipped import SHIPPED, read_shipped
+from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
 
 if TYPE_CHECKING:
-    from serving.client_base import BlockingClient
-    from serving.loader import LoadedModel
+    from serving.client.base import BlockingClient
+    from serving.saved_model.loader import LoadedModel
+import struct
+import zlib
 
 BATCH: Final = 64
 LOADED: Final = 2
@@ -123,7 +123,7 @@ class FolderEmbedder:
                 self._models.popitem()[1].close()
 
     def _model(self, version: str) -> "LoadedModel":
-        from serving.loader import LoadedModel
+        from serving.saved_model.loader import LoadedModel
 
         with self._lock:
             if version not in self._models:
@@ -189,3 +189,33 @@ def _refusal(message: str) -> str:
         if "image refused" in line:
             return line[line.index("image refused") :].split("]")[0].strip("[] ")
     return "not an image that the model can decode: PNG or JPEG"
+
+
+SIDE: Final = 32
+
+
+def probe_image() -> bytes:
+    """A PNG, the same bytes for ever: a ring and a bar, black on white.
+
+    Written out here because an imaging library may compress differently from release to release,
+    and a gallery compares vectors of this image over years.
+    """
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + 0.5
+    radius = np.hypot(x, y)
+    ink = ((radius > 7) & (radius < 10)) | ((np.abs(x - 4) < 2) & (np.abs(y) < 13))
+    pixels = np.where(ink, 0, 255).astype(np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
+    # Stored, not compressed: what zlib compresses to is not fixed either.
+    body = zlib.compress(rows, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", body)
+        + _chunk(b"IEND", b"")
+    )
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from serving.errors import Code, ServingError
-from serving.gallery.calibrate import calibrated
 from serving.gallery.embedder import Embedder
 from serving.gallery.records import (
     GalleryModel,
@@ -19,6 +18,8 @@ from serving.gallery.records import (
     mean_with,
 )
 from serving.gallery.store import Store
+from serving.gallery.threshold import Impostors
+from serving.saved_model.impostors import ImpostorPairs, pairs_among
 
 BATCH: Final = 32
 """People embedded at a time."""
@@ -26,7 +27,7 @@ PROBE_TOLERANCE: Final = 1e-3
 """Relative difference of the same image's vector on other hardware; other models differ by far."""
 
 Progress = Callable[[int, int], None]
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Rebuilt(NamedTuple):
@@ -117,7 +118,7 @@ def _build(
             progress(before + done, store.counts().images)
     impostors = calibrated(store, embedder, model)
     if store.activate(model, instead_of=active, impostors=impostors):
-        _LOGGER.info("the gallery answers with version %s of the model", version)
+        _log.info("the gallery answers with version %s of the model", version)
     return done
 
 
@@ -168,3 +169,39 @@ def check_same(facts: ModelFacts, model: GalleryModel) -> None:
         "vectors of two models cannot be compared. Push the model under a new version number, "
         "then `oneshot gallery rebuild`",
     )
+
+
+SAMPLE: Final = 200
+"""Enrolled people whose pairs are looked at: 19,900 of them are enough."""
+
+
+def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Impostors:
+    """What `model` makes of pairs of different people.
+
+    Those that came with it, and pairs of the cohort; without a cohort, of those enrolled.
+
+    Args:
+      model: may be in building, with all vectors there.
+    """
+    shipped = embedder.impostors(model.facts.version)
+    if not shipped and model.impostors is not None:
+        # A server does not tell, but a folder may have before.
+        shipped = model.impostors.shipped
+    bias = model.facts.bias
+    cohort = store.cohort()
+    if not cohort:
+        enrolled = store.sample(SAMPLE, model=model)
+        pairs = pairs_among(enrolled, np.arange(len(enrolled)), bias=bias)
+        return Impostors(shipped, ImpostorPairs.of(pairs, source="gallery"))
+    groups = {image.group: number for number, image in enumerate(cohort)}
+    vectors = embedder.embed([image.content for image in cohort], version=model.facts.version)
+    pairs = pairs_among(vectors, [groups[image.group] for image in cohort], bias=bias)
+    return Impostors(shipped, ImpostorPairs.of(pairs, source="cohort"))
+
+
+def worth_renewing(impostors: Impostors | None, *, names: int, growth: float) -> bool:
+    """Whether so many names tell more than is known."""
+    if impostors is None or impostors.own is None:
+        return True
+    own = impostors.own
+    return own.source == "gallery" and own.people < SAMPLE and names >= growth * own.people

@@ -1,14 +1,16 @@
 """What a gallery keeps and what it answers."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.errors import Code, ServingError
-from serving.gallery.threshold import Impostors
+from serving.gallery.threshold import Impostors, Threshold
 
 Vectors = npt.NDArray[np.float32]
 """`[N, D]`, or `[D]` for a single one."""
@@ -136,3 +138,144 @@ def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> V
     if mean is not None:
         total += mean.astype(np.float64) * count
     return np.asarray(total / (count + len(vectors)), np.float32)
+
+
+class Enrolment(NamedTuple):
+    """`added` images were new, `known` ones were enrolled under this name already."""
+
+    name: str
+    added: int
+    known: int
+
+
+class Candidate(NamedTuple):
+    """Someone this alike: `score`, in [0, 1], is the sigmoid of `logit`."""
+
+    name: str
+    score: float
+    logit: float
+
+
+class Identification(NamedTuple):
+    """Who an image shows.
+
+    Attributes:
+      name: None for someone unknown.
+      candidates: the nearest names, best first, whether above the threshold or not.
+      threshold: the logit above which the best candidate is believed.
+      model_version: the version that embedded the image and the gallery.
+    """
+
+    name: str | None
+    candidates: tuple[Candidate, ...]
+    threshold: float
+    model_version: str
+
+
+class Verification(NamedTuple):
+    """Whether an image shows the person of that name: `same` if `logit` is above `threshold`."""
+
+    name: str
+    same: bool
+    score: float
+    logit: float
+    threshold: float
+    model_version: str
+
+
+class Removal(NamedTuple):
+    """`images` were deleted, 0 if the name was unknown.
+
+    `erased` tells whether the database's files hold nothing of them any more.
+    """
+
+    name: str
+    images: int
+    erased: bool
+
+
+class Counts(NamedTuple):
+    """How much is enrolled."""
+
+    names: int
+    images: int
+
+
+class Status(NamedTuple):
+    """What a gallery holds, and by what it judges.
+
+    Attributes:
+      counts: names and images.
+      model_version: of the vectors; None before the first enrolment.
+      latest_version: that a rebuild leads to; None where the model cannot be reached.
+      false_accept_rate: that is asked for.
+      threshold: of `identify`, for a name with one image.
+      impostors: what thresholds rest on.
+    """
+
+    counts: Counts
+    model_version: str | None
+    latest_version: str | None
+    false_accept_rate: float
+    threshold: Threshold
+    impostors: Impostors | None
+
+
+def sigmoid(logit: float) -> float:
+    """`1 / (1 + exp(-logit))` without overflow."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    return math.exp(logit) / (1 + math.exp(logit))
+
+
+def reply_of(answer: Any) -> dict[str, Any]:
+    """The fields of an answer, ready for `json.dumps`."""
+    if isinstance(answer, Mapping):
+        return dict(answer)
+    if isinstance(answer, Identity):
+        return {
+            "name": answer.name,
+            "images": list(answer.images),
+            "created": _time(answer.created),
+            "updated": _time(answer.updated),
+        }
+    if isinstance(answer, Status):
+        return {
+            "names": answer.counts.names,
+            "images": answer.counts.images,
+            "model_version": answer.model_version,
+            "latest_version": answer.latest_version,
+            "false_accept_rate": answer.false_accept_rate,
+            "threshold": answer.threshold.logit,
+            "calibration": calibration_of(answer),
+        }
+    fields: dict[str, Any] = answer._asdict()
+    if "candidates" in fields:
+        fields["candidates"] = [candidate._asdict() for candidate in fields["candidates"]]
+    return fields
+
+
+def calibration_of(status: Status) -> dict[str, Any]:
+    """What thresholds rest on, without the distribution itself.
+
+    `source` is "model", "cohort" or "gallery", or "scores" where no people are known; `advice` is
+    null where the threshold is to be relied on.
+    """
+    source, advice = status.threshold.basis, status.threshold.advice
+    known = status.impostors
+    pairs = None
+    if known is not None and source != "scores":
+        pairs = known.shipped[0] if source == "model" else known.own
+    return {
+        "source": source,
+        "people": 0 if pairs is None else pairs.people,
+        "pairs": 0 if pairs is None else pairs.pairs,
+        "mean": None if pairs is None else pairs.mean,
+        "std": None if pairs is None else pairs.std,
+        "advice": advice,
+    }
+
+
+def _time(seconds: float) -> str:
+    """ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

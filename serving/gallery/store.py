@@ -1,10 +1,11 @@
 """What a gallery needs of a database."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from serving.gallery.records import (
     CohortImage,
+    Counts,
     GalleryModel,
     Hit,
     Identity,
@@ -15,13 +16,6 @@ from serving.gallery.records import (
     Vectors,
 )
 from serving.gallery.threshold import Impostors
-
-
-class Counts(NamedTuple):
-    """How much is enrolled."""
-
-    names: int
-    images: int
 
 
 class Store(Protocol):

@@ -42,7 +42,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Final, Literal, NamedTuple
 
-from serving.gallery.impostors import SUPPORT, ImpostorPairs
+from serving.saved_model.impostors import SUPPORT, ImpostorPairs
 
 Basis = Literal["model", "cohort", "gallery", "scores"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.gallery_vectors import made_up_drawings, population, positions
-from data_ingest.glyphs import draw_alphabet, encode_png
+from data_ingest.sources.glyphs import draw_alphabet, encode_png
 
 
 def test_the_answers_are_those_of_exact_search() -> None:

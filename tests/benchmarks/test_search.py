@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks import search
-from data_ingest.glyphs import write_glyphs
+from data_ingest.sources.glyphs import write_glyphs
 
 TINY = [
     part

@@ -8,9 +8,9 @@ from benchmarks import bench_gpu, bench_train
 from benchmarks.gpu_training import averages, seconds_to, watched
 from benchmarks.step_profile import breakdown, products
 from benchmarks.training_rounds import BareSteps, Round, Timing, official_accuracy, rounds_of
-from components.devices import Accelerator, choose_accelerator
-from components.model import build_model
-from components.train_data import PairData
+from components.trainer.devices import Accelerator, choose_accelerator
+from components.trainer.model import build_model
+from components.trainer.pair_data import PairData
 from tests.pair_records import drawing, png, tiny_data, tiny_recipe
 
 

@@ -12,10 +12,10 @@ from tfx.orchestration import metadata
 
 from components.example_gen import PairExampleGen, make_input_config
 from data_ingest.errors import InputError
-from data_ingest.pair_settings import PairSettings
-from data_ingest.plan import Shard
-from data_ingest.span_store import SpanStore
-from data_ingest.transforms import WriteShard
+from data_ingest.records.plan import Shard
+from data_ingest.records.write import WriteShard
+from data_ingest.settings import PairSettings
+from data_ingest.spans.store import SpanStore
 from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
 
 BEAM_ARGS = [

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_ingest.catalog import Catalog, LocatedIndex, Rejected
-from data_ingest.index import ImageIndex
+from data_ingest.records.catalog import Catalog, LocatedIndex, Rejected
+from data_ingest.sampling.index import ImageIndex
 
 
 def located(index: ImageIndex, *, size: int = 100) -> LocatedIndex:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from data_ingest.index import ImageIndex, ImageRef
+from data_ingest.sampling.index import ImageIndex, ImageRef
 
 
 def refs_of(groups: Mapping[str, Sequence[Sequence[int]]]) -> list[ImageRef]:

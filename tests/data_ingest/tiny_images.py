@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_ingest.draws import stable_hash
+from data_ingest.sampling.draws import stable_hash
 
 
 def png(name: str, *, side: int = 12) -> bytes:

@@ -13,11 +13,11 @@ from pathlib import Path
 import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
 
-from components.pushed_models import MODEL_ID, rolled_back, sound_models
-from components.versions import has_same_files, push_version, versions
-from pipeline.history import RunHistory, RunRecord
-from pipeline.metadata_store import parse_url
-from pipeline.workspace import Workspace
+from components.pusher.earlier_models import MODEL_ID, rolled_back, sound_models
+from components.pusher.versions import has_same_files, push_version, versions
+from pipeline.runs.history import RunHistory, RunRecord
+from pipeline.runs.metadata_store import parse_url
+from pipeline.runs.workspace import Workspace
 
 _Artifact = metadata_store_pb2.Artifact
 _Event = metadata_store_pb2.Event

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.cli import main
-from pipeline.report import write_report
-from serving.loader import LoadedModel
+from pipeline.cli.main import main
+from pipeline.runs.report import write_report
+from serving.saved_model.loader import LoadedModel
 
 TINY = {
     "dataset.synthetic_alphabets": "4",
@@ -100,7 +100,7 @@ def test_every_node_is_announced_with_its_number(output: Path, first: dict[str, 
     announced = re.findall(r"pipeline\.local: \[(\d)/9\] (\w+)", log)
     assert [int(number) for number, _ in announced] == list(range(1, 10))
     assert {node for _, node in announced} >= NODES
-    assert log.count("pipeline.local:       done in") == 9
+    assert log.count("pipeline.runners.local:       done in") == 9
 
 
 def test_the_summary_says_what_it_was_trained_on_how_good_and_how_long(
@@ -156,7 +156,10 @@ def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Neither is the model run again for the report, nor its evaluation read again.
-    for name in ("pipeline.mistakes.hardest_mistakes", "pipeline.summarize.read_metrics"):
+    for name in (
+        "components.evaluator.mistakes.hardest_mistakes",
+        "pipeline.runs.summarize.read_metrics",
+    ):
         monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("computed again"))
     code, summary, _ = run(capfd, *arguments(output, dataset__source="synthetic"))
     assert code == 0
@@ -174,7 +177,7 @@ def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
 
 def test_a_report_is_written_again_without_tensorflow(output: Path, first: dict[str, Any]) -> None:
     code = (
-        "import sys; from pipeline.cli import main; "
+        "import sys; from pipeline.cli.main import main; "
         "assert main(sys.argv[1:]) == 0; assert 'tensorflow' not in sys.modules"
     )
     argv = ["report", first["run_id"], "--output", str(output)]
@@ -314,7 +317,7 @@ def test_a_wrong_configuration_key_ends_with_code_2_and_the_right_keys(
 def test_a_killed_training_continues_from_its_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "out"
     argv = arguments(output, dataset__source="synthetic", train__steps="300")
-    command = [sys.executable, "-m", "pipeline.cli", *argv]
+    command = [sys.executable, "-m", "pipeline.cli.main", *argv]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 240
         # Written last: it names the checkpoint that is whole.
@@ -332,7 +335,7 @@ def test_a_killed_training_continues_from_its_checkpoint(tmp_path: Path) -> None
     assert training["resumed_from_step"] >= 3
     assert versions(output) == [summary["pushed_version"]]
     listed = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "runs", "--json", "--output", str(output)],
+        [sys.executable, "-m", "pipeline.cli.main", "runs", "--json", "--output", str(output)],
         capture_output=True,
         text=True,
         check=True,

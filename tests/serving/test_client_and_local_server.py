@@ -9,16 +9,23 @@ import keras
 import numpy as np
 import pytest
 
-from components.model import build_model
-from serving.client import AsyncClient, Client, InvalidRequest, Limits, NotFound, Tls, Unauthorized
-from serving.export import export_model
-from serving.grpc_client import AsyncGrpcClient, GrpcClient
-from serving.grpc_thread import TlsFiles
-from serving.loader import LoadedModel
-from serving.registry import ModelSetup
-from serving.servable import HostOptions
-from serving.server import LocalServer, ServerOptions
-from serving.versions import Latest
+from components.trainer.model import build_model
+from serving.client.grpc import AsyncGrpcClient, GrpcClient
+from serving.client.rest import (
+    AsyncClient,
+    Client,
+    InvalidRequest,
+    Limits,
+    NotFound,
+    Tls,
+    Unauthorized,
+)
+from serving.saved_model.export import export_model
+from serving.saved_model.loader import LoadedModel
+from serving.server.grpc.thread import TlsFiles
+from serving.server.models import HostOptions, ModelSetup
+from serving.server.server import LocalServer, ServerOptions
+from serving.server.versions import Latest
 from tests.pair_records import make_pairs, tiny_recipe
 from tests.serving.certificates import make_certificate
 

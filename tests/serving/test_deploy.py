@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.batching_options import BatchingOptions
-from serving.client import DEFAULT_URL
-from serving.client_base import DEFAULT_LIMITS, DEFAULT_MODEL
-from serving.client_calls import MATCH_ROWS
+from serving.client.base import DEFAULT_LIMITS, DEFAULT_MODEL
+from serving.client.calls import MATCH_ROWS
+from serving.client.grpc import DEFAULT_ADDRESS
+from serving.client.rest import DEFAULT_URL
 from serving.deploy.models_config import (
     CANARY,
     STABLE,
@@ -29,11 +29,11 @@ from serving.deploy.models_config import (
     models_config,
     read_entry,
 )
-from serving.export import MODEL_NAME, SIGNATURES
-from serving.grpc_client import DEFAULT_ADDRESS
-from serving.metrics import METRICS_PATH
-from serving.model_config import read_batching_parameters, read_model_config
-from serving.servable import HostOptions
+from serving.saved_model.contract import MODEL_NAME, SIGNATURES
+from serving.server.batching import BatchingOptions
+from serving.server.config_files import read_batching_parameters, read_model_config
+from serving.server.metrics import METRICS_PATH
+from serving.server.models import HostOptions
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "serving" / "deploy"

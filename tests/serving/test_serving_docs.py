@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.client_images import encode_png
-from tests.serving.fake_server import FakeModel, grpc_server, rest_server
+from serving.client.images import encode_png
+from tests.serving.client.fake_server import FakeModel, grpc_server, rest_server
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "serving.md"

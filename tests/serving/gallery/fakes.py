@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from serving.errors import Code, ServingError
-from serving.gallery.impostors import ImpostorPairs
-from serving.gallery.probe import probe_image
+from serving.gallery.embedder import probe_image
 from serving.gallery.records import ModelFacts, Vectors
-from serving.gallery.shipped import held_out_pairs
+from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
 
 BIAS = 6.0
 

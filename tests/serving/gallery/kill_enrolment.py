@@ -25,7 +25,7 @@ import apsw
 import psycopg
 
 from serving.gallery.gallery import Gallery
-from serving.gallery.location import POSTGRES_SCHEMES, open_store
+from serving.gallery.open import POSTGRES_SCHEMES, open_store
 from tests.serving.gallery.fakes import FakeModels, photo
 
 ROOT = Path(__file__).parents[3]

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from components.devices import choose_accelerator
-from components.fitting import fit
-from components.train_data import PairData, read_pair_data
-from components.train_settings import TrainSettings
-from components.trainer import calibrate, impostors
-from data_ingest.features import Pair
-from data_ingest.glyphs import draw_alphabet, encode_png
-from data_ingest.layout import ImageFile, ImageReader, list_images
-from serving.export import export_model
+from components.trainer.devices import choose_accelerator
+from components.trainer.fit import fit
+from components.trainer.pair_data import PairData, read_pair_data
+from components.trainer.recipe import TrainSettings
+from components.trainer.run_fn import calibrate, impostors
+from data_ingest.records.features import Pair
+from data_ingest.sources.glyphs import draw_alphabet, encode_png
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from serving.saved_model.export import export_model
 from tests.pair_records import write_records
 
 SETTINGS = TrainSettings(

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from serving.gallery.api import gallery_routes
-from serving.gallery.following import Follower
 from serving.gallery.gallery import Gallery
-from serving.gallery.sqlite_store import SqliteStore
-from serving.registry import ServerState
-from serving.rest import rest_app
-from serving.rest_options import RestOptions
+from serving.gallery.http import Follower, gallery_routes
+from serving.gallery.sqlite.store import SqliteStore
+from serving.server.models import ServerState
+from serving.server.rest.app import rest_app
+from serving.server.rest.protocol import RestOptions
 from tests.serving.gallery.fakes import FakeModels, photo
 
 PEOPLE = [f"person {number}" for number in range(8)]

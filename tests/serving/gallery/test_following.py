@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from serving.gallery.following import Follower
 from serving.gallery.gallery import Gallery
+from serving.gallery.http import Follower
 from tests.serving.gallery.conftest import OpenStore
 from tests.serving.gallery.fakes import FakeModels, photo
 

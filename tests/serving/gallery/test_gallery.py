@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.errors import Code, ServingError
-from serving.gallery.checks import MAX_NAME
-from serving.gallery.gallery import Gallery
+from serving.gallery.gallery import MAX_NAME, Gallery
 from serving.gallery.records import CohortImage
-from serving.gallery.sqlite_store import SqliteStore
+from serving.gallery.sqlite.store import SqliteStore
 from tests.serving.gallery.conftest import OpenStore
 from tests.serving.gallery.fakes import BIAS, FakeModels, photo
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.gallery.mirror import Mirror
+from serving.gallery.sqlite.vectors import Mirror
 
 changes = st.lists(
     st.one_of(

@@ -7,9 +7,9 @@ import apsw
 import numpy as np
 import pytest
 
-from serving.gallery import sqlite_store
 from serving.gallery.gallery import Gallery
-from serving.gallery.sqlite_store import SqliteStore
+from serving.gallery.sqlite import store as sqlite_store
+from serving.gallery.sqlite.store import SqliteStore
 from tests.serving.gallery.fakes import FakeModels, photo
 
 MODELS = FakeModels(dimensions=128)

@@ -7,7 +7,7 @@ import pytest
 
 from serving.errors import Code, ServingError
 from serving.gallery.gallery import Gallery
-from serving.gallery.sqlite_store import SqliteStore
+from serving.gallery.sqlite.store import SqliteStore
 from tests.serving.gallery.fakes import FakeModels, photo
 
 

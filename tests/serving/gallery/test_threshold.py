@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gallery.impostors import MIN_PEOPLE, ImpostorPairs, Pairs, pairs_among
-from serving.gallery.shipped import held_out_pairs
 from serving.gallery.threshold import COHORT, Impostors, rate_per_comparison, threshold
+from serving.saved_model.impostors import (
+    MIN_PEOPLE,
+    ImpostorPairs,
+    Pairs,
+    held_out_pairs,
+    pairs_among,
+)
 
 BIAS = 40.0
 DIMENSIONS = 32

@@ -22,18 +22,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import gallery_cli
-from pipeline.cli import main
-from pipeline.gallery_cli import EXIT_DIFFERENT, EXIT_DONE
-from serving.client import Client
+from pipeline.cli import gallery as gallery_cli
+from pipeline.cli.gallery import EXIT_DIFFERENT, EXIT_DONE
+from pipeline.cli.main import main
+from serving.client.rest import Client
 from serving.errors import ServingError
-from serving.gallery.embedder import FolderEmbedder, ServerEmbedder
-from serving.gallery.location import open_gallery
-from serving.gallery.probe import probe_image
-from serving.loader import LoadedModel
-from serving.registry import ModelSetup
-from serving.servable import HostOptions
-from serving.server import LocalServer, ServerOptions
+from serving.gallery.embedder import FolderEmbedder, ServerEmbedder, probe_image
+from serving.gallery.open import open_gallery
+from serving.saved_model.loader import LoadedModel
+from serving.server.models import HostOptions, ModelSetup
+from serving.server.server import LocalServer, ServerOptions
 from tests.serving.gallery.small_model import glyphs, omniglot_drawings, train_and_export
 
 EMPLOYEES = [f"Employee {number}" for number in range(1, 11)]

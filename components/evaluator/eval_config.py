@@ -1,0 +1,225 @@
+"""What the Evaluator measures, when it blesses, and how its figures are read back."""
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Set
+from typing import Any, NamedTuple
+
+import tensorflow_model_analysis as tfma
+from google.protobuf import wrappers_pb2
+from tensorflow_model_analysis.proto import config_pb2
+
+from components.evaluator.metrics import MALFORMED, ONE_SHOT_ACCURACY
+from components.evaluator.settings import (
+    LOWER_IS_BETTER,
+    ONE_SHOT_METRIC,
+    VERIFICATION_METRICS,
+    EvaluateSettings,
+    Threshold,
+)
+from data_ingest.records import features
+
+_log = logging.getLogger(__name__)
+
+SIGNATURE = "examples"
+EXTRACTORS_MODULE = "components.evaluator.extractors"
+FALLBACK_THRESHOLD = Threshold(min=0.6)
+
+SliceKey = tuple[tuple[str, str], ...]
+
+
+def eval_config(
+    settings: EvaluateSettings, protocols: Set[tuple[str, int]], *, source_hash: str = ""
+) -> config_pb2.EvalConfig:
+    """Configuration of TFX's Evaluator: to be given the `one_shot` split and `EXTRACTORS_MODULE`.
+
+    There is one model spec without a name; the Evaluator adds a baseline when it has one, and
+    drops the thresholds on change when it has none.
+
+    Args:
+      settings: thresholds. Those on trials that the data does not have are left out, since TFMA
+        refuses a model over a slice that does not occur. If no one-shot threshold is left, `auc`
+        is gated even where the settings do not name it: without any threshold TFX blesses nothing.
+      protocols: the (protocol, way) combinations that the `one_shot` split has.
+      source_hash: of the code that evaluates; a part of the Evaluator's cache key.
+    """
+    one_shot: list[config_pb2.PerSliceMetricThreshold] = []
+    verification: dict[str, Threshold] = {}
+    for name, threshold in settings.thresholds.items():
+        match = ONE_SHOT_METRIC.fullmatch(name)
+        if match is None:
+            verification[name] = threshold
+        elif (match[1], int(match[2])) in protocols:
+            trials = {features.PROTOCOL: match[1], features.WAY: match[2]}
+            one_shot.append(_gate(name, threshold, config_pb2.SlicingSpec(feature_values=trials)))
+    if not one_shot:
+        verification.setdefault("auc", FALLBACK_THRESHOLD)
+    accuracy = config_pb2.MetricConfig(
+        class_name="OneShotAccuracy",
+        module="components.evaluator.metrics",
+        config=json.dumps({"name": ONE_SHOT_ACCURACY, "source_hash": source_hash}),
+        per_slice_thresholds=one_shot,
+    )
+    figures = [
+        config_pb2.MetricConfig(
+            class_name="VerificationMetric",
+            module="components.evaluator.metrics",
+            config=json.dumps({"name": name}),
+            per_slice_thresholds=[_gate(name, verification[name], config_pb2.SlicingSpec())]
+            if name in verification
+            else [],
+        )
+        for name in VERIFICATION_METRICS
+    ]
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(
+                signature_name=SIGNATURE, label_key=features.LABEL, prediction_key="score"
+            )
+        ],
+        slicing_specs=[
+            config_pb2.SlicingSpec(),
+            config_pb2.SlicingSpec(feature_keys=[features.PROTOCOL]),
+            config_pb2.SlicingSpec(feature_keys=[features.PROTOCOL, features.WAY]),
+            config_pb2.SlicingSpec(
+                feature_keys=[features.PROTOCOL, features.WAY, features.GROUP_A]
+            ),
+        ],
+        metrics_specs=[
+            config_pb2.MetricsSpec(metrics=[accuracy], query_key=features.TRIAL),
+            config_pb2.MetricsSpec(metrics=figures),
+        ],
+        options=config_pb2.Options(include_default_metrics=wrappers_pb2.BoolValue(value=False)),
+    )
+
+
+def read_metrics(evaluation_uri: str) -> dict[str, Any]:
+    """The candidate's figures by the names of summary.json, sorted.
+
+    Each figure `f` comes with `f_ci95` ([low, high]) and `f_n`; figures without data are absent.
+    One-shot figures are `<protocol>_<way>way_accuracy`, with `..._malformed` where trials were.
+    `per_group` holds the same by figure and group: `{figure: {group: {value, ci95, n}}}`, a group
+    being an alphabet or, for the official trials, a run.
+
+    Args:
+      evaluation_uri: the Evaluator's `evaluation` artifact.
+    """
+    figures: dict[str, Any] = {}
+    per_group: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for key, values in _candidate_slices(evaluation_uri):
+        trials = dict(key)
+        columns = set(trials)
+        if not columns:
+            for name in VERIFICATION_METRICS:
+                figures.update(_flat_figure(name, _figure(values, name)))
+        if features.WAY not in trials or trials[features.WAY] == "0":
+            continue
+        name = f"{trials[features.PROTOCOL]}_{trials[features.WAY]}way_accuracy"
+        figure = _figure(values, ONE_SHOT_ACCURACY)
+        if features.GROUP_A in trials:
+            if figure:
+                per_group[name][trials[features.GROUP_A]] = figure._asdict()
+            continue
+        figures.update(_flat_figure(name, figure))
+        if malformed := values.get(MALFORMED):
+            figures[f"{name}_malformed"] = int(malformed)
+            _log.warning("%d malformed trials count as lost in %s", malformed, name)
+    result = dict(sorted(figures.items()))
+    result["per_group"] = {
+        name: dict(sorted(groups.items())) for name, groups in sorted(per_group.items())
+    }
+    return result
+
+
+def refusals(evaluation_uri: str) -> list[str]:
+    """Why the model was not blessed, a line a failed threshold; empty if it was."""
+    result = tfma.load_validation_result(evaluation_uri)
+    reasons = []
+    for of_slice in result.metric_validations_per_slice:
+        trials = dict(_slice_key(of_slice.slice_key))
+        for failure in of_slice.failures:
+            name = failure.metric_key.name
+            if name == ONE_SHOT_ACCURACY and trials:
+                name = f"{trials[features.PROTOCOL]}_{trials[features.WAY]}way_accuracy"
+            value = failure.metric_value.double_value.value
+            reasons.append(_reason(name, value, failure.metric_threshold, failure.message))
+    for missing in result.missing_slices:
+        reasons.append(f"no trials of {dict(missing.feature_values)}, which has a threshold")
+    return sorted(set(reasons))
+
+
+class _Figure(NamedTuple):
+    value: float
+    ci95: list[float]
+    n: int
+
+
+def _figure(values: dict[str, float], name: str) -> _Figure | None:
+    if name not in values or math.isnan(values[name]):
+        return None
+    interval = [values[f"{name}/ci_low"], values[f"{name}/ci_high"]]
+    return _Figure(values[name], interval, int(values[f"{name}/n"]))
+
+
+def _flat_figure(name: str, figure: _Figure | None) -> dict[str, Any]:
+    if figure is None:
+        return {}
+    return {name: figure.value, f"{name}_ci95": figure.ci95, f"{name}_n": figure.n}
+
+
+def _candidate_slices(evaluation_uri: str) -> Iterator[tuple[SliceKey, dict[str, float]]]:
+    for of_slice in tfma.load_metrics(evaluation_uri):
+        values = {
+            pair.key.name: pair.value.double_value.value
+            for pair in of_slice.metric_keys_and_values
+            if pair.key.model_name in ("", tfma.CANDIDATE_KEY) and not pair.key.is_diff
+        }
+        yield _slice_key(of_slice.slice_key), values
+
+
+def _slice_key(key: Any) -> SliceKey:
+    pairs = []
+    for single in key.single_slice_keys:
+        value = getattr(single, single.WhichOneof("kind"))
+        pairs.append((single.column, value.decode() if isinstance(value, bytes) else str(value)))
+    return tuple(pairs)
+
+
+def _gate(
+    name: str, threshold: Threshold, where: config_pb2.SlicingSpec
+) -> config_pb2.PerSliceMetricThreshold:
+    # Without a baseline TFX takes away the change threshold; a bound that any number keeps (and
+    # NaN does not) leaves something to be blessed by.
+    low = threshold.min if threshold.min is not None else 0.0
+    high = threshold.max if threshold.max is not None else 1.0
+    gate = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(
+            lower_bound=wrappers_pb2.DoubleValue(value=low),
+            upper_bound=wrappers_pb2.DoubleValue(value=high),
+        )
+    )
+    if threshold.max_drop is not None:
+        falls = name in LOWER_IS_BETTER
+        direction = "LOWER_IS_BETTER" if falls else "HIGHER_IS_BETTER"
+        gate.change_threshold.direction = config_pb2.MetricDirection.Value(direction)
+        gate.change_threshold.absolute.value = threshold.max_drop if falls else -threshold.max_drop
+    return config_pb2.PerSliceMetricThreshold(slicing_specs=[where], threshold=gate)
+
+
+def _reason(name: str, value: float, threshold: Any, message: str) -> str:
+    if message:
+        return f"{name}: {' '.join(message.split())}"
+    if threshold.HasField("change_threshold"):
+        allowed = abs(threshold.change_threshold.absolute.value)
+        return (
+            f"{name} is {abs(value):.4f} worse than the latest blessed model's; "
+            f"{allowed:g} is allowed"
+        )
+    if math.isnan(value):
+        return f"{name} could not be measured"
+    bounds = threshold.value_threshold
+    if value < bounds.lower_bound.value:
+        return f"{name} {value:.4f} is below {bounds.lower_bound.value:g}"
+    return f"{name} {value:.4f} is above {bounds.upper_bound.value:g}"

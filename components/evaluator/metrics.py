@@ -1,0 +1,244 @@
+"""TFMA metrics: N-way one-shot accuracy, and verification figures, each with n and an interval.
+
+Every figure comes out as four numbers, `NAME`, `NAME/n`, `NAME/ci_low` and `NAME/ci_high`; in a
+slice without such data the first, third and fourth are NaN and `n` is 0. (They must be there:
+TFMA refuses a model when a thresholded metric is missing from any slice.)
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+from tensorflow_model_analysis import constants
+from tensorflow_model_analysis.metrics import metric_types
+
+from components.evaluator.statistics import Interval, ScoredPairs, trial_credit, wilson_interval
+from data_ingest.records import features
+
+ONE_SHOT_ACCURACY = "one_shot_accuracy"
+MALFORMED = "one_shot_accuracy/malformed"
+VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
+LOGIT = "logit"
+
+
+class OneShotAccuracy(metric_types.Metric):
+    """Share of one-shot trials won, by trial: needs `query_key` (the `trial` feature).
+
+    A trial is won when its one same-class pair has the highest logit; a tie for the highest
+    shares the credit, so a model that gives every pair the same logit scores 1 / way. Logits and
+    not scores, since scores saturate to exactly 1.0 and would tie. A NaN logit loses.
+
+    A trial that does not have exactly `way` pairs of which exactly one is of the same class is
+    malformed: it counts as lost, and in `one_shot_accuracy/malformed`. Pairs with `way` 0 belong to
+    no trial and are left out.
+    """
+
+    def __init__(self, name: str = ONE_SHOT_ACCURACY, *, source_hash: str = "") -> None:
+        """Args: source_hash: of this code; it makes the Evaluator's cache key change with it."""
+        super().__init__(_one_shot_computations, name=name, source_hash=source_hash)
+
+
+class VerificationMetric(metric_types.Metric):
+    """One figure over the pairs outside trials: verification_accuracy, auc, eer or ece.
+
+    All four are derived from the same exact set of (logit, label); what a worker holds of it grows
+    by 5 bytes a verification pair, slice and model.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in VERIFICATION_METRICS:
+            raise ValueError(f"{name!r} is none of {', '.join(VERIFICATION_METRICS)}")
+        super().__init__(_verification_computations, name=name)
+
+
+class _Pairs(NamedTuple):
+    """What a combiner gets to see. Arrays of length N; `logits` by model name."""
+
+    labels: npt.NDArray[np.int64]
+    ways: npt.NDArray[np.int64]
+    logits: dict[str, npt.NDArray[np.float32]]
+
+
+class PairPreprocessor(metric_types.Preprocessor):
+    """Keeps labels, ways and logits of the pairs in trials, or of those outside them."""
+
+    def __init__(self, *, in_trials: bool) -> None:
+        super().__init__(name=f"pairs_{'in' if in_trials else 'outside'}_trials")
+        self._in_trials = in_trials
+
+    def process(self, extracts: dict[str, Any]) -> Iterator[_Pairs]:
+        ways = _flat(extracts[constants.FEATURES_KEY][features.WAY], np.int64)
+        keep = (ways > 0) == self._in_trials
+        if not keep.any():
+            return
+        labels, predictions = extracts[constants.LABELS_KEY], extracts[constants.PREDICTIONS_KEY]
+        if isinstance(labels, Mapping):
+            # With a baseline TFMA keeps labels, too, by model; they are the same.
+            labels = next(iter(labels.values()))
+        by_model = {"": predictions} if LOGIT in predictions else predictions
+        yield _Pairs(
+            labels=_flat(labels, np.int64)[keep],
+            ways=ways[keep],
+            logits={
+                model: _flat(outputs[LOGIT], np.float32)[keep]
+                for model, outputs in by_model.items()
+            },
+        )
+
+
+class _OneShotCount(NamedTuple):
+    credit: float = 0.0
+    n: int = 0
+    malformed: int = 0
+
+
+class _OneShotCombiner(beam.CombineFn):
+    """Sums credit over trials; constant memory."""
+
+    def __init__(self, *, name: str, model: str) -> None:
+        self._name = name
+        self._model = model
+
+    def create_accumulator(self) -> _OneShotCount:
+        return _OneShotCount()
+
+    def add_input(self, accumulator: _OneShotCount, element: _Pairs) -> _OneShotCount:
+        credit = trial_credit(element.labels, element.logits[self._model], element.ways)
+        return _OneShotCount(
+            accumulator.credit + (credit or 0.0),
+            accumulator.n + 1,
+            accumulator.malformed + (credit is None),
+        )
+
+    def merge_accumulators(self, accumulators: Iterable[_OneShotCount]) -> _OneShotCount:
+        credit, counts, malformed = zip(*accumulators, strict=True)
+        return _OneShotCount(math.fsum(credit), sum(counts), sum(malformed))
+
+    def extract_output(self, accumulator: _OneShotCount) -> dict[metric_types.MetricKey, float]:
+        credit, n, malformed = accumulator
+        value = credit / n if n else math.nan
+        figures = _figures(self._name, value, n, wilson_interval(credit, n))
+        figures[MALFORMED] = float(malformed)
+        return {_key(name, self._model): figure for name, figure in figures.items()}
+
+
+class _VerificationCombiner(beam.CombineFn):
+    """Gathers (logit, label) and hands on a `ScoredPairs`. A pair with a NaN logit is dropped.
+
+    Dropping makes `n` fall short; a model that says NaN everywhere has n = 0 and NaN figures,
+    which no threshold lets pass.
+    """
+
+    def __init__(self, *, model: str) -> None:
+        self._model = model
+
+    def create_accumulator(self) -> list[tuple[Any, Any]]:
+        return []
+
+    def add_input(
+        self, accumulator: list[tuple[Any, Any]], element: _Pairs
+    ) -> list[tuple[Any, Any]]:
+        logits = element.logits[self._model]
+        known = ~np.isnan(logits)
+        accumulator.append((logits[known], element.labels[known].astype(np.int8)))
+        return accumulator
+
+    def merge_accumulators(
+        self, accumulators: Iterable[list[tuple[Any, Any]]]
+    ) -> list[tuple[Any, Any]]:
+        return self.compact([part for accumulator in accumulators for part in accumulator])
+
+    def compact(self, accumulator: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        if len(accumulator) < 2:
+            return accumulator
+        logits, labels = zip(*accumulator, strict=True)
+        return [(np.concatenate(logits), np.concatenate(labels))]
+
+    def extract_output(
+        self, accumulator: list[tuple[Any, Any]]
+    ) -> dict[metric_types.MetricKey, ScoredPairs]:
+        logits, labels = self.compact(accumulator)[0] if accumulator else ([], [])
+        return {_pairs_key(self._model): ScoredPairs(logits, labels)}
+
+
+def _one_shot_computations(
+    name: str, source_hash: str, model_names: list[str] | None = None, query_key: str | None = None
+) -> list[metric_types.MetricComputation]:
+    del source_hash
+    if not query_key:
+        raise ValueError("OneShotAccuracy needs a query_key in its MetricsSpec")
+    return [
+        metric_types.MetricComputation(
+            keys=[_key(name, model)],
+            preprocessors=[PairPreprocessor(in_trials=True)],
+            combiner=_OneShotCombiner(name=name, model=model),
+        )
+        for model in model_names or [""]
+    ]
+
+
+def _verification_computations(
+    name: str, model_names: list[str] | None = None
+) -> list[metric_types.MetricComputation | metric_types.DerivedMetricComputation]:
+    computations: list[Any] = []
+    for model in model_names or [""]:
+        computations.append(
+            metric_types.MetricComputation(
+                keys=[_pairs_key(model)],
+                preprocessors=[PairPreprocessor(in_trials=False)],
+                combiner=_VerificationCombiner(model=model),
+            )
+        )
+        computations.append(
+            metric_types.DerivedMetricComputation(
+                keys=[_key(name, model)], result=_VerificationResult(name=name, model=model)
+            )
+        )
+    return computations
+
+
+class _VerificationResult:
+    """Turns a slice's `ScoredPairs` into one of the figures."""
+
+    def __init__(self, *, name: str, model: str) -> None:
+        self._name = name
+        self._model = model
+
+    def __call__(
+        self, metrics: dict[metric_types.MetricKey, Any]
+    ) -> dict[metric_types.MetricKey, float]:
+        pairs: ScoredPairs = metrics[_pairs_key(self._model)]
+        figure = {
+            "verification_accuracy": pairs.accuracy,
+            "auc": pairs.auc,
+            "eer": pairs.eer,
+            "ece": pairs.ece,
+        }[self._name]
+        value, interval = figure()
+        figures = _figures(self._name, value, pairs.n, interval)
+        return {_key(name, self._model): number for name, number in figures.items()}
+
+
+def _figures(name: str, value: float, n: int, interval: Interval) -> dict[str, float]:
+    return {
+        name: value,
+        f"{name}/n": float(n),
+        f"{name}/ci_low": interval[0],
+        f"{name}/ci_high": interval[1],
+    }
+
+
+def _key(name: str, model: str) -> metric_types.MetricKey:
+    return metric_types.MetricKey(name=name, model_name=model, example_weighted=False)
+
+
+def _pairs_key(model: str) -> metric_types.MetricKey:
+    # A leading underscore keeps it out of what TFMA writes and compares.
+    return metric_types.MetricKey(name="_scored_pairs", model_name=model)
+
+
+def _flat(values: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    return np.asarray(values).reshape(-1).astype(dtype)

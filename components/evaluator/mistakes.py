@@ -1,0 +1,201 @@
+"""Which classes a recogniser takes for each other, and a picture of them."""
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from components.evaluator.baselines import gray_picture
+from components.evaluator.statistics import wilson_interval
+from components.evaluator.trials import TrialImages
+from data_ingest.durable import write_bytes_atomically
+from data_ingest.records.features import Pair, read_pairs, serialize_pair
+from data_ingest.sampling.index import ImageIndex
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
+from data_ingest.sampling.trials import FewShotTrial
+from serving.saved_model.loader import LoadedModel
+
+_ACROSS: Final = 2
+"""Confusions side by side in the picture."""
+_WIDTH_INCHES: Final = 3.6
+_LINE_INCHES: Final = 1.75
+_CAPTIONS: Final = ("query", "right", "chosen")
+
+
+class Wrong(NamedTuple):
+    """A trial that was not won."""
+
+    trial: FewShotTrial
+    chosen: int
+    """Position of the nearest of the wrong classes."""
+    margin: float
+    """By how much it is nearer than the right one; 0 where they tie."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes that were taken for each other, whichever was asked for."""
+
+    classes: tuple[str, str]
+    mistakes: int
+    trials: int
+    """In which one of the two was asked for and the other was a candidate."""
+    query: str
+    """Image of the mistake with the greatest margin; `right` and `chosen` are references in it."""
+    right: str
+    chosen: str
+    rows: tuple[int, int, int]
+    """Of `query`, `right` and `chosen`."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "rows"}
+
+
+def most_confused(
+    images: TrialImages, trials: Iterable[FewShotTrial], wrong: Sequence[Wrong], *, most: int
+) -> list[Confusion]:
+    """The pairs of classes with the greatest share of mistakes, at most `most` of them.
+
+    Shares of few trials are uncertain, so what orders them is the lower end of their 95 % interval.
+    """
+    index = images.index
+    worst: dict[tuple[int, int], Wrong] = {}
+    mistakes: Counter[tuple[int, int]] = Counter()
+    for one in wrong:
+        pair = _pair(index, one.trial, one.chosen)
+        mistakes[pair] += 1
+        if pair not in worst or one.margin > worst[pair].margin:
+            worst[pair] = one
+    asked = Counter(
+        pair
+        for trial in trials
+        for position in range(len(trial.references))
+        if (pair := _pair(index, trial, position)) in mistakes
+    )
+    share = {pair: wilson_interval(count, asked[pair])[0] for pair, count in mistakes.items()}
+    found = []
+    for pair in sorted(mistakes, key=lambda pair: (-share[pair], pair))[:most]:
+        trial = worst[pair].trial
+        rows = (
+            trial.query,
+            trial.references[trial.answer][0],
+            trial.references[worst[pair].chosen][0],
+        )
+        query, right, chosen = (images.files[row].member for row in rows)
+        names = (index.classes[pair[0]], index.classes[pair[1]])
+        found.append(Confusion(names, mistakes[pair], asked[pair], query, right, chosen, rows))
+    return found
+
+
+def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: Path) -> None:
+    """Writes a PNG: of each pair the query, a reference of its class, and one of the chosen class.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    lines = max(1, -(-len(confusions) // _ACROSS))
+    figure = Figure(figsize=(_ACROSS * _WIDTH_INCHES, lines * _LINE_INCHES), layout="constrained")
+    for axes in (grid := figure.subplots(lines, _ACROSS, squeeze=False)).flat:
+        axes.set_axis_off()
+    for axes, confusion in zip(grid.flat, confusions, strict=False):
+        pictures = [gray_picture(images.encoded(row)) for row in confusion.rows]
+        side = len(pictures[0])
+        axes.set_axis_on()
+        axes.imshow(np.hstack(pictures), cmap="gray", vmin=0, vmax=255)
+        axes.vlines([side - 0.5, 2 * side - 0.5], -0.5, side - 0.5, color="black", lw=0.8)
+        axes.set_yticks([])
+        axes.set_xticks([side * (at + 0.5) for at in range(3)], _CAPTIONS, fontsize=7)
+        axes.tick_params(length=0)
+        axes.set_title(_title(confusion), fontsize=8, loc="left", parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_bytes_atomically(path, buffer.getvalue())
+
+
+def _title(confusion: Confusion) -> str:
+    first, second = confusion.classes
+    group = first.rpartition("/")[0]
+    second = second.removeprefix(f"{group}/") if group else second
+    return f"{first}, {second}\n{confusion.mistakes} of {confusion.trials} trials"
+
+
+def _pair(index: ImageIndex, trial: FewShotTrial, position: int) -> tuple[int, int]:
+    asked = int(index.row_class[trial.query])
+    other = int(index.row_class[trial.references[position][0]])
+    return min(asked, other), max(asked, other)
+
+
+_BATCH = 2000
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly answered trial. Images are encoded, scores in [0, 1]."""
+
+    trial: str
+    query: bytes
+    chosen: bytes
+    correct: bytes
+    chosen_score: float
+    correct_score: float
+
+
+def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]:
+    """The official (else within-group) trials answered wrongly with the greatest margin.
+
+    A trial whose right candidate ties with a wrong one counts as wrong, by no margin.
+
+    Args:
+      model: folder of a SavedModel with the `examples` signature.
+      examples: URI of an Examples artifact with a `one_shot` split.
+      most: how many at the most.
+    """
+    by_protocol: dict[str, list[Pair]] = defaultdict(list)
+    for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
+        by_protocol[pair.protocol].append(pair)
+    pairs = by_protocol[PROTOCOL_OFFICIAL] or by_protocol[PROTOCOL_WITHIN]
+    if not pairs:
+        return []
+    logits, scores = _scored(model, pairs)
+    trials: dict[str, list[int]] = defaultdict(list)
+    for position, pair in enumerate(pairs):
+        trials[pair.trial].append(position)
+    mistakes: list[tuple[float, Mistake]] = []
+    for trial, positions in trials.items():
+        correct = next(p for p in positions if pairs[p].label)
+        # By logit: scores near 1 are equal in float32.
+        chosen = max((p for p in positions if p != correct), key=lambda p: float(logits[p]))
+        margin = float(logits[chosen] - logits[correct])
+        if margin >= 0:
+            mistake = Mistake(
+                trial=trial,
+                query=pairs[chosen].image_a,
+                chosen=pairs[chosen].image_b,
+                correct=pairs[correct].image_b,
+                chosen_score=float(scores[chosen]),
+                correct_score=float(scores[correct]),
+            )
+            mistakes.append((margin, mistake))
+    mistakes.sort(key=lambda entry: -entry[0])
+    return [mistake for _, mistake in mistakes[:most]]
+
+
+def _scored(model: Path, pairs: list[Pair]) -> tuple[Floats, Floats]:
+    """Logits and scores of the pairs."""
+    serialized = [serialize_pair(pair) for pair in pairs]
+    with LoadedModel(model) as loaded:
+        parts = [
+            loaded.run("examples", {"examples": np.array(serialized[i : i + _BATCH], object)})
+            for i in range(0, len(serialized), _BATCH)
+        ]
+    logits, scores = (np.concatenate([part[name] for part in parts]) for name in ("logit", "score"))
+    return logits, scores

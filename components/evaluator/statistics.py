@@ -1,0 +1,186 @@
+"""95 % intervals of the figures that the evaluation reports."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+Z95 = 1.959963984540054
+BOOTSTRAP_REPLICATES = 200
+BOOTSTRAP_SEED = 20150706
+CALIBRATION_BINS = 15
+NO_INTERVAL: Interval = (math.nan, math.nan)
+
+
+def wilson_interval(successes: float, n: int) -> Interval:
+    """Score interval of a proportion (Wilson 1927, JASA 22:209).
+
+    Args:
+      successes: successes among `n`; fractional where ties shared the credit.
+      n: trials. 0 gives NaN.
+    """
+    if n == 0:
+        return NO_INTERVAL
+    share = successes / n
+    spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    scale = 1 + Z95**2 / n
+    centre = share + Z95**2 / (2 * n)
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Interval:
+    """Normal interval of an area under the ROC curve (Hanley & McNeil 1982, Radiology 143:29).
+
+    Uses their closed-form standard error (equations 1 and 2), clipped to [0, 1]. It is zero wide
+    at an area of exactly 1 or 0.
+    """
+    if positives == 0 or negatives == 0:
+        return NO_INTERVAL
+    q1 = area / (2 - area)
+    q2 = 2 * area**2 / (1 + area)
+    variance = (
+        area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
+    ) / (positives * negatives)
+    return _normal_interval(area, math.sqrt(max(0.0, variance)))
+
+
+class ScoredPairs:
+    """Logits of same-class and different-class pairs as counts per distinct logit.
+
+    Everything derived from it depends on the pairs as a set, not on the order in which workers
+    delivered them: float64 sums run over the sorted logits.
+
+    Attributes:
+      logits: float64[V], distinct and ascending.
+      same, different: float64[V], how many pairs of either kind have that logit.
+    """
+
+    def __init__(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> None:
+        """Args: logits: float[N], NaN not allowed; labels: {0, 1}[N]."""
+        self.logits, cells = np.unique(np.asarray(logits, np.float64), return_inverse=True)
+        positive = np.asarray(labels, np.float64)
+        cell_count = len(self.logits)
+        self.same = np.bincount(cells, positive, cell_count).astype(np.float64)
+        self.different = np.bincount(cells, 1 - positive, cell_count).astype(np.float64)
+
+    @property
+    def n(self) -> int:
+        return int(self.same.sum() + self.different.sum())
+
+    def accuracy(self) -> tuple[float, Interval]:
+        """Share of pairs on the right side of logit 0 (score 0.5; on it counts as same)."""
+        if self.n == 0:
+            return math.nan, NO_INTERVAL
+        said_same = self.logits >= 0
+        right = float(self.same[said_same].sum() + self.different[~said_same].sum())
+        return right / self.n, wilson_interval(right, self.n)
+
+    def auc(self) -> tuple[float, Interval]:
+        """Area under the ROC curve: P(same above different), ties counting half."""
+        positives, negatives = float(self.same.sum()), float(self.different.sum())
+        if positives == 0 or negatives == 0:
+            return math.nan, NO_INTERVAL
+        below = np.cumsum(self.different) - self.different
+        area = float(self.same @ (below + self.different / 2)) / (positives * negatives)
+        return area, hanley_mcneil_interval(area, int(positives), int(negatives))
+
+    def eer(self) -> tuple[float, Interval]:
+        """Equal error rate, with a bootstrap interval (see `_bootstrap`)."""
+        if self.same.sum() == 0 or self.different.sum() == 0:
+            return math.nan, NO_INTERVAL
+        return self._with_bootstrap(equal_error_rate)
+
+    def ece(self) -> tuple[float, Interval]:
+        """Expected calibration error of the score, with a bootstrap interval."""
+        if self.n == 0:
+            return math.nan, NO_INTERVAL
+        scores = 0.5 * (1 + np.tanh(self.logits / 2))
+        bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+
+        def error(same: Floats, different: Floats) -> float:
+            return calibration_error(scores, bins, same, different)
+
+        return self._with_bootstrap(error)
+
+    def _with_bootstrap(
+        self, statistic: Callable[[Floats, Floats], float]
+    ) -> tuple[float, Interval]:
+        value = statistic(self.same, self.different)
+        deviation = self._bootstrap(statistic)
+        return value, _normal_interval(value, deviation)
+
+    def _bootstrap(self, statistic: Callable[[Floats, Floats], float]) -> float:
+        """Standard error by resampling pairs with replacement (Efron & Tibshirani 1993, ch. 6).
+
+        The seed is fixed: the same pairs give the same interval. Replicates that drew one kind of
+        pair only are left out.
+        """
+        generator = np.random.default_rng(BOOTSTRAP_SEED)
+        cells = np.concatenate([self.same, self.different])
+        share = cells / cells.sum()
+        values = []
+        for _ in range(BOOTSTRAP_REPLICATES):
+            drawn = generator.multinomial(self.n, share)
+            same: Floats = drawn[: len(self.same)].astype(np.float64)
+            different: Floats = drawn[len(self.same) :].astype(np.float64)
+            if same.any() and different.any():
+                values.append(statistic(same, different))
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def equal_error_rate(same: Floats, different: Floats) -> float:
+    """Where the ROC curve's false-accept and false-reject rates meet, between points linearly.
+
+    Args:
+      same, different: float[V], pairs of either kind per distinct logit, ascending.
+    """
+    # Entry i: everything from the i-th distinct logit up is called "same".
+    rejected = np.concatenate([[0.0], np.cumsum(same)]) / same.sum()
+    accepted = 1 - np.concatenate([[0.0], np.cumsum(different)]) / different.sum()
+    gap = rejected - accepted
+    after = int(np.argmax(gap >= 0))
+    if gap[after] == 0 or after == 0:
+        return float(rejected[after])
+    before = after - 1
+    step = -gap[before] / (gap[after] - gap[before])
+    return float(rejected[before] + step * (rejected[after] - rejected[before]))
+
+
+def calibration_error(
+    scores: Floats, bins: npt.NDArray[np.int64], same: Floats, different: Floats
+) -> float:
+    """Expected calibration error over equal-width bins (Naeini 2015; Guo 2017, section 2).
+
+    The binary form: each bin compares the mean score with the share of same-class pairs.
+    """
+    count = same + different
+    scored = np.bincount(bins, weights=count * scores, minlength=CALIBRATION_BINS)
+    found = np.bincount(bins, weights=same, minlength=CALIBRATION_BINS)
+    return float(np.abs(scored - found).sum() / count.sum())
+
+
+def _normal_interval(value: float, deviation: float) -> Interval:
+    return max(0.0, value - Z95 * deviation), min(1.0, value + Z95 * deviation)
+
+
+def trial_credit(
+    labels: npt.NDArray[np.int64],
+    logits: npt.NDArray[np.floating[Any]],
+    ways: npt.NDArray[np.int64],
+) -> float | None:
+    """Credit in [0, 1] that a model earns in one trial, or None for a malformed trial.
+
+    Args:
+      labels, logits, ways: [N], the pairs of one trial.
+    """
+    if np.any(ways != len(labels)) or np.count_nonzero(labels == 1) != 1:
+        return None
+    if np.isnan(logits).any():
+        return 0.0
+    best = logits == logits.max()
+    return 1.0 / np.count_nonzero(best) if best[labels == 1][0] else 0.0

@@ -1,0 +1,172 @@
+"""Which trials a model is to be measured by: drawn from some images, or the published ones."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_ingest.errors import InputError
+from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
+from data_ingest.sampling.official_runs import OfficialTrial, read_official_runs
+from data_ingest.sampling.trials import FewShotTrial, classes_left_out, few_shot_trials
+from data_ingest.sources.layout import ImageFile, ImageReader
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TrialImages:
+    """Sound images by row of an index, without their bytes: a hundred thousand fit in memory."""
+
+    index: ImageIndex
+    files: tuple[ImageFile, ...]
+    """By row of the index."""
+    listing: tuple[int, ...]
+    """Position of each row's file among those that were looked at."""
+    rejected: int
+    reader: ImageReader
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+          UnreadableImageError: it is no longer there.
+        """
+        return self.reader.read(self.files[row])
+
+    def official(self, trials: Iterable[OfficialTrial]) -> list[FewShotTrial]:
+        """The trials, given by positions among the files, all of whose images are sound."""
+        row_of = {listed: row for row, listed in enumerate(self.listing)}
+        return [
+            FewShotTrial(
+                trial_id=trial.trial_id,
+                query=row_of[trial.query],
+                references=tuple((row_of[at],) for at in trial.support),
+                answer=trial.answer,
+            )
+            for trial in trials
+            if all(at in row_of for at in (trial.query, *trial.support))
+        ]
+
+
+def sound_images(
+    files: Sequence[ImageFile], reader: ImageReader, *, copies: bool = False
+) -> TrialImages:
+    """Reads every image once and keeps those that can be used, but not their bytes.
+
+    Args:
+      files: of one container or several.
+      reader: stays open as long as the result is used.
+      copies: whether a class keeps all copies of an image, as published trials must. Else it keeps
+        one: a query that is a copy of its candidate would be no question.
+
+    Raises:
+      InputError: none of them can be used.
+    """
+    usable: list[int] = []
+    seen: set[tuple[str, bytes]] = set()
+    rejected = 0
+    for position, file in enumerate(files):
+        data, reason = reader.read_checked(file)
+        if reason is not None:
+            _log.warning("%s left out: %s", file.member, reason)
+            rejected += 1
+            continue
+        copy = (file.class_name, hashlib.blake2b(data, digest_size=16).digest())
+        if copies or copy not in seen:
+            seen.add(copy)
+            usable.append(position)
+    if not usable:
+        raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
+    refs = [
+        ImageRef(file.group, file.class_name, file.writer, f"{file.uri}\0{file.container}")
+        for file in (files[position] for position in usable)
+    ]
+    listing = tuple(usable[at] for at in sort_order(refs))
+    return TrialImages(
+        index=ImageIndex.build(refs),
+        files=tuple(files[position] for position in listing),
+        listing=listing,
+        rejected=rejected,
+        reader=reader,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TrialSets:
+    """Trials of several ways over the same images."""
+
+    source: str
+    """Folder or zip."""
+    protocol: Literal["within", "official"]
+    shots: int
+    asked: int
+    """Trials of each way that were asked for, or published."""
+    seed: int | None
+    """None where the trials are published."""
+    images: TrialImages
+    by_way: dict[int, list[FewShotTrial]]
+    classes_left_out: list[str]
+    """Those with too few images by different writers for so many shots."""
+
+
+def within_trials(
+    files: Sequence[ImageFile],
+    reader: ImageReader,
+    *,
+    ways: Sequence[int],
+    shots: int,
+    trials: int,
+    seed: int,
+) -> TrialSets:
+    """Trials within groups, drawn at random: see `few_shot_trials`.
+
+    Raises:
+      InputError: a number is out of range, no usable images, or no group of so many classes with
+        so many images.
+    """
+    if not ways or min(ways) < 2 or shots < 1 or trials < 1 or seed < 0:
+        raise InputError(
+            "--way must be at least 2, --shots and --trials at least 1 and --seed at least 0"
+        )
+    images = sound_images(files, reader)
+    return TrialSets(
+        source=files[0].container,
+        protocol="within",
+        shots=shots,
+        asked=trials,
+        seed=seed,
+        images=images,
+        by_way={
+            way: list(few_shot_trials(images.index, way=way, shots=shots, trials=trials, seed=seed))
+            for way in ways
+        },
+        classes_left_out=classes_left_out(images.index, shots=shots),
+    )
+
+
+def official_trials(container: Path, reader: ImageReader) -> TrialSets:
+    """The published one-shot trials of Omniglot (Lake et al. 2015), `all_runs.zip`.
+
+    Raises:
+      InputError: they are not laid out as they should be, or no trial has all its images.
+    """
+    runs = read_official_runs(container)
+    images = sound_images(runs.images, reader, copies=True)
+    by_way: dict[int, list[FewShotTrial]] = {}
+    for trial in images.official(runs.trials):
+        by_way.setdefault(len(trial.references), []).append(trial)
+    if not by_way:
+        raise InputError(f"{container}: each trial lacks an image that can be read")
+    return TrialSets(
+        source=str(container),
+        protocol="official",
+        shots=1,
+        asked=len(runs.trials),
+        seed=None,
+        images=images,
+        by_way=dict(sorted(by_way.items(), reverse=True)),
+        classes_left_out=[],
+    )

@@ -1,0 +1,217 @@
+"""Puts a model into TF Serving's base path as a numbered version: whole, or not at all."""
+
+import errno
+import logging
+import posixpath
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tfx.dsl.io import fileio
+
+from data_ingest.durable import (
+    TEMPORARY_PREFIX,
+    copy_durably,
+    process_started,
+    synchronize_folder,
+    temporary_name,
+)
+
+_log = logging.getLogger(__name__)
+
+ROLLED_BACK_PREFIX = "rolled-back-"
+
+
+def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.time) -> Path:
+    """Copies a SavedModel with everything beside it to `base/<version>`.
+
+    The version is the time in seconds, or one more than the newest version if that is not older;
+    the number of a version that was rolled back is not used again.
+    The copy is made, and brought to the disk, under a name that is no number, which TF Serving
+    does not look at, and then renamed: a server sees the whole version or none. Where another
+    push was quicker with the same number, the next one is taken. A push that dies leaves only its
+    temporary folder, which a later push removes.
+
+    Args:
+      source: a SavedModel folder.
+      base: the model base path; made if missing.
+      now: the clock, seconds since 1970.
+
+    Raises:
+      FileNotFoundError: `source` holds no `saved_model.pb`.
+      OSError: the copy failed, for instance for want of space; nothing of it is left.
+    """
+    if not (source / "saved_model.pb").is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no SavedModel", str(source))
+    base.mkdir(parents=True, exist_ok=True)
+    remove_stale(base)
+    temporary = base / temporary_name()
+    try:
+        copy_durably(source, temporary)
+        while True:
+            taken = [*versions(base), *rolled_back_versions(base)]
+            version = max([int(now()), *(number + 1 for number in taken)])
+            target = base / str(version)
+            try:
+                temporary.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue
+            synchronize_folder(base)
+            return target
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def versions(base: Path) -> list[int]:
+    """Numbers of the versions in a base path, ascending; empty if it does not exist."""
+    if not base.is_dir():
+        return []
+    return sorted(
+        int(entry.name) for entry in base.iterdir() if entry.name.isascii() and entry.name.isdigit()
+    )
+
+
+def rolled_back_versions(base: Path) -> dict[int, Path]:
+    """Folders of the versions that `withdraw_version` took out of service, by number."""
+    found = {}
+    for entry in base.glob(f"{ROLLED_BACK_PREFIX}*"):
+        number = entry.name.removeprefix(ROLLED_BACK_PREFIX)
+        if number.isascii() and number.isdigit():
+            found[int(number)] = entry
+    return found
+
+
+def withdraw_version(base: Path, version: int) -> None:
+    """Takes a version out of service: its folder gets a name that no server looks at.
+
+    In one step; without effect where that has been done already.
+    """
+    folder = base / str(version)
+    if folder.is_dir():
+        folder.rename(base / f"{ROLLED_BACK_PREFIX}{version}")
+        synchronize_folder(base)
+
+
+def remove_version(base: Path, version: int) -> None:
+    """Deletes a version; a server sees the whole of it or none."""
+    doomed = (base / str(version)).rename(base / temporary_name())
+    shutil.rmtree(doomed)
+
+
+def has_same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same content."""
+    files = _sizes(one)
+    return files == _sizes(other) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in files
+    )
+
+
+def remove_stale(base: Path) -> None:
+    """Removes temporary folders of pushes from this host whose process is gone.
+
+    Those of other hosts, which may share the file system, cannot be told dead and stay.
+    """
+    ours = f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    for entry in base.iterdir():
+        if not entry.name.startswith(ours):
+            continue
+        pid, started, _ = entry.name.removeprefix(ours).split("-")
+        if process_started(int(pid)) != started:
+            _log.warning("Removing what an interrupted push left: %s", entry)
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+SAVED_MODEL = "saved_model.pb"
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URI such as `gs://bucket/models`, and not one of this file system."""
+    return "://" in path
+
+
+def newest_version(base: str) -> str | None:
+    """Folder of the newest complete version in a model base path, local or remote; None: none.
+
+    A name that is no number is none, as for TF Serving: neither what a push is still writing nor
+    what was withdrawn counts.
+    """
+    complete = [
+        number
+        for number in version_numbers(base)
+        if fileio.exists(posixpath.join(base, str(number), SAVED_MODEL))
+    ]
+    return posixpath.join(base, str(max(complete))) if complete else None
+
+
+def version_numbers(base: str) -> list[int]:
+    """Numbers of the versions in a base path, ascending; empty if it does not exist."""
+    return _numbers(base, prefix="")
+
+
+def push_to_object_store(
+    source: str, base: str, *, now: Callable[[], float] = time.time
+) -> tuple[str, int]:
+    """Copies a SavedModel with everything beside it to `base/<version>`.
+
+    An object appears whole, several do not appear at once: `saved_model.pb` is copied last, so
+    that a server finds either nothing to load or all of it. A copy that fails is taken away.
+
+    Args:
+      source: a SavedModel folder, local or remote.
+      base: the model base path, a URI.
+      now: the clock, seconds since 1970.
+
+    Returns:
+      The version's URI and its number: the time, or one more than the newest if that is not
+      older; the number of a version that was rolled back is not used again.
+
+    Raises:
+      FileNotFoundError: `source` holds no `saved_model.pb`.
+    """
+    files = _files(source)
+    if SAVED_MODEL not in files:
+        raise FileNotFoundError(f"there is no SavedModel in {source}")
+    taken = [*version_numbers(base), *_numbers(base, prefix=ROLLED_BACK_PREFIX)]
+    version = max([int(now()), *(number + 1 for number in taken)])
+    target = posixpath.join(base, str(version))
+    try:
+        for name in sorted(files, key=lambda name: (name == SAVED_MODEL, name)):
+            copy = posixpath.join(target, name)
+            fileio.makedirs(posixpath.dirname(copy))
+            fileio.copy(posixpath.join(source, name), copy)
+    except BaseException:
+        if fileio.exists(target):
+            fileio.rmtree(target)
+        raise
+    return target, version
+
+
+def _numbers(base: str, *, prefix: str) -> list[int]:
+    if not fileio.isdir(base):
+        return []
+    # Object stores list folders with a slash at the end.
+    names = [str(name).rstrip("/") for name in fileio.listdir(base)]
+    ends = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return sorted(int(end) for end in ends if end.isascii() and end.isdigit())
+
+
+def _files(folder: str) -> list[str]:
+    """All files below a folder, relative to it."""
+    return [
+        posixpath.relpath(posixpath.join(str(parent), str(name)), folder)
+        for parent, _, names in fileio.walk(folder)
+        for name in names
+    ]

@@ -1,0 +1,141 @@
+"""Beam: listing, reading and checking images, in blocks that any worker can hold."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from data_ingest.errors import InputError
+from data_ingest.records.catalog import RUNS, Catalog, CatalogPart, Found, Rejected, build_catalog
+from data_ingest.sampling.index import ImageRef
+from data_ingest.sampling.official_runs import OfficialRuns, read_official_runs
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+
+NAMESPACE: Final = "oneshot"
+"""Of all counters."""
+CATALOG_OUTPUT: Final = "catalog"
+
+_PORTION_IMAGES: Final = 512
+_BLOCK_BYTES: Final = 8 * 2**20
+_MAX_BLOCKS: Final = _PORTION_IMAGES
+
+
+class Portion(NamedTuple):
+    """Files that one worker reads in one go."""
+
+    source: str
+    number: int
+    first: int
+    """Position of the first in the source's list of files."""
+    images: tuple[ImageFile, ...]
+
+
+class Inputs(NamedTuple):
+    """What is to be read."""
+
+    portions: tuple[Portion, ...]
+    official: OfficialRuns
+
+
+def list_inputs(containers: Mapping[str, Sequence[Path]]) -> Inputs:
+    """Lists the images of all inputs, without reading them.
+
+    Args:
+      containers: zips and root folders by source (`background`, `evaluation`, `runs`; or
+        `images`).
+
+    Raises:
+      InputError: a container cannot be listed, or there are several of the official runs.
+    """
+    official = OfficialRuns((), ())
+    portions: list[Portion] = []
+    for source, places in containers.items():
+        files: list[ImageFile] = []
+        if source == RUNS:
+            if len(places) != 1:
+                raise InputError(f"expected one archive of official runs, got {len(places)}")
+            official = read_official_runs(places[0])
+            files += official.images
+        else:
+            for place in places:
+                files += list_images(place)
+        for first in range(0, len(files), _PORTION_IMAGES):
+            part = tuple(files[first : first + _PORTION_IMAGES])
+            portions.append(Portion(source, len(portions), first, part))
+    return Inputs(tuple(portions), official)
+
+
+class ReadImages(beam.DoFn):
+    """Portion → (block number, images), and as `catalog` what was found and rejected.
+
+    A block ends with its portion, or earlier when it holds 8 MiB.
+    """
+
+    def __init__(self) -> None:
+        self._read = Metrics.counter(NAMESPACE, "images_read")
+
+    def setup(self) -> None:
+        self._reader = ImageReader()
+
+    def teardown(self) -> None:
+        self._reader.close()
+
+    def process(self, portion: Portion) -> Iterator[Any]:
+        block = portion.number * _MAX_BLOCKS
+        images: list[bytes] = []
+        found: list[Found] = []
+        rejected: list[Rejected] = []
+        held = 0
+        for offset, image in enumerate(portion.images):
+            data, reason = self._reader.read_checked(image)
+            if reason is not None:
+                rejected.append(Rejected(portion.source, _file_name(image), reason))
+                Metrics.counter(NAMESPACE, f"images_rejected/{reason}").inc()
+                continue
+            images.append(data)
+            found.append(_found(image, data, portion.first + offset))
+            held += len(data)
+            if held >= _BLOCK_BYTES:
+                yield block, images
+                part = CatalogPart(portion.source, block, tuple(found), ())
+                yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)
+                block, images, found, held = block + 1, [], [], 0
+        self._read.inc(len(portion.images))
+        if images:
+            yield block, images
+        part = CatalogPart(portion.source, block, tuple(found), tuple(rejected))
+        yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)
+
+
+def _found(image: ImageFile, data: bytes, listing: int) -> Found:
+    return Found(
+        ref=ImageRef(image.group, image.class_name, image.writer, image.uri),
+        file=_file_name(image),
+        digest=hashlib.blake2b(data, digest_size=16).digest(),
+        size=len(data),
+        listing=listing,
+    )
+
+
+def _file_name(image: ImageFile) -> str:
+    return f"{image.container}/{image.member}"
+
+
+class CombineCatalog(beam.CombineFn):
+    """CatalogParts → Catalog."""
+
+    def create_accumulator(self) -> list[CatalogPart]:
+        return []
+
+    def add_input(self, accumulator: list[CatalogPart], part: CatalogPart) -> list[CatalogPart]:
+        accumulator.append(part)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[list[CatalogPart]]) -> list[CatalogPart]:
+        return [part for accumulator in accumulators for part in accumulator]
+
+    def extract_output(self, accumulator: list[CatalogPart]) -> Catalog:
+        return build_catalog(accumulator)

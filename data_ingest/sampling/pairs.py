@@ -1,0 +1,122 @@
+"""Pairs of images for verification: half of one class, half of two."""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_ingest.errors import InputError
+from data_ingest.sampling.draws import below, raw_draws
+from data_ingest.sampling.index import ImageIndex
+from data_ingest.settings import PairSettings
+
+Ints = npt.NDArray[np.int64]
+
+_TRAIN_STREAM: Final = "pairs/train"
+
+
+class PairsImpossible(InputError):
+    """There is no pair of one class, or none of two classes."""
+
+
+class Pairs(NamedTuple):
+    """Pairs as columns of equal length `n`."""
+
+    row_a: Ints
+    row_b: Ints
+    label: Ints
+    """1 where both are of one class, else 0."""
+
+
+@dataclass(frozen=True)
+class PairSampler:
+    """Pair `i` of a stream as a pure function of (index, seed, stream, i).
+
+    Even `i` is a pair of one class: a class drawn evenly among those with two images, two
+    different images of it. Odd `i` is of two classes; of these, evenly spread, the share
+    `different_within_group` has both classes in one group, as far as the index has groups of two
+    classes (then at least some) and two groups (then at most some).
+    """
+
+    index: ImageIndex
+    seed: int
+    stream: str
+    different_within_group: float
+
+    def check(self, where: str) -> None:
+        """Raises `PairsImpossible`, naming `where` the images are from, if it cannot sample."""
+        if len(self.index.classes) < 2:
+            found = f"only {self.index.classes[0]}" if self.index.classes else "none"
+            raise PairsImpossible(
+                f"{where}: at least two classes are needed to make pairs, found {found}"
+            )
+        if not np.any(self.index.class_sizes >= 2):
+            raise PairsImpossible(
+                f"{where}: none of the {len(self.index.classes)} classes, such as "
+                f"{self.index.classes[0]}, has two different images: add images, "
+                "laid out as <group>/<class>/<image>"
+            )
+
+    def pairs(self, start: int, stop: int) -> Pairs:
+        """Pairs `start` to `stop`; `check` must have passed."""
+        numbers = np.arange(start, stop, dtype=np.int64)
+        words = raw_draws(self.seed, self.stream, start, stop)
+        label = (numbers % 2 == 0).astype(np.int64)
+        row_a = np.empty_like(numbers)
+        row_b = np.empty_like(numbers)
+        sizes, starts = self.index.class_sizes, self.index.class_start
+
+        same = label == 1
+        word = words[same]
+        pairable = np.flatnonzero(sizes >= 2)
+        class_number = pairable[below(word[:, 0], len(pairable))]
+        first = below(word[:, 1], sizes[class_number])
+        second = below(word[:, 2], sizes[class_number] - 1)
+        second += second >= first
+        row_a[same] = starts[class_number] + first
+        row_b[same] = starts[class_number] + second
+
+        word = words[~same]
+        class_a, class_b = self._two_classes(numbers[~same] // 2, word)
+        row_a[~same] = starts[class_a] + below(word[:, 2], sizes[class_a])
+        row_b[~same] = starts[class_b] + below(word[:, 3], sizes[class_b])
+        return Pairs(row_a, row_b, label)
+
+    def _two_classes(self, numbers: Ints, words: npt.NDArray[np.uint64]) -> tuple[Ints, Ints]:
+        index = self.index
+        crowded = np.flatnonzero(index.group_sizes[index.class_group] >= 2)
+        within = self._is_within(numbers, has_crowded=len(crowded) > 0)
+
+        class_a = below(words[:, 0], len(index.classes))
+        if len(crowded):
+            class_a = np.where(within, crowded[below(words[:, 0], len(crowded))], class_a)
+        group = index.class_group[class_a]
+        group_start, group_size = index.group_start[group], index.group_sizes[group]
+        # Within: any other class of the group. Between: any class, stepping over the group.
+        others = np.where(within, group_size - 1, len(index.classes) - group_size)
+        choice = below(words[:, 1], others)
+        near = group_start + choice
+        near += near >= class_a
+        far = np.where(choice < group_start, choice, choice + group_size)
+        return class_a, np.where(within, near, far)
+
+    def _is_within(self, numbers: Ints, *, has_crowded: bool) -> npt.NDArray[np.bool_]:
+        if not has_crowded:
+            return np.zeros(len(numbers), bool)
+        if len(self.index.groups) < 2:
+            return np.ones(len(numbers), bool)
+        share = self.different_within_group
+        turn: npt.NDArray[np.bool_] = np.floor((numbers + 1) * share) > np.floor(numbers * share)
+        return turn
+
+
+def training_sampler(index: ImageIndex, settings: PairSettings) -> PairSampler:
+    """The sampler of the training pairs, over the index of the training classes."""
+    return PairSampler(index, settings.seed, _TRAIN_STREAM, settings.different_within_group)
+
+
+def verification_sampler(index: ImageIndex, settings: PairSettings, *, split: str) -> PairSampler:
+    """The sampler of a split's verification pairs, over the index of that split's classes."""
+    stream = f"pairs/verification/{split}"
+    return PairSampler(index, settings.seed, stream, settings.different_within_group)

@@ -1,0 +1,1 @@
+"""Where images come from: folders, archives, the official download, generated glyphs."""

@@ -1,0 +1,318 @@
+"""Images as they lie on disk: `<group>/<class>/<image>` in a folder or a zip, read in place."""
+
+import io
+import logging
+import os
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Final, NamedTuple
+
+from PIL import Image
+
+from data_ingest.errors import InputError
+
+MAX_BYTES: Final = 16 * 2**20
+MAX_SIDE: Final = 4096
+MIN_SIDE: Final = 4
+
+_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC: Final = b"\xff\xd8\xff"
+
+
+def check_image(data: bytes) -> str | None:
+    """Says why an encoded image must be rejected, or None where it is sound.
+
+    Stricter than Pillow: damage that Pillow skips over (a wrong checksum in a PNG) stops
+    TensorFlow's decoder in the middle of training.
+
+    Returns:
+      One of `empty`, `not PNG or JPEG`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE` pixels
+      a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`; or None.
+    """
+    if not data:
+        return "empty"
+    if len(data) > MAX_BYTES:
+        return "too large"
+    if data.startswith(_PNG_MAGIC):
+        reason = _check_png_chunks(data)
+        if reason is not None:
+            return reason
+    elif not data.startswith(_JPEG_MAGIC):
+        return "not PNG or JPEG"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        if max(image.size) > MAX_SIDE:
+            return "too large"
+        if min(image.size) < MIN_SIDE:
+            return "too small"
+        image.load()
+    except Image.DecompressionBombError:
+        return "too large"
+    except OSError as error:
+        return "truncated" if "truncated" in str(error) else "unreadable"
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error):
+        return "unreadable"
+    return None
+
+
+def _check_png_chunks(data: bytes) -> str | None:
+    view = memoryview(data)
+    position = len(_PNG_MAGIC)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            return "truncated"
+        critical = not kind[0] & 0x20
+        crc = int.from_bytes(view[end - 4 : end], "big")
+        if critical and zlib.crc32(view[position + 4 : end - 4]) != crc:
+            return "unreadable"
+        if kind == b"IHDR" and length >= 8:
+            width, height = struct.unpack_from(">II", data, position + 8)
+            if max(width, height) > MAX_SIDE:
+                return "too large"
+        if kind == b"IEND":
+            return None
+        position = end
+    return "truncated"
+
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageFile",
+    "ImageReader",
+    "UnreadableImageError",
+    "check_image",
+    "list_images",
+    "read_image",
+]
+
+IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
+_MAX_DEPTH: Final = 12
+_WRITER = re.compile(r"^\d{4}_(\d{2})$")
+_ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+_log = logging.getLogger(__name__)
+
+
+class UnreadableImageError(Exception):
+    """The bytes of one image cannot be had from its folder or zip."""
+
+
+class ImageFile(NamedTuple):
+    """One image where it lies. Picklable; sorts by group, class and writer."""
+
+    group: str
+    """`Greek`; empty where the layout has no groups."""
+    class_name: str
+    """`Greek/character03`, or `digit3` where there are no groups. Unique over groups."""
+    writer: int
+    """Omniglot's drawer (1 to 20) from names like `0394_07.png`; 0 where unknown."""
+    container: str
+    """Path of the zip, or of the root folder."""
+    member: str
+    """Path inside the container, with forward slashes."""
+
+    @property
+    def uri(self) -> str:
+        """`Greek/character03/0394_07.png`: the same wherever, and in what, the image lies.
+
+        Unique in one container. Omniglot's two small background sets share two alphabets; a
+        shared image has the same `uri` in both.
+        """
+        return f"{self.class_name}/{PurePosixPath(self.member).name}"
+
+
+def list_images(container: Path) -> list[ImageFile]:
+    """Lists the images of a folder or zip, sorted, without reading them.
+
+    Leading folders common to all images are stripped while more than `<group>/<class>` is left.
+    Hidden files, `__MACOSX` and files that are not named `.png`, `.jpg` or `.jpeg` are ignored.
+
+    Raises:
+      InputError: the container cannot be read, is empty, holds no images, holds images at
+        different depths, or has names that would lead out of it.
+    """
+    names = _zip_members(container) if container.is_file() else _folder_members(container)
+    members = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not names:
+        raise InputError(f"{container} is empty: expected <group>/<class>/<image> inside")
+    if not members:
+        found = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in found.most_common(5))
+        raise InputError(f"{container} holds no PNG or JPEG images (found {kinds})")
+    for member in members:
+        _check_name(container, member)
+    root = _common_root(container, members)
+    images = sorted(_image_file(container, root, member) for member in members)
+    _log.debug("%s: %d images, %d other files", container, len(images), len(names) - len(members))
+    return images
+
+
+class ImageReader:
+    """Reads images one after another, keeping the zips that they lie in open.
+
+    Not safe to share between threads; every worker makes its own.
+    """
+
+    def __init__(self) -> None:
+        self._zips: dict[str, zipfile.ZipFile] = {}
+
+    def read(self, image: ImageFile) -> bytes:
+        """Returns the encoded image, at most `MAX_BYTES` + 1 bytes of it.
+
+        Raises:
+          UnreadableImageError: the file or member is missing, damaged, encrypted or not readable.
+        """
+        try:
+            container = Path(image.container)
+            if container.is_dir():
+                with (container / image.member).open("rb") as stream:
+                    return stream.read(MAX_BYTES + 1)
+            archive = self._zips.get(image.container)
+            if archive is None:
+                archive = self._zips[image.container] = zipfile.ZipFile(image.container)
+            with archive.open(image.member) as member:
+                return member.read(MAX_BYTES + 1)
+        except (OSError, KeyError, *_ZIP_ERRORS) as error:
+            raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
+
+    def read_checked(self, image: ImageFile) -> tuple[bytes, str | None]:
+        """Returns (encoded image, None), or (empty, reason) where it must be rejected."""
+        try:
+            data = self.read(image)
+        except UnreadableImageError:
+            return b"", "unreadable"
+        reason = check_image(data)
+        return (data, None) if reason is None else (b"", reason)
+
+    def close(self) -> None:
+        while self._zips:
+            self._zips.popitem()[1].close()
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_image(image: ImageFile) -> bytes:
+    """Reads one image; `ImageReader` is quicker for many.
+
+    Raises:
+      UnreadableImageError: the file or member is missing, damaged, encrypted or not readable.
+    """
+    with ImageReader() as reader:
+        return reader.read(image)
+
+
+def _zip_members(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    except (OSError, *_ZIP_ERRORS) as error:
+        raise InputError(
+            f"{path} cannot be read as a zip archive ({error}): "
+            "give a folder or an undamaged zip of images"
+        ) from error
+    if any(entry.flag_bits & 0x1 for entry in entries):
+        raise InputError(f"{path} is protected by a password: unpack it and give the folder")
+    return sorted({entry.filename for entry in entries if not _is_hidden(entry.filename)})
+
+
+def _folder_members(root: Path) -> list[str]:
+    if not root.exists():
+        raise InputError(f"{root} does not exist: give a folder or a zip of images")
+    if not root.is_dir():
+        raise InputError(f"{root} is neither a folder nor a zip of images")
+    try:
+        return sorted(_walk(root, ""))
+    except OSError as error:
+        raise InputError(f"{root} cannot be listed: {error}") from error
+
+
+def _walk(root: Path, folder: str) -> Iterator[str]:
+    if folder.count("/") > _MAX_DEPTH:
+        raise InputError(
+            f"{root}: folders are nested too deeply at {folder}: "
+            "expected <group>/<class>/<image>; is there a link that points back up?"
+        )
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _walk(root, f"{folder}{entry.name}/")
+            elif entry.is_file() or entry.is_symlink():
+                # A dangling link is kept: it is one unreadable image, to be counted as such.
+                yield f"{folder}{entry.name}"
+
+
+def _is_hidden(name: str) -> bool:
+    return any(
+        (part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/")
+    )
+
+
+def _check_name(container: Path, member: str) -> None:
+    unsafe = member.startswith("/") or "\\" in member or "\0" in member or ".." in member.split("/")
+    if unsafe or any("\ud800" <= letter <= "\udfff" for letter in member):
+        raise InputError(
+            f"{container}: unsafe file name {member!r}: names must be plain relative paths "
+            "with forward slashes and readable characters"
+        )
+
+
+def _common_root(container: Path, members: Sequence[str]) -> int:
+    """Number of leading folders that all members share and that are not group or class."""
+    folders = [member.split("/")[:-1] for member in members]
+    root = 0
+    while min(len(parts) for parts in folders) - root > 2 and len({p[root] for p in folders}) == 1:
+        root += 1
+    depths: dict[int, str] = {}
+    for parts, member in zip(folders, members, strict=True):
+        depths.setdefault(len(parts) - root, member)
+    if len(depths) > 1:
+        shallow, deep = depths[min(depths)], depths[max(depths)]
+        raise _layout_error(
+            container, f"images lie at different depths, such as {shallow} and {deep}"
+        )
+    (depth,) = depths
+    if depth == 0:
+        raise _layout_error(container, f"images lie outside any class folder, such as {members[0]}")
+    if depth > 2:
+        raise _layout_error(container, f"images lie too deep, such as {members[0]}")
+    return root
+
+
+def _layout_error(container: Path, problem: str) -> InputError:
+    return InputError(
+        f"{container}: {problem}: expected <group>/<class>/<image> or <class>/<image>"
+    )
+
+
+def _image_file(container: Path, root: int, member: str) -> ImageFile:
+    *folders, name = member.split("/")[root:]
+    writer = _WRITER.match(PurePosixPath(name).stem)
+    return ImageFile(
+        group=folders[0] if len(folders) == 2 else "",
+        class_name="/".join(folders),
+        writer=int(writer.group(1)) if writer else 0,
+        container=str(container),
+        member=member,
+    )

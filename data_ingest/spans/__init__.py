@@ -1,0 +1,1 @@
+"""Data that arrives in portions: landed once, checked, described by figures, never changed."""

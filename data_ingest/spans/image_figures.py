@@ -1,0 +1,256 @@
+"""Figures of all images of some spans, in ranges, and how much they differ by nature."""
+
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_ingest.sampling.draws import Draws, stable_hash
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+
+_SIDE: Final = 128
+"""Larger images are reduced to this side first: the figures are about shapes, not resolution."""
+
+Ink = npt.NDArray[np.bool_]
+
+
+class ImageStatistics(NamedTuple):
+    """Figures of one image. Ink is what differs from the paper, paper what the border mostly is."""
+
+    width: int
+    """Pixels, as stored."""
+    height: int
+    form: str
+    """How it is stored: `PNG 1-bit`, `PNG gray`, `PNG colour`, `JPEG gray` and so on."""
+    paper: str
+    """`light`, `dark`, or `blank` where there is no ink at all."""
+    brightness: float
+    """Mean, in [0, 1]."""
+    contrast: float
+    """Standard deviation of the brightness, in [0, 0.5]."""
+    ink: float
+    """Share of pixels, in [0, 1]."""
+    roughness: float
+    """Changes between ink and paper along rows and columns, per ink pixel, in [0, 4]: fine strokes
+    about 1, specks of noise 4. 0 where blank."""
+    ink_x: float
+    """Where the middle of the ink is, from 0 (left) to 1. 0.5 where blank."""
+    ink_y: float
+    """From 0 (top) to 1."""
+    ink_width: float
+    """Share of the width that rows with ink span, in [0, 1]."""
+    ink_height: float
+
+
+def image_statistics(data: bytes) -> ImageStatistics:
+    """Measures an encoded image that `check_image` has found sound.
+
+    Transparent pixels are white, as for the model.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        form = f"{image.format} {_colours(image)}"
+        gray = _gray(image)
+    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    light = float(border.mean()) > 0.5
+    ink = gray < 0.5 if light else gray >= 0.5
+    count = int(ink.sum())
+    x, across = _along(ink.sum(axis=0))
+    y, down = _along(ink.sum(axis=1))
+    return ImageStatistics(
+        width=width,
+        height=height,
+        form=form,
+        paper="blank" if not count else "light" if light else "dark",
+        brightness=float(gray.mean()),
+        contrast=float(gray.std()),
+        ink=count / ink.size,
+        roughness=_changes(ink) / count if count else 0.0,
+        ink_x=x,
+        ink_y=y,
+        ink_width=across,
+        ink_height=down,
+    )
+
+
+def _colours(image: Image.Image) -> str:
+    if "A" in image.getbands() or "transparency" in image.info:
+        return "with transparency"
+    return {"1": "1-bit", "L": "gray", "I": "gray", "I;16": "gray"}.get(image.mode, "colour")
+
+
+def _gray(image: Image.Image) -> npt.NDArray[np.float32]:
+    """`[H, W]` in [0, 1], at most `_SIDE` pixels a side."""
+    if _colours(image) == "with transparency":
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode.startswith("I"):
+        # 16 bits: Pillow clips instead of scaling.
+        gray = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    else:
+        gray = image.convert("L")
+    gray.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    return np.asarray(gray, np.float32) / np.float32(255)
+
+
+def _changes(ink: Ink) -> int:
+    padded = np.pad(ink, 1)
+    return int(
+        np.count_nonzero(padded[1:] != padded[:-1])
+        + np.count_nonzero(padded[:, 1:] != padded[:, :-1])
+    )
+
+
+def _along(count: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Middle and extent of the ink along one side, of which `count` are the ink pixels."""
+    total = int(count.sum())
+    if not total:
+        return 0.5, 0.0
+    places = (np.arange(len(count)) + 0.5) / len(count)
+    first, last = np.flatnonzero(count)[[0, -1]]
+    return float(places @ count / total), float(last - first + 1) / len(count)
+
+
+def bin_of(name: str, value: float | str) -> str:
+    """The range that a figure lies in, by a name that sorts as the ranges do.
+
+    Ranges do not depend on the data. TFDV's own histograms do: there, a single outlier among
+    thousands of values moves their divergence from 0.01 to 0.5.
+    """
+    if isinstance(value, str):
+        return value
+    if name in _LOGARITHMIC:
+        # Half octaves; a pixel more or less is the same, twice as many is not.
+        step = round(2 * math.log2(value)) if value > 0 else -99
+        return f"{step:+04d}"
+    return f"{math.floor(value * _STEPS[name]):02d}"
+
+
+_LOGARITHMIC: Final = frozenset({"width", "height", "ink", "class_size"})
+_STEPS: Final = {
+    "brightness": 20,
+    "contrast": 40,
+    "roughness": 10,
+    "ink_x": 20,
+    "ink_y": 20,
+    "ink_width": 20,
+    "ink_height": 20,
+}
+
+
+FIGURES: Final = (*ImageStatistics._fields, "class_size")
+_DRAWS: Final = 100
+_FEWEST_UNITS: Final = 4
+"""With fewer groups, classes show how much images differ by nature."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ImageFigures:
+    """A column a figure, all of one length."""
+
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]]
+    """`FIGURES`, each value the name of a range."""
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def share(self, figure: str) -> dict[str, float]:
+        """Share of the images by value."""
+        counts = Counter(self.columns[figure])
+        return {value: count / len(self) for value, count in sorted(counts.items())}
+
+
+def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigures:
+    """Measures the images of some spans; of more than `limit`, always the same ones.
+
+    Args:
+      spans: the zips of each. `class_size` counts within a span.
+      limit: most images that are measured.
+    """
+    listed: list[tuple[ImageFile, int]] = []
+    for containers in spans:
+        files = [file for container in containers for file in list_images(container)]
+        sizes = Counter(file.class_name for file in files)
+        listed += [(file, sizes[file.class_name]) for file in files]
+    listed.sort(key=lambda item: (stable_hash(0, item[0].uri), item[0].container))
+    kept: list[ImageFile] = []
+    rows: list[list[str]] = []
+    with ImageReader() as reader:
+        for file, size in listed[:limit]:
+            data, reason = reader.read_checked(file)
+            if reason is None:
+                measured = {**image_statistics(data)._asdict(), "class_size": size}
+                rows.append([bin_of(name, measured[name]) for name in FIGURES])
+                kept.append(file)
+    columns = zip(*rows, strict=True) if rows else [()] * len(FIGURES)
+    return ImageFigures(
+        tuple(file.group for file in kept),
+        tuple(file.class_name for file in kept),
+        dict(zip(FIGURES, (tuple(column) for column in columns), strict=True)),
+    )
+
+
+def natural_divergences(reference: ImageFigures, *, like: ImageFigures) -> dict[str, float]:
+    """How far, in each figure, a few of the reference's groups can be from its other groups.
+
+    New groups differ from known ones without anything being wrong, one alone more than many
+    together. So as many groups as `like` has, half of the reference's at most, are drawn a hundred
+    times; the greatest divergence from the rest is what counts. 0 where there are too few.
+    """
+    units, count = reference.groups, len(set(like.groups))
+    if len(set(units)) < _FEWEST_UNITS:
+        units, count = reference.classes, len(set(like.classes))
+    names = sorted(set(units))
+    if len(names) < _FEWEST_UNITS:
+        return dict.fromkeys(reference.columns, 0.0)
+    count = min(count, len(names) // 2)
+    drawn = np.zeros((_DRAWS, len(names)), bool)
+    for number, row in enumerate(drawn):
+        row[Draws(0, f"natural divergence/{count}", number).order(len(names))[:count]] = True
+    greatest = {}
+    for figure, column in reference.columns.items():
+        table = _table(units, column, names)
+        greatest[figure] = float(divergence(drawn @ table, ~drawn @ table).max())
+    return greatest
+
+
+def divergence(one: Floats, other: Floats) -> Floats:
+    """Jensen-Shannon divergence (Lin 1991, equation 4.1, base 2), in [0, 1].
+
+    Args:
+      one, other: `[..., V]`, counts of the same values, not all of them zero.
+
+    Returns:
+      `[...]`.
+    """
+    p = one / one.sum(axis=-1, keepdims=True)
+    q = other / other.sum(axis=-1, keepdims=True)
+    between = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
+    return np.maximum(between, 0.0)
+
+
+def _entropy(shares: Floats) -> Floats:
+    logarithms = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
+    entropy: Floats = -(shares * logarithms).sum(axis=-1)
+    return entropy
+
+
+def _table(units: Iterable[str], values: Sequence[str], names: Sequence[str]) -> Floats:
+    """`[units, values]` counts."""
+    row = {name: number for number, name in enumerate(names)}
+    column = {value: number for number, value in enumerate(sorted(set(values)))}
+    table = np.zeros((len(row), len(column)))
+    places = [(row[unit], column[value]) for unit, value in zip(units, values, strict=True)]
+    np.add.at(table, tuple(np.array(places).T), 1)
+    return table

@@ -1,0 +1,101 @@
+"""One landed span: the record in its folder, and whether its images are still those that landed."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field
+
+from data_ingest.errors import InputError
+from data_ingest.settings import Settings
+from data_ingest.spans.landing import fingerprint, table_of_contents
+from data_ingest.spans.sides import SIDES, Side, Unit
+
+RECORD: Final = "span.json"
+_NAME: Final = re.compile(r"span-[1-9]\d*")
+
+
+class Refused(Settings):
+    """An image that was left out, and why."""
+
+    file: str
+    reason: str
+
+
+class Span(Settings):
+    """A landed span: the content of its `span.json`, where it lies and whether it is used."""
+
+    path: Path = Field(exclude=True)
+    excluded: str | None = Field(default=None, exclude=True)
+    """Why no training uses it; None where trainings do."""
+    readmitted: bool = Field(default=False, exclude=True)
+    """Whether a person has decided that trainings use it."""
+    number: int
+    previous: int | None
+    """The span before it; None of the first."""
+    landed: str
+    """UTC, ISO 8601."""
+    sources: tuple[str, ...]
+    """Folders and zips that it was made of."""
+    fingerprint: str
+    """Digest of names, sizes and checksums of all its images."""
+    unit: Unit
+    """What keeps its side: a group, or, where the first span had fewer than three, a class."""
+    new: dict[str, Side]
+    """Sides of the groups (or classes) that first appeared in this span."""
+    images: dict[Side, int]
+    classes: dict[Side, int]
+    groups: int
+    duplicates: int
+    """Copies of an image in one class that were left out."""
+    refused: tuple[Refused, ...]
+
+    def container(self, side: Side) -> Path | None:
+        """The zip of the images of that side; None where the span has none."""
+        return self.path / f"{side}.zip" if self.images[side] else None
+
+    @property
+    def containers(self) -> tuple[Path, ...]:
+        """The zips of both sides."""
+        found = (self.container(side) for side in SIDES)
+        return tuple(path for path in found if path is not None)
+
+    def check(self) -> None:
+        """Looks over tables of contents; damaged bytes are found when an image is read.
+
+        Raises:
+          InputError: the zips are not what landed.
+        """
+        found = [entry for path in self.containers for entry in table_of_contents(path)]
+        if fingerprint(found) != self.fingerprint:
+            raise InputError(
+                f"{self.path} has changed since it landed, and spans never do: restore it from "
+                "a copy"
+            )
+
+
+def is_span(path: Path) -> bool:
+    """Whether a folder is named like a landed span."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def read_span(path: Path, *, decision: Mapping[str, Any]) -> Span:
+    """Reads the record in a span's folder.
+
+    Args:
+      path: the folder.
+      decision: values of `excluded` and `readmitted`.
+
+    Raises:
+      InputError: it is missing, damaged, or that of another span.
+    """
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        span = Span.model_validate({**record, "path": path, **decision})
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path / RECORD} cannot be read ({error}): restore it") from error
+    if path.name != f"span-{span.number}":
+        raise InputError(f"{path} is span {span.number}: give the folder its name back")
+    return span

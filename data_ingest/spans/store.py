@@ -1,0 +1,351 @@
+"""Images that arrive in portions: numbered spans, each landed whole and never changed.
+
+<root>/span-<N>/background.zip    images to train on
+                evaluation.zip    images that no model is ever trained on
+                span.json         what came, what was refused, which groups are new
+<root>/excluded/span-<N>.json     why no training uses that span
+<root>/windows/<first>-<last>/    links to the zips that one training reads
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from data_ingest.durable import sync, write_durably
+from data_ingest.errors import InputError
+from data_ingest.records.catalog import BACKGROUND, EVALUATION
+from data_ingest.sampling.splits import split_index
+from data_ingest.settings import PairSettings
+from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.path_patterns import refuse_wildcards
+from data_ingest.spans.landing import NewImages, read_images, settle
+from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows, unit_of
+from data_ingest.spans.span import RECORD, Refused, Span, is_span, read_span
+
+_KEPT: Final = 20
+_LONGEST: Final = 40
+_STAGED_WINDOW: Final = ".making"
+
+
+def link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
+    """Makes `windows/<name>` hold these links, relative ones, so that all of it can be moved.
+
+    Only the newest folders stay: links to a year's evaluation images add up, and what went is made
+    again when asked for. The caller lets nobody else do the same meanwhile.
+
+    Args:
+      links: `background/span-3.zip` and so on, to where it lies.
+    """
+    folder = windows / name
+    wanted = {link: os.path.relpath(to, (folder / link).parent) for link, to in links.items()}
+    if _links_in(folder) != wanted:
+        staged = windows / f"{_STAGED_WINDOW}-{name}"
+        shutil.rmtree(staged, ignore_errors=True)
+        for side in SIDES:
+            (staged / side).mkdir(parents=True)
+        for link, target in wanted.items():
+            (staged / link).symlink_to(target)
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.rename(folder)
+    os.utime(folder)
+    by_age = sorted(windows.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for old in by_age[:-_KEPT]:
+        shutil.rmtree(old)
+    return folder
+
+
+def window_name(first: int, last: int, *, without: Sequence[int]) -> str:
+    """`3-7`, or `3-7-without-5`; a name that a file system takes, however many are left out."""
+    if not without:
+        return f"{first}-{last}"
+    left_out = "-".join(map(str, without))
+    if len(left_out) > _LONGEST:
+        left_out = hashlib.sha256(left_out.encode()).hexdigest()[:16]
+    return f"{first}-{last}-without-{left_out}"
+
+
+def _links_in(folder: Path) -> dict[str, str]:
+    return {
+        f"{link.parent.name}/{link.name}": str(link.readlink())
+        for link in folder.glob("*/*")
+        if link.is_symlink()
+    }
+
+
+_STAGED: Final = ".landing-"
+_log = logging.getLogger(__name__)
+
+
+class SpanStore:
+    """The spans under one folder. Safe to use from several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` is `<output>/spans`; it is made when the first span lands."""
+        self.root = root.absolute()
+
+    def spans(self) -> list[Span]:
+        """All landed spans, excluded ones too, by number, which is the order of their arrival.
+
+        Raises:
+          InputError: one is damaged, or has been taken away.
+        """
+        paths = [path for path in self._entries() if is_span(path)]
+        found = [read_span(path, decision=self._decision(path.name)) for path in paths]
+        found.sort(key=lambda span: span.number)
+        before: int | None = None
+        for span in found:
+            if span.previous != before:
+                raise InputError(
+                    f"{self.root}: span-{span.previous} is gone, which landed before "
+                    f"span-{span.number}: put it back; it says which groups may be trained on"
+                )
+            before = span.number
+        return found
+
+    def span(self, number: int) -> Span:
+        """One span.
+
+        Raises:
+          InputError: it has not landed; the message says which have.
+        """
+        spans = self.spans()
+        for span in spans:
+            if span.number == number:
+                return span
+        there = f"{spans[0].number} to {spans[-1].number}" if spans else "none"
+        raise InputError(
+            f"there is no span {number} in {self.root} (spans here: {there}): "
+            f"`oneshot ingest --span {number} DIR` lands it"
+        )
+
+    def land(
+        self,
+        number: int | None,
+        sources: Sequence[Path],
+        *,
+        pairs: PairSettings,
+        max_rejected_share: float,
+    ) -> Span:
+        """Lands new images as a span, whole or not at all, and for ever.
+
+        A group keeps the side on which it first appears (see `span_sides`). The same number with
+        the same images again changes nothing.
+
+        Args:
+          number: greater than those of all spans that are there, so that no window of earlier
+            spans changes; None takes the next one, and none where these are the images of the
+            newest span.
+          sources: folders and zips of `<group>/<class>/<image>` or `<class>/<image>`.
+          pairs: `evaluation_share`, `seed` and `ways` decide on the sides of new groups.
+          max_rejected_share: share of unusable images above which none lands.
+
+        Raises:
+          InputError: the images cannot be used, or the number is taken or too small.
+          OSError: the folder cannot be written, or its disk is full.
+        """
+        if number is not None and number < 1:
+            raise InputError(f"--span {number}: spans are numbered from 1")
+        refuse_wildcards(self.root, named_by="--output")
+        with self._alone():
+            spans = self.spans()
+            sources = [source.expanduser().absolute() for source in sources]
+            reading = read_images(sources)
+
+            def after(earlier: Sequence[Span]) -> NewImages:
+                return settle(
+                    reading,
+                    earlier=[path for span in earlier for path in span.containers],
+                    max_rejected_share=max_rejected_share,
+                )
+
+            newest = spans[-1].number if spans else 0
+            if number is None:
+                if spans and spans[-1].fingerprint == after(spans[:-1]).fingerprint:
+                    return spans[-1]
+                number = newest + 1
+            if number <= newest:
+                earlier = [span for span in spans if span.number < number]
+                return _same(spans[len(earlier)], number, after(earlier))
+            return self._write(number, sources, after(spans), spans, pairs)
+
+    def exclude(self, number: int, reason: str) -> None:
+        """Keeps a span out of trainings and evaluations, until `readmit`.
+
+        Its groups keep their sides.
+
+        Raises:
+          InputError: it has not landed.
+        """
+        self._decide(number, excluded=reason, readmitted=False)
+
+    def readmit(self, number: int) -> None:
+        """Takes `exclude` back, and remembers that this was decided.
+
+        Raises:
+          InputError: it has not landed.
+        """
+        self._decide(number, excluded=None, readmitted=True)
+
+    def window(self, last: int, length: int) -> Dataset:
+        """What a training on the spans up to `last` uses: links that ExampleGen reads through.
+
+        Background images are those of the last `length` spans; evaluation images those of all
+        spans up to `last`; excluded spans do not count. The same arguments give the same images
+        whatever lands later, as long as the same spans are excluded.
+
+        Args:
+          last: number of the last span.
+          length: how many spans, at least 0; 0 is all.
+
+        Raises:
+          InputError: the span is not there or excluded, a span was changed, or there are no images
+            to train on.
+        """
+        if (reason := self.span(last).excluded) is not None:
+            raise InputError(
+                f"span {last} is excluded from training ({reason}): `oneshot spans readmit {last}` "
+                "takes that back"
+            )
+        before = [span for span in self.spans() if span.number <= last]
+        spans = [span for span in before if span.excluded is None]
+        chosen = spans[-length:] if length else spans
+        without = [span.number for span in before if span.excluded is not None]
+        name = window_name(chosen[0].number, last, without=without)
+        count = sum(span.images[BACKGROUND] for span in chosen)
+        if not count:
+            raise InputError(
+                f"spans {name} have no images to train on, only ones of groups that are kept for "
+                "evaluation: choose a longer window"
+            )
+        for span in spans:
+            span.check()
+        with self._alone():
+            folder = link_window(self.root / "windows", name, _links(chosen, spans))
+        description = f"{count} images to train on, of spans {name}, in {self.root}"
+        inputs = {str(side): f"{side}/*" for side in SIDES}
+        return Dataset("folder", folder, inputs, description).check()
+
+    def _write(
+        self,
+        number: int,
+        sources: Sequence[Path],
+        images: NewImages,
+        earlier: Sequence[Span],
+        pairs: PairSettings,
+    ) -> Span:
+        index = images.located.index
+        known = {name: side for span in earlier for name, side in span.new.items()}
+        unit = earlier[0].unit if earlier else unit_of(index)
+        require_like_layout(index.groups, known, unit)
+        new = new_sides(index, known, pairs, unit=unit)
+        rows = side_rows(index, {**known, **new}, unit)
+        if not earlier:
+            split_index(index.take(rows[BACKGROUND]), index.take(rows[EVALUATION]), pairs)
+        final = self.root / f"span-{number}"
+        span = Span(
+            path=final,
+            number=number,
+            previous=earlier[-1].number if earlier else None,
+            landed=_now(),
+            sources=tuple(str(source) for source in sources),
+            fingerprint=images.fingerprint,
+            unit=unit,
+            new=new,
+            images={side: len(own) for side, own in rows.items()},
+            classes={side: len(index.take(own).classes) for side, own in rows.items()},
+            groups=len(index.groups),
+            duplicates=images.duplicates,
+            refused=tuple(Refused(file=bad.file, reason=bad.reason) for bad in images.rejected),
+        )
+        staged = self.root / f"{_STAGED}{number}"
+        staged.mkdir()
+        try:
+            for side, own in rows.items():
+                if len(own):
+                    images.write(staged / f"{side}.zip", own)
+            write_durably(staged / RECORD, span.model_dump_json(indent=2) + "\n")
+            for path in staged.iterdir():
+                # Not the folder: its owner could then not delete the output folder any more.
+                path.chmod(0o444)
+            sync(staged)
+            staged.rename(final)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        sync(self.root)
+        return span
+
+    def _decision(self, name: str) -> dict[str, Any]:
+        path = self.root / "decisions" / f"{name}.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"excluded": record["excluded"], "readmitted": record["readmitted"]}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error}): delete or repair it") from error
+
+    def _decide(self, number: int, *, excluded: str | None, readmitted: bool) -> None:
+        self.span(number)
+        record = {"excluded": excluded, "readmitted": readmitted, "at": _now()}
+        with self._alone():
+            folder = self.root / "decisions"
+            folder.mkdir(exist_ok=True)
+            staged = folder / f"{_STAGED}{number}"
+            staged.unlink(missing_ok=True)
+            write_durably(staged, json.dumps(record, indent=2) + "\n")
+            staged.replace(folder / f"span-{number}.json")
+            sync(folder)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One writer at a time; what a killed one had staged is swept away."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.info("Waiting for another process that uses %s", self.root)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            for staged in self._entries():
+                if staged.name.startswith(_STAGED):
+                    shutil.rmtree(staged)
+            yield
+
+    def _entries(self) -> list[Path]:
+        return list(self.root.iterdir()) if self.root.is_dir() else []
+
+
+def _links(chosen: Sequence[Span], spans: Sequence[Span]) -> dict[str, Path]:
+    return {
+        f"{side}/{span.path.name}.zip": container
+        for side, of_side in zip(SIDES, (chosen, spans), strict=True)
+        for span in of_side
+        if (container := span.container(side)) is not None
+    }
+
+
+def _same(span: Span, number: int, images: NewImages) -> Span:
+    if span.number != number:
+        raise InputError(
+            f"--span {number}: span {span.number} has landed already, and spans land in the "
+            "order of their numbers: give a greater one"
+        )
+    if span.fingerprint != images.fingerprint:
+        raise InputError(
+            f"--span {number}: {span.path} has landed already with other images, and spans are "
+            "immutable: land these as a new span"
+        )
+    return span
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

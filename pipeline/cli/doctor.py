@@ -1,0 +1,302 @@
+"""What a run needs, looked at before it starts: `oneshot doctor`."""
+
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.text import Text
+
+from data_ingest.errors import InputError
+from data_ingest.settings import DatasetSettings
+from data_ingest.sources.resolve import find
+
+PYTHONS: Final = ((3, 10), (3, 13))
+"""Oldest and newest version that the stack is published for."""
+
+SHOWN_PACKAGES: Final = ("tfx", "tensorflow", "keras", "apache-beam", "ml-metadata", "numpy")
+
+# Their native parts are the ones that scripts/bootstrap.py may have to adapt; importing them shows.
+NATIVE_MODULES: Final = {
+    "ml-metadata": "ml_metadata.metadata_store.metadata_store",
+    "tensorflow-data-validation": "tensorflow_data_validation",
+}
+
+FATAL_DISK_BYTES: Final = 2**30
+SPARSE_DISK_BYTES: Final = 4 * 2**30
+SPARSE_MEMORY_BYTES: Final = 3 * 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+      name: what was looked at, as `disk`.
+      ok: nothing is wrong with it.
+      fatal: a run cannot succeed unless this is ok.
+      detail: what was found, in one line.
+      remedy: what to do about it; empty where it is ok.
+    """
+
+    name: str
+    ok: bool
+    fatal: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(
+    settings: DatasetSettings,
+    *,
+    data: Path | None,
+    output: Path,
+    environ: Mapping[str, str] | None = None,
+) -> list[Check]:
+    """Looks at all that a run needs; changes nothing and asks no server.
+
+    Args:
+      settings: where images are to come from.
+      data: a folder or zip named on the command line.
+      output: where a run would write.
+      environ: environment variables; this process's by default.
+    """
+    root = Path(__file__).resolve().parents[2]
+    adapted = adapted_modules(Path(sys.prefix))
+    with _native_code_silenced():
+        imported = [
+            *(
+                check_native_module(package, module, adapted=adapted)
+                for package, module in NATIVE_MODULES.items()
+            ),
+            check_devices(),
+        ]
+    return [
+        check_python(sys.version_info[:2]),
+        check_packages(root / "requirements.lock"),
+        *imported,
+        check_memory(Path("/proc/meminfo")),
+        check_data(settings, data=data, environ=os.environ if environ is None else environ),
+        check_writable(output),
+        check_disk(output),
+    ]
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """A line for each check, with the remedy under those that need one, and a closing line."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = Text("ok  ", "green") if check.ok else Text("FAIL", "bold red")
+        if not check.ok and not check.fatal:
+            mark = Text("note", "yellow")
+        console.print(mark, Text(f"{check.name:<{width}}  {check.detail}"), soft_wrap=True)
+        if check.remedy:
+            console.print(Text(f"{'':<{width + 7}}{check.remedy}"), soft_wrap=True)
+    stopping = [check.name for check in checks if check.fatal and not check.ok]
+    if stopping:
+        console.print(Text(f"A run would fail: see {', '.join(stopping)}.", "bold red"))
+    else:
+        console.print("Nothing here would stop a run.")
+
+
+def check_python(version: tuple[int, ...]) -> Check:
+    """Whether the packages are published for this Python."""
+    oldest, newest = PYTHONS
+    found = ".".join(map(str, version))
+    return Check(
+        "python",
+        ok=oldest <= version[:2] <= newest,
+        fatal=True,
+        detail=f"{found} at {sys.executable}",
+        remedy=""
+        if oldest <= version[:2] <= newest
+        else "install Python 3.10 to 3.13, then `make PYTHON=python3.11 setup`",
+    )
+
+
+def check_packages(lock: Path, installed: Callable[[str], str] = metadata.version) -> Check:
+    """Whether the pinned versions are the installed ones.
+
+    Args:
+      lock: pins, one `name==version ; marker` a line. Without it (a package installed elsewhere)
+        the versions are only shown.
+      installed: gives a package's version, or raises `PackageNotFoundError`.
+    """
+    pins = [Requirement(line) for line in _pin_lines(lock)]
+    pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    missing, different = [], []
+    for pin in pins:
+        try:
+            version = installed(pin.name)
+        except metadata.PackageNotFoundError:
+            missing.append(pin.name)
+            continue
+        if not pin.specifier.contains(version, prereleases=True):
+            different.append(f"{pin.name} {version} instead of {str(pin.specifier)[2:]}")
+    if missing or different:
+        found = [f"missing: {', '.join(missing[:10])}"] if missing else []
+        found += [f"not as pinned: {', '.join(different[:10])}"] if different else []
+        return Check(
+            "packages",
+            ok=False,
+            fatal=bool(missing),
+            detail="; ".join(found),
+            remedy="`make setup` brings .venv up to date; if it does not: `make clean setup`",
+        )
+    shown = ", ".join(f"{name} {installed(name)}" for name in SHOWN_PACKAGES)
+    return Check("packages", ok=True, fatal=True, detail=f"{shown}; {len(pins)} as pinned")
+
+
+def check_native_module(
+    package: str, module: str, *, adapted: Mapping[str, Sequence[str]]
+) -> Check:
+    """Whether a package with a native part can be imported, and whether that part was adapted.
+
+    Args:
+      package: its name in the package index.
+      module: what to import.
+      adapted: symbol versions this host lacks, by path of the adapted file; see
+        `adapted_modules`.
+    """
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return Check(
+            package,
+            ok=False,
+            fatal=True,
+            detail=f"cannot be imported: {type(error).__name__}: {error}",
+            remedy="`make clean setup` installs and adapts it anew",
+        )
+    folder = module.partition(".")[0]
+    lacks = [name for path, names in adapted.items() if path.startswith(folder) for name in names]
+    how = f"adapted to this host, which lacks {', '.join(lacks)}" if lacks else "as published"
+    return Check(package, ok=True, fatal=True, detail=f"loads; its native part is {how}")
+
+
+def adapted_modules(environment: Path) -> dict[str, list[str]]:
+    """What the set-up noted down in an environment: adapted files, and why; empty where none."""
+    try:
+        stamp = json.loads((environment / "oneshot-setup.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(path): [str(name) for name in names] for path, names in stamp["adapted"].items()}
+
+
+def check_devices(driver: Path = Path("/proc/driver/nvidia/version")) -> Check:
+    """What TensorFlow computes on; a GPU that it does not see is worth a note."""
+    try:
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
+    except Exception as error:
+        return Check(
+            "devices",
+            ok=False,
+            fatal=True,
+            detail=f"TensorFlow does not work: {type(error).__name__}: {error}",
+            remedy="`make clean setup` installs it anew",
+        )
+    cores = f"{len(os.sched_getaffinity(0))} CPU cores"
+    if not gpus and driver.exists():
+        return Check(
+            "devices",
+            ok=False,
+            fatal=False,
+            detail=f"{cores}; there is an NVIDIA driver, but TensorFlow sees no GPU",
+            remedy="`make setup GPU=1` adds CUDA",
+        )
+    found = ", ".join(str(name or "GPU") for name in names) if gpus else "no GPU"
+    return Check("devices", ok=True, fatal=True, detail=f"{cores}, {found}")
+
+
+def check_memory(meminfo: Path) -> Check:
+    """Whether there is room for TensorFlow, TFX and the images."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return Check("memory", ok=True, fatal=False, detail="unknown")
+    enough = available >= SPARSE_MEMORY_BYTES
+    return Check(
+        "memory",
+        ok=enough,
+        fatal=False,
+        detail=f"{available / 2**30:.1f} GiB available",
+        remedy="" if enough else "close other programs: a run takes about 3 GiB",
+    )
+
+
+def check_data(
+    settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, str]
+) -> Check:
+    """Where a run would take its images from."""
+    try:
+        return Check("data", ok=True, fatal=True, detail=find(settings, data=data, environ=environ))
+    except InputError as error:
+        remedy = "name a folder or zip of images: --data PATH, or OMNIGLOT_DIR=PATH"
+        return Check("data", ok=False, fatal=True, detail=str(error), remedy=remedy)
+
+
+def check_writable(output: Path) -> Check:
+    """Whether a run could write where it is to write."""
+    place = _existing_part(output)
+    writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return Check(
+        "output",
+        ok=writable,
+        fatal=True,
+        detail=f"{output}" if writable else f"{place} is not a folder that you may write to",
+        remedy="" if writable else "name another folder: --output DIR",
+    )
+
+
+def check_disk(output: Path) -> Check:
+    """Whether what a run makes fits on the disk."""
+    free = shutil.disk_usage(_existing_part(output)).free
+    remedy = "free some space, or name a folder on a larger disk: --output DIR"
+    return Check(
+        "disk",
+        ok=free >= SPARSE_DISK_BYTES,
+        fatal=free < FATAL_DISK_BYTES,
+        detail=f"{free / 2**30:.1f} GiB free for {output}",
+        remedy="" if free >= SPARSE_DISK_BYTES else remedy,
+    )
+
+
+@contextmanager
+def _native_code_silenced() -> Iterator[None]:
+    """Keeps what TensorFlow's native code prints on import off the terminal; no setting does."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _pin_lines(lock: Path) -> list[str]:
+    try:
+        lines = lock.read_text().splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _existing_part(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())

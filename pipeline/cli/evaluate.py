@@ -1,0 +1,212 @@
+"""`oneshot evaluate`: how good is an exported model on images it never saw?"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data_ingest.errors import InputError
+from pipeline.runs.logs import run_logging
+
+if TYPE_CHECKING:
+    from components.evaluator.offline import Accuracy, Evaluation, WayResult
+
+_DEFAULTS: Final[dict[str, Any]] = {"way": [[20]], "shots": 1, "trials": 400, "seed": 1}
+"""Of what the published trials leave no choice about."""
+_LARGEST_WAY: Final = 1000
+_RANGE: Final = re.compile(r"(\d{1,9})(?:\.\.(\d{1,9}))?")
+_NAMED_CLASSES: Final = 5
+_MOST_COLUMNS: Final = 8
+
+
+def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    """Adds `evaluate` to the subcommands of `oneshot`.
+
+    Args:
+      commands: what `add_subparsers` returned.
+      parents: parsers of `--json` and `--verbose`.
+    """
+    parser = commands.add_parser(
+        "evaluate",
+        parents=list(parents),
+        help="one-shot accuracy of an exported model on any images",
+        description="Asks a model which of --way classes of one group (alphabet) a query image "
+        "belongs to, each class shown by --shots reference images. Query and references are drawn "
+        "by different writers where writers are known. Several references are combined by the mean "
+        "of their embeddings, as in the gallery: on held-out background alphabets that is right "
+        "more often than the nearest reference or the mean of the logits, and costs one comparison "
+        "a class. Classes with too few images are left out, and named.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a SavedModel")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, help="folder or zip of images, drawn from at random")
+    source.add_argument(
+        "--official",
+        type=Path,
+        metavar="RUNS",
+        help="Omniglot's published trials (all_runs.zip) instead: 20-way, one shot",
+    )
+    parser.add_argument(
+        "--way",
+        type=_ways,
+        nargs="+",
+        metavar="N",
+        help="candidates a trial; several numbers (5 10 20 40) or a range (5..40) give a row each "
+        "(20)",
+    )
+    parser.add_argument(
+        "--shots", type=int, metavar="N", help="references of each candidate class (1)"
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="trials of each way (400)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the trials (1)")
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="recognisers without learning on the same trials: pixel 1-NN and Modified Hausdorff "
+        "distance, which errs on 38.75 %% of the published trials; several shots: the nearest one",
+    )
+    parser.add_argument(
+        "--confusions",
+        type=Path,
+        metavar="FILE.png",
+        help="picture of the classes that are most often taken for each other",
+    )
+    parser.set_defaults(command=_evaluate)
+
+
+def _ways(text: str) -> list[int]:
+    """`20` → [20]; `5..8` → [5, 6, 7, 8]."""
+    found = _RANGE.fullmatch(text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 2 <= first <= last <= _LARGEST_WAY:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a number from 2 to {_LARGEST_WAY}, or a range such as 5..40"
+        )
+    return list(range(first, last + 1))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    chosen = {name: getattr(arguments, name) for name in _DEFAULTS}
+    given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    if arguments.official is not None and given:
+        raise InputError(f"{' and '.join(given)}: the trials of --official leave no choice of that")
+    picture = arguments.confusions
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise InputError(f"--confusions {picture}: name a file that ends in .png")
+    chosen = {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()}
+    with run_logging(Path(os.devnull), verbose=arguments.verbose):
+        from components.evaluator.mistakes import draw_confusions
+        from components.evaluator.offline import check_model, evaluate_model
+        from components.evaluator.trials import official_trials, within_trials
+        from data_ingest.sources.layout import ImageReader, list_images
+
+        check_model(arguments.model)
+        with ImageReader() as reader:
+            if arguments.official is not None:
+                trials = official_trials(arguments.official, reader)
+            else:
+                ways = list(dict.fromkeys(way for part in chosen.pop("way") for way in part))
+                files = list_images(arguments.images)
+                trials = within_trials(files, reader, ways=ways, **chosen)
+            result = evaluate_model(arguments.model, trials, baselines=arguments.baselines)
+            if picture is not None:
+                draw_confusions(result.confusions, trials.images, picture)
+    if arguments.json:
+        json.dump(result.document(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _print(result, Console(highlight=False, markup=False, soft_wrap=True))
+        if picture is not None:
+            Console(highlight=False, markup=False, soft_wrap=True).print(f"Confusions {picture}")
+    return 0
+
+
+def _print(result: "Evaluation", console: Console) -> None:
+    console.print(_accuracies(result))
+    groups = _groups(result.results)
+    if groups is not None:
+        console.print(groups)
+    for left, rows in groupby(result.results, key=lambda one: one.groups_without_trials):
+        first, *_, last = [f"{one.way}-" for one in rows] * 2
+        ways = first if first == last else f"{first} to {last}"
+        if left:
+            console.print(
+                f"No {ways}way trials, for want of classes or of --trials: {', '.join(left)}"
+            )
+    if result.classes_left_out:
+        named = ", ".join(result.classes_left_out[:_NAMED_CLASSES])
+        more = len(result.classes_left_out) - _NAMED_CLASSES
+        console.print(
+            f"Left out, with fewer than {result.shots + 1} images by different writers: {named}"
+            + (f" and {more} more classes" if more > 0 else "")
+        )
+    if result.rejected_images:
+        console.print(f"{result.rejected_images} unreadable images were left out")
+    if result.protocol == "official" and result.results[0].baselines:
+        console.print(
+            "Published for Omniglot's own runs (Lake et al. 2015): Modified Hausdorff 38.8 % wrong"
+        )
+
+
+def _accuracies(result: "Evaluation") -> Table:
+    from components.evaluator.baselines import BASELINES
+
+    title = "One-shot accuracy" if result.shots == 1 else f"{result.shots}-shot accuracy"
+    place = "published runs" if result.protocol == "official" else "within groups"
+    table = _table(f"{title}, {place}")
+    for heading in ("trials", "recogniser", "accuracy", "95 % interval", "wrong", "chance"):
+        left = heading in ("trials", "recogniser")
+        table.add_column(heading, justify="left" if left else "right")
+    for one in result.results:
+        chance = f"{100 * one.chance:.1f} %"
+        table.add_row(f"{one.way}-way", "model", *_figures(one), chance)
+        for baseline in BASELINES:
+            if baseline.name in one.baselines:
+                figures = _figures(one.baselines[baseline.name])
+                table.add_row("", baseline.title, *figures, chance)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+
+
+def _figures(one: "Accuracy | WayResult") -> tuple[str, str, str]:
+    """Accuracy, its interval, and how many trials were answered wrongly (ties in part)."""
+    low, high = one.accuracy_ci95
+    wrong = round(one.accuracy_n * (1 - one.accuracy), 1)
+    return (
+        f"{100 * one.accuracy:.2f} %",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{wrong:,.{0 if wrong.is_integer() else 1}f} of {one.accuracy_n:,}",
+    )
+
+
+def _groups(results: "Sequence[WayResult]") -> Table | None:
+    """Accuracy of the model by group; None where that says nothing or is too wide to read."""
+    names = sorted({group for one in results for group in one.by_group})
+    if len(names) < 2 or len(results) > _MOST_COLUMNS:
+        return None
+    table = _table("The model, by group")
+    table.add_column("group")
+    for one in results:
+        table.add_column(f"{one.way}-way", justify="right")
+    for name in names:
+        shares = (one.by_group.get(name) for one in results)
+        table.add_row(name, *("" if share is None else f"{100 * share:.1f} %" for share in shares))
+    return table

@@ -1,0 +1,98 @@
+"""`models.config` of an output folder: the file from which servers learn versions and labels."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from data_ingest.durable import replace_file
+from data_ingest.errors import InputError
+from pipeline.config import PushSettings
+from pipeline.runs.workspace import Workspace
+from serving.deploy.models_config import ModelEntry, models_config, read_entry
+
+_log = logging.getLogger(__name__)
+
+
+class LabelFile:
+    """What the file says about one model; each change replaces the file as a whole."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        settings: PushSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Touches nothing yet.
+
+        Args:
+          workspace: the output folder.
+          settings: what servers see, and how often they look.
+          clock: seconds since 1970.
+          sleep: waits that many seconds.
+        """
+        self.path = workspace.models_config
+        self._name = workspace.model_name
+        self._base_path = settings.server_base_path or str(workspace.serving_model)
+        self._poll_seconds = settings.server_poll_seconds
+        self._clock = clock
+        self._sleep = sleep
+
+    def entry(self) -> ModelEntry:
+        """Labels and listed versions; empty where the file, or the model in it, is missing.
+
+        Raises:
+          InputError: it cannot be read.
+        """
+        try:
+            return read_entry(self._text(), self._name) or ModelEntry()
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}; correct or delete it") from error
+
+    def write(
+        self, labels: Mapping[str, int], *, loaded: Iterable[int], there: Sequence[int]
+    ) -> None:
+        """Replaces what the file says about the model.
+
+        Args:
+          labels: versions by label; those that are not there are left out.
+          loaded: versions to load besides, as far as they are there.
+          there: the versions that can be served, not empty.
+        """
+        text = models_config(
+            self._name,
+            base_path=self._base_path,
+            versions=there,
+            labels={label: version for label, version in labels.items() if version in there},
+            loaded=set(loaded).intersection(there),
+            before=self._text(),
+        )
+        replace_file(self.path, text)
+
+    def make_loadable(self, version: int, *, there: Sequence[int]) -> None:
+        """Waits until servers had the chance to load a version, so that a label can move to it.
+
+        TF Serving refuses a file that moves a label to a version that is not loaded, as a whole:
+        it would never load it (ServerCore::ReloadConfig). It gets the version first.
+        """
+        entry = self.entry()
+        if version not in entry.loaded:
+            self.write(entry.labels, loaded=entry.loaded | {version}, there=there)
+        self.wait_until_read()
+
+    def wait_until_read(self) -> None:
+        """Waits until every server has read the file as it is now."""
+        age = self._clock() - self.path.stat().st_mtime
+        left = self._poll_seconds - max(0.0, age)
+        if left > 0:
+            _log.info("Waiting %.0f s, until servers have read %s", left, self.path.name)
+            self._sleep(left)
+
+    def beside(self, name: str) -> Path:
+        """A file in the same folder."""
+        return self.path.with_name(name)
+
+    def _text(self) -> str:
+        return self.path.read_text(encoding="utf-8") if self.path.exists() else ""

@@ -1,0 +1,300 @@
+"""How a span differs from those before it: TFDV on figures of its images, and one-shot accuracy.
+
+TFDV compares shares of ranges instead of numbers, whose histograms it makes of the data: there, a
+single outlier among two thousand values moves the divergence of two equal samples from 0.01 to 0.5.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+
+from components.evaluator.offline import TrialResults, run_trials
+from components.evaluator.statistics import wilson_interval
+from data_ingest.durable import write_text_atomically
+from data_ingest.errors import InputError
+from data_ingest.records.catalog import EVALUATION
+from data_ingest.sampling.index import ImageIndex, ImageRef
+from data_ingest.sampling.protocols import PROTOCOL_WITHIN
+from data_ingest.sampling.trials import NotEnoughClasses, largest_way
+from data_ingest.sources.layout import ImageFile, list_images
+from data_ingest.spans.image_figures import (
+    FIGURES,
+    ImageFigures,
+    measure_images,
+    natural_divergences,
+)
+from data_ingest.spans.span import Span
+from data_ingest.spans.store import SpanStore
+from pipeline.settings import DriftSettings
+from serving.saved_model.loader import LoadedModel
+
+DIVERGENCE: Final = "jensen_shannon_divergence"
+LABEL_SHIFT: Final = "l_infinity"
+UNEXPECTED: Final = "unexpected_share"
+ACCURACY_DROP: Final = "accuracy_drop"
+
+_CATEGORIES: Final = ("form", "paper")
+_EXPECTED_SHARE: Final = 0.01
+"""A value rarer than this in the reference is none that is to be expected."""
+_FEWEST_GROUPS: Final = 3
+_WAY: Final = 20
+_SEED: Final = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One comparison of a span with those before it."""
+
+    feature: str
+    measure: str
+    value: float
+    threshold: float
+    message: str = ""
+
+    @property
+    def exceeded(self) -> bool:
+        return self.value > self.threshold
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What was measured of a span, and what of it is beyond its threshold."""
+
+    span: int
+    reference: tuple[int, ...]
+    images: int
+    reference_images: int
+    model: str | None
+    accuracy: dict[str, Any] | None
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+    blocked: bool
+
+    @property
+    def findings(self) -> tuple[Measurement, ...]:
+        return tuple(one for one in self.measurements if one.exceeded)
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON values, with the findings apart."""
+        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings]}
+
+
+def check_drift(
+    store: SpanStore, number: int, *, model: Path | None, settings: DriftSettings, reports: Path
+) -> DriftReport:
+    """Measures a span against those before it, writes `span-<N>.json`, and may exclude the span.
+
+    Excluded it is where something was found, `settings.action` is block, and nobody has readmitted
+    it.
+
+    Args:
+      store: the spans.
+      number: of the span.
+      model: folder of a SavedModel; None where no model is served yet.
+      settings: limits.
+      reports: where the report goes.
+
+    Raises:
+      InputError: there is no such span, or its images are no longer those that landed.
+    """
+    span = store.span(number)
+    before = [one for one in store.spans() if one.number < number and one.excluded is None]
+    reference = before[-settings.reference_spans :]
+    report = measure_drift(span, reference, model=model, settings=settings)
+    text = json.dumps(report.document(), indent=2) + "\n"
+    write_text_atomically(reports / f"span-{number}.json", text)
+    if report.blocked:
+        store.exclude(number, f"drift: {', '.join(one.feature for one in report.findings)}")
+    return report
+
+
+def measure_drift(
+    span: Span, reference: Sequence[Span], *, model: Path | None, settings: DriftSettings
+) -> DriftReport:
+    """Compares a span with others; changes nothing.
+
+    Raises:
+      InputError: the images of one are no longer those that landed, or `model` is none.
+    """
+    if model is not None and not (model / "saved_model.pb").is_file():
+        raise InputError(f"{model}: no saved_model.pb here; give the folder of a version")
+    for one in (span, *reference):
+        one.check()
+    new = measure_images([span.containers], limit=settings.max_images)
+    old = measure_images([one.containers for one in reference], limit=settings.max_images)
+    measurements: list[Measurement] = []
+    notes: list[str] = []
+    accuracy = None
+    if not reference:
+        notes.append("no earlier span to compare with")
+    else:
+        measurements += compare_figures(new, old, settings)
+        measurements += compare_labels(new, old, settings, unit=span.unit)
+        if model is None:
+            notes.append("no model is served yet: its accuracy was not measured")
+        else:
+            try:
+                accuracy, drop = compare_accuracy(span, reference, model, settings)
+            except NotEnoughClasses as error:
+                notes.append(f"accuracy was not measured: {error}")
+            else:
+                measurements.append(drop)
+    found = any(one.exceeded for one in measurements)
+    return DriftReport(
+        span=span.number,
+        reference=tuple(one.number for one in reference),
+        images=len(new),
+        reference_images=len(old),
+        model=None if model is None else str(model),
+        accuracy=accuracy,
+        measurements=tuple(measurements),
+        notes=tuple(notes),
+        blocked=found and settings.action == "block" and not span.readmitted,
+    )
+
+
+def compare_figures(
+    new: ImageFigures, old: ImageFigures, settings: DriftSettings
+) -> list[Measurement]:
+    """Divergences of all figures, and shares of images of kinds that were not there before."""
+    schema = schema_pb2.Schema()
+    thresholds: dict[str, float] = {}
+    natural = natural_divergences(old, like=new)
+    for figure in FIGURES:
+        feature = _feature(schema, figure)
+        thresholds[figure] = max(settings.divergence, settings.divergence_factor * natural[figure])
+        feature.drift_comparator.jensen_shannon_divergence.threshold = thresholds[figure]
+        if figure in _CATEGORIES:
+            feature.string_domain.value.extend(_expected(old, figure))
+            feature.distribution_constraints.min_domain_mass = 1 - settings.unexpected_share
+    anomalies = _validate(schema, dict(new.columns), dict(old.columns))
+    measurements = [
+        Measurement(name, DIVERGENCE, value, thresholds[name]) for name, value in _drifts(anomalies)
+    ]
+    for figure in _CATEGORIES:
+        expected = _expected(old, figure)
+        unexpected = sum(part for value, part in new.share(figure).items() if value not in expected)
+        message = " ".join(
+            reason.description
+            for reason in anomalies.anomaly_info[figure].reason
+            if reason.type == anomalies_pb2.AnomalyInfo.ENUM_TYPE_UNEXPECTED_STRING_VALUES
+        )
+        measurements.append(
+            Measurement(figure, UNEXPECTED, unexpected, settings.unexpected_share, message)
+        )
+    return measurements
+
+
+def compare_labels(
+    new: ImageFigures, old: ImageFigures, settings: DriftSettings, *, unit: str
+) -> list[Measurement]:
+    """The greatest change of a group's share among the groups that both have.
+
+    New groups are what spans bring, and not all known ones come again; neither is drift. No
+    measurement where fewer than two are in both.
+    """
+    labels = [new.groups, old.groups] if unit == "group" else [new.classes, old.classes]
+    common = set(labels[0]) & set(labels[1])
+    if len(common) < 2:
+        return []
+    kept = [[label for label in side if label in common] for side in labels]
+    schema = schema_pb2.Schema()
+    _feature(schema, unit).drift_comparator.infinity_norm.threshold = settings.label_shift
+    anomalies = _validate(schema, {unit: kept[0]}, {unit: kept[1]})
+    reasons = [info.description for info in anomalies.anomaly_info.values()]
+    return [
+        Measurement(unit, LABEL_SHIFT, value, settings.label_shift, " ".join(reasons))
+        for _, value in _drifts(anomalies)
+    ]
+
+
+def compare_accuracy(
+    span: Span, reference: Sequence[Span], model: Path, settings: DriftSettings
+) -> tuple[dict[str, Any], Measurement]:
+    """One-shot accuracy of a model on a span against that on earlier spans.
+
+    On both sides it is that on classes which no model is trained on; where the span brings too few
+    of those, that on all of the span: classes known to the model can only hide a drop. Groups
+    differ in difficulty, so the mean of a few may be lower by what their spread explains.
+
+    Raises:
+      NotEnoughClasses: one side cannot make a trial of two candidates.
+    """
+    kept = _images([path for one in reference if (path := one.container(EVALUATION))])
+    own = span.container(EVALUATION)
+    new = _images([] if own is None else [own])
+    if _way(new) < 2:
+        new = _images(span.containers)
+    way = min(_WAY, max(2, min(_way(new), _way(kept))))
+    with LoadedModel(model) as loaded:
+        now, before = (
+            run_trials(loaded, files, way=way, trials=settings.trials, seed=_SEED)
+            for files in (new, kept)
+        )
+    threshold = settings.accuracy_drop
+    if len(before.by_group) >= _FEWEST_GROUPS:
+        spread = float(np.std(list(before.by_group.values()), ddof=1))
+        scale = math.sqrt(1 / len(now.by_group) + 1 / len(before.by_group))
+        threshold = max(threshold, settings.divergence_factor * spread * scale)
+    drop = float(np.mean(before.earned) - np.mean(now.earned))
+    accuracy = {"way": way, "span": _summary(now), "reference": _summary(before)}
+    return accuracy, Measurement(f"{way}-way", ACCURACY_DROP, drop, threshold)
+
+
+def _images(containers: Sequence[Path]) -> list[ImageFile]:
+    return [file for container in containers for file in list_images(container)]
+
+
+def _way(files: Sequence[ImageFile]) -> int:
+    """The most candidates of a trial, going by names alone."""
+    refs = [ImageRef(f.group, f.class_name, f.writer, f"{f.uri}\0{f.container}") for f in files]
+    return largest_way(ImageIndex.build(refs), PROTOCOL_WITHIN)
+
+
+def _summary(results: TrialResults) -> dict[str, Any]:
+    return {
+        "accuracy": float(np.mean(results.earned)),
+        "ci95": wilson_interval(sum(results.earned), len(results.earned)),
+        "n": len(results.earned),
+        "groups": len(results.by_group),
+    }
+
+
+def _feature(schema: schema_pb2.Schema, name: str) -> Any:
+    feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
+    feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
+    feature.shape.dim.add(size=1)
+    return feature
+
+
+def _expected(old: ImageFigures, figure: str) -> list[str]:
+    return [value for value, part in old.share(figure).items() if part >= _EXPECTED_SHARE]
+
+
+def _validate(
+    schema: schema_pb2.Schema, new: dict[str, Any], old: dict[str, Any]
+) -> anomalies_pb2.Anomalies:
+    return tfdv.validate_statistics(_statistics(new), schema, previous_statistics=_statistics(old))
+
+
+def _statistics(columns: dict[str, Any]) -> statistics_pb2.DatasetFeatureStatisticsList:
+    values = sum((len(set(column)) for column in columns.values()), start=1)
+    # With fewer buckets than values TFDV compares the most frequent ones alone.
+    options = tfdv.StatsOptions(num_rank_histogram_buckets=values)
+    return tfdv.generate_statistics_from_dataframe(pd.DataFrame(columns), options)
+
+
+def _drifts(anomalies: anomalies_pb2.Anomalies) -> list[tuple[str, float]]:
+    return [
+        (info.path.step[0], measured.value)
+        for info in anomalies.drift_skew_info
+        for measured in info.drift_measurements
+    ]

@@ -1,0 +1,192 @@
+"""What `oneshot retrain` hands to the process that does the work, and what comes back."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from data_ingest.sources.dataset import Dataset
+from pipeline.config import MetadataSettings, PipelineConfig
+from pipeline.runs.history import RunRecord
+from pipeline.runs.processes import Process, end_group
+
+
+@dataclass(frozen=True)
+class Job:
+    """One try of a retraining."""
+
+    config: PipelineConfig
+    dataset: Dataset
+    output: Path
+    metadata_url: str
+    """With its password: it is handed over through a pipe, and neither logged nor listed."""
+    run: RunRecord
+    token: int
+    """Of the lease under which the job is done."""
+    check_drift: bool
+    """Whether the span is first compared with those before it."""
+    verbose: bool
+
+    def to_json(self) -> str:
+        """One line."""
+        config = self.config.model_copy(update={"metadata": MetadataSettings()})
+        values = {
+            "config": config.model_dump(mode="json"),
+            "dataset": {**asdict(self.dataset), "base": str(self.dataset.base)},
+            "output": str(self.output),
+            "metadata_url": self.metadata_url,
+            "run": asdict(self.run),
+            "token": self.token,
+            "check_drift": self.check_drift,
+            "verbose": self.verbose,
+        }
+        return json.dumps(values)
+
+    @staticmethod
+    def from_json(line: str) -> "Job":
+        """Inverse of `to_json`."""
+        values: dict[str, Any] = json.loads(line)
+        dataset = values["dataset"]
+        return Job(
+            config=PipelineConfig.model_validate(values["config"]),
+            dataset=Dataset(**{**dataset, "base": Path(dataset["base"])}),
+            output=Path(values["output"]),
+            metadata_url=values["metadata_url"],
+            run=RunRecord.from_dict(values["run"]),
+            token=values["token"],
+            check_drift=values["check_drift"],
+            verbose=values["verbose"],
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended.
+
+    Attributes:
+      state: `refused` is bad input, which trying again does not change; `blocked` and `skipped` are
+        what drift, or its absence, led to; `killed` ended without a word.
+      run: the record of the run as it is in the history; None where it did not get that far.
+      error: what is wrong, for people; empty if nothing is.
+      drift: what was found, for people; empty if nothing was.
+    """
+
+    state: Literal["done", "refused", "failed", "killed", "blocked", "skipped"]
+    run: RunRecord | None = None
+    error: str = ""
+    drift: str = ""
+
+    @property
+    def worth_another_try(self) -> bool:
+        """Whether it may end otherwise the next time."""
+        return self.state in ("failed", "killed")
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(line: str) -> "Result":
+        """Inverse of `to_json`."""
+        values = json.loads(line)
+        run = values.pop("run")
+        return Result(**values, run=None if run is None else RunRecord.from_dict(run))
+
+
+_LOOK_SECONDS: Final = 0.2
+_DEATH_SECONDS: Final = 30.0
+
+
+class Child:
+    """One process at a time; `end` may be called from any thread at any time."""
+
+    def __init__(self, module: str = "pipeline.retraining.worker") -> None:
+        """Starts nothing yet; `module` does the work."""
+        self._module = module
+        self._leader: Process | None = None
+
+    def run(
+        self,
+        job: Job,
+        *,
+        log_file: Path,
+        quiet: bool,
+        on_start: Callable[[int], None],
+        check: Callable[[], None],
+    ) -> Result:
+        """Does a job in a process of its own, and waits for its end.
+
+        Args:
+          job: what is to be done.
+          log_file: where what the process says goes if `quiet`; else to this one's stderr.
+          quiet: nobody looks on.
+          on_start: called with the process's number before it begins to work.
+          check: called several times a second; what it raises ends the process.
+        """
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", self._module, str(Process.this().pid)]
+        with log_file.open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log if quiet else None,
+                text=True,
+                start_new_session=True,
+            )
+        self._leader = Process.local(process.pid)
+        with process:
+            try:
+                on_start(process.pid)
+                check()
+                said = _communicate(process, job.to_json() + "\n", check)
+            finally:
+                # Nothing that it started may outlive it: the next try would meet it at work.
+                self.end()
+        return _result(said, process.returncode)
+
+    def end(self) -> None:
+        """Kills the process and its children, and waits until they are gone.
+
+        Raises:
+          RuntimeError: they do not go.
+        """
+        leader = self._leader
+        if leader is not None and not end_group(leader, seconds=_DEATH_SECONDS):
+            raise RuntimeError(f"process {leader.pid} cannot be killed; it hangs in the kernel")
+
+
+def _communicate(process: "subprocess.Popen[str]", line: str, check: Callable[[], None]) -> str:
+    """Writes a line to the process's stdin and reads its stdout until it ends."""
+    given: str | None = line
+    while True:
+        try:
+            return process.communicate(given, timeout=_LOOK_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            given = None
+            if process.poll() is not None:
+                return _last_words(process)
+            check()
+
+
+def _last_words(process: "subprocess.Popen[str]") -> str:
+    """What a process that has ended wrote to its stdout."""
+    try:
+        return process.communicate(timeout=_LOOK_SECONDS)[0]
+    except subprocess.TimeoutExpired as unfinished:
+        # A child of the process holds the pipe open.
+        written: bytes = unfinished.output or b""
+        return written.decode()
+
+
+def _result(said: str, code: int) -> Result:
+    lines = said.splitlines()
+    if lines:
+        return Result.from_json(lines[-1])
+    if code >= 0:
+        return Result("killed", error=f"the training process ended with exit code {code}")
+    hint = "; out of memory?" if code == -9 else ""
+    return Result("killed", error=f"the training process was killed by signal {-code}{hint}")

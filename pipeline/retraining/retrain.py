@@ -1,0 +1,360 @@
+"""One retraining from the choice of the span to the promoted label, watched all the way."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final, Literal, Protocol
+
+from ml_metadata import MetadataStore
+from ml_metadata.errors import StatusError
+
+from data_ingest.errors import InputError
+from data_ingest.sources.dataset import Dataset
+from data_ingest.spans.store import SpanStore
+from pipeline.config import PipelineConfig, Stage
+from pipeline.releases.promotion import Promotions
+from pipeline.retraining.job import Child, Job, Result
+from pipeline.retraining.notify import Notice, Notifier
+from pipeline.retraining.outcome import Outcome, Status
+from pipeline.runs.history import RunHistory, RunRecord
+from pipeline.runs.lease import Hold, Lease, LeaseBusyError, LeaseLostError
+from pipeline.runs.metadata_store import MetadataLocation
+from pipeline.runs.workspace import Workspace, new_run_id
+
+
+class LandedSpan(Protocol):
+    """As much of a `data_ingest.spans.span.Span` as is looked at."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def excluded(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A span to train for.
+
+    Attributes:
+      span: its number; None where there is nothing to train on.
+      window: numbers of the spans that are trained on, ascending.
+      earlier: the newest whole run for this span; None if there is none, and it is to be trained.
+      begun: whether a stage of it has been done.
+    """
+
+    span: int | None
+    window: tuple[int, ...] = ()
+    earlier: RunRecord | None = None
+    begun: bool = False
+
+
+def choose(
+    spans: Sequence[LandedSpan], runs: Sequence[RunRecord], *, asked: int | None, length: int
+) -> Choice:
+    """Chooses the span that was asked for, or the newest if nothing is known of it yet.
+
+    Older spans than the newest are never chosen unasked: its window holds them, and a model of
+    older images would take the place of one of newer images.
+
+    Args:
+      spans: all that have landed, ascending.
+      runs: the history, the newest first.
+      asked: number of the span; None: the newest that is not yet trained on.
+      length: how many spans are trained on; 0: all.
+    """
+    usable = [span.number for span in spans if span.excluded is None]
+    number = asked if asked is not None else max(usable, default=None)
+    if number is None:
+        return Choice(None)
+    of_span = [run for run in runs if run.span == number]
+    whole = next((run for run in of_span if run.is_whole), None)
+    if asked is None and (whole is not None or any(run.state == "skipped" for run in of_span)):
+        return Choice(None, earlier=whole)
+    window = [other for other in usable if other <= number]
+    return Choice(
+        number,
+        tuple(window[-length:] if length else window),
+        whole,
+        begun=any(run.state == "done" for run in of_span),
+    )
+
+
+_log = logging.getLogger(__name__)
+_LOOK_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+      span: number of the span; None: the newest that is not yet trained on.
+      stage: how far to go.
+      timeout_seconds: for all tries together, pauses and all.
+      overrun: what to do if another retraining is under way: skip this one, or replace that one.
+      tell_failure: send a notice where it fails.
+      quiet: nobody looks on.
+      verbose: show every library's log.
+    """
+
+    span: int | None
+    stage: Stage
+    timeout_seconds: float
+    overrun: Literal["skip", "replace"]
+    tell_failure: bool = True
+    quiet: bool = False
+    verbose: bool = False
+
+
+class StoppedError(RuntimeError):
+    """The retraining was ended before it was done."""
+
+    def __init__(self, status: Literal["timeout", "replaced", "failed"], reason: str) -> None:
+        super().__init__(reason)
+        self.status: Literal["timeout", "replaced", "failed"] = status
+
+
+def retrain(
+    config: PipelineConfig,
+    workspace: Workspace,
+    metadata: MetadataLocation,
+    request: Request,
+    *,
+    child: Child | None = None,
+) -> Outcome:
+    """Trains on what has arrived, if anything has and nobody else does.
+
+    Args:
+      config: the whole configuration.
+      workspace: where everything goes.
+      metadata: ML Metadata's store.
+      request: what was asked for.
+      child: does the work; the pipeline itself unless given.
+
+    Raises:
+      InputError: the configuration cannot be used, and nobody could be told.
+      RuntimeError: the lease or ML Metadata cannot be reached.
+      OSError: the output folder cannot be written.
+    """
+    deadline = time.monotonic() + request.timeout_seconds
+    run_id = new_run_id()
+    worker = child or Child()
+
+    def end(reason: str) -> None:
+        _log.critical("%s; ending the training at once", reason)
+        worker.end()
+
+    lease = metadata.lease(ttl=config.retrain.lease_seconds)
+    try:
+        with _held(lease, run_id, request, config.retrain.lease_seconds, end) as hold:
+            return _Retraining(
+                config, workspace, metadata, request, hold=hold, child=worker, deadline=deadline
+            ).run(run_id)
+    except LeaseBusyError as busy:
+        return Outcome("busy", error=f"{busy.holder} is under way")
+
+
+@contextmanager
+def _held(
+    lease: Lease, run_id: str, request: Request, ttl: float, on_lost: Callable[[str], None]
+) -> Iterator[Hold]:
+    """The lease, from another retraining if that is to be replaced."""
+    holder = lease.holder()
+    if request.overrun == "replace" and holder is not None and holder.command == "retrain":
+        _log.info("Replacing %s", holder)
+        lease.ask_to_stop(holder, wanted_by=run_id)
+        deadline = time.monotonic() + 2 * ttl
+        while (found := lease.holder()) is not None and found.owner == holder.owner:
+            if time.monotonic() > deadline:
+                raise LeaseBusyError(found)
+            time.sleep(_LOOK_SECONDS)
+    with lease.held(run_id=run_id, command="retrain", on_lost=on_lost) as hold:
+        yield hold
+
+
+class _Retraining:
+    """One retraining under the lease."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        workspace: Workspace,
+        metadata: MetadataLocation,
+        request: Request,
+        *,
+        hold: Hold,
+        child: Child,
+        deadline: float,
+    ) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._metadata = metadata
+        self._request = request
+        self._hold = hold
+        self._child = child
+        self._deadline = deadline
+        self._history = RunHistory(metadata.connection())
+        self._notifier = Notifier(config.notify)
+
+    def run(self, run_id: str) -> Outcome:
+        try:
+            outcome = self._outcome(run_id)
+        except InputError as error:
+            outcome = Outcome("refused", self._request.span, error=str(error))
+        except (RuntimeError, OSError, StatusError) as error:
+            outcome = Outcome("failed", self._request.span, error=str(error))
+        title = f"{self._config.pipeline_name}: {outcome}"
+        for event in outcome.events():
+            if event == "failed" and not self._request.tell_failure:
+                continue
+            self._notifier.send(Notice(event, title, outcome.document()))
+        return outcome
+
+    def _outcome(self, run_id: str) -> Outcome:
+        self._history.close_interrupted(self._workspace.artifacts)
+        store = SpanStore(self._workspace.spans)
+        choice = choose(
+            store.spans(),
+            self._history.runs(),
+            asked=self._request.span,
+            length=self._config.retrain.window,
+        )
+        if choice.earlier is not None:
+            # It may have been cut off between its push and its promotion.
+            choice = replace(choice, earlier=self._promote(choice.earlier))
+        if choice.span is None:
+            return Outcome("nothing new", run=choice.earlier)
+        if choice.earlier is not None:
+            return Outcome("already trained", choice.span, choice.earlier)
+        dataset = store.window(choice.span, self._config.retrain.window)
+        return self._try_often(run_id, choice, dataset)
+
+    def _try_often(self, run_id: str, choice: Choice, dataset: Dataset) -> Outcome:
+        settings = self._config.retrain
+        run = RunRecord(
+            run_id=run_id,
+            state="running",
+            started=time.time(),
+            dataset=dataset.kind,
+            command="retrain",
+            stage=self._request.stage,
+            span=choice.span,
+            window=choice.window,
+            trigger="new" if self._request.span is None else "span",
+            label=settings.label or "",
+        )
+        while True:
+            try:
+                result = self._try(run, dataset, check_drift=not choice.begun)
+                if not result.worth_another_try or run.attempt == settings.attempts:
+                    break
+                self._record(run, "failed", result.error)
+                self._pause(run.attempt, result.error)
+            except StoppedError as stopped:
+                if not self._hold.lost:
+                    run = self._record(run, stopped.status, str(stopped))
+                return Outcome(stopped.status, choice.span, run, str(stopped))
+            except BaseException:
+                if not self._hold.lost:
+                    self._record(run, "interrupted", "stopped from outside")
+                raise
+            run = replace(run, run_id=new_run_id(), started=time.time(), attempt=run.attempt + 1)
+            self._hold.set_run_id(run.run_id)
+        return self._end(run, result)
+
+    def _end(self, run: RunRecord, result: Result) -> Outcome:
+        """What a retraining came to whose last try ended by itself."""
+        if result.run is not None:
+            run = self._promote(result.run)
+            return Outcome("not blessed" if run.blessed is False else "done", run.span, run)
+        state: Status = "failed"
+        if result.state in ("blocked", "skipped"):
+            state = result.state
+        ended = self._record(replace(run, drift=result.drift), state, result.error)
+        return Outcome(
+            "refused" if result.state == "refused" else state, run.span, ended, result.error
+        )
+
+    def _try(self, run: RunRecord, dataset: Dataset, *, check_drift: bool) -> Result:
+        job = Job(
+            config=self._config,
+            dataset=dataset,
+            output=self._workspace.root,
+            metadata_url=self._metadata.secret_url,
+            run=run,
+            token=self._hold.token,
+            check_drift=check_drift,
+            verbose=self._request.verbose,
+        )
+        try:
+            result = self._child.run(
+                job,
+                log_file=self._workspace.run_dir(run.run_id) / "run.log",
+                quiet=self._request.quiet,
+                on_start=self._hold.set_worker,
+                check=self._check,
+            )
+        except LeaseLostError as error:
+            raise StoppedError("failed", str(error)) from error
+        # What it came to is another's to note, or to promote, if the lease is.
+        self._check_lease()
+        return result
+
+    def _promote(self, run: RunRecord) -> RunRecord:
+        """Moves the label to what a run pushed, unless that was done when it ended."""
+        if run.pushed_version is None or not run.label or run.promoted:
+            return run
+        store = MetadataStore(self._metadata.connection())
+        promotions = Promotions(self._workspace, store, settings=self._config.push)
+        try:
+            promotions.promote(run.pushed_version, run.label, why=f"retraining {run.run_id}")
+        except InputError as error:
+            # Cut off between its push and its promotion, and rolled back or removed since.
+            _log.warning("Not promoted: %s", error)
+            run = replace(run, label="")
+        else:
+            run = replace(run, promoted=True)
+        self._history.record(run)
+        return run
+
+    def _record(self, run: RunRecord, state: str, error: str) -> RunRecord:
+        """Notes how a try ended, unless it has noted itself that it was done."""
+        self._history.close_interrupted(self._workspace.artifacts)
+        for known in self._history.runs():
+            if known.run_id == run.run_id and known.state == "done":
+                return known
+        ended = replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
+        self._history.record(ended)
+        return ended
+
+    def _pause(self, tried: int, error: str) -> None:
+        """Waits before the next try, longer each time."""
+        settings = self._config.retrain
+        seconds = settings.backoff_seconds * 2 ** (tried - 1)
+        _log.warning(
+            "Try %d of %d failed: %s. The next one begins in %.0f s",
+            tried,
+            settings.attempts,
+            error.splitlines()[0],
+            seconds,
+        )
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._check()
+            time.sleep(min(_LOOK_SECONDS, seconds))
+
+    def _check(self) -> None:
+        """Raises StoppedError where it is time to stop."""
+        self._check_lease()
+        if self._hold.wanted_by:
+            raise StoppedError("replaced", f"replaced by run {self._hold.wanted_by}")
+        if time.monotonic() > self._deadline:
+            seconds = self._request.timeout_seconds
+            raise StoppedError("timeout", f"not done after {seconds:.0f} s (--timeout)")
+
+    def _check_lease(self) -> None:
+        if self._hold.lost:
+            raise StoppedError("failed", "the lease was lost; another host may be at work")

@@ -1,0 +1,210 @@
+"""Where a compiled pipeline is to run, and what cannot work there."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from data_ingest.errors import InputError
+from data_ingest.sources.dataset import Dataset
+from data_ingest.spans.store import SpanStore
+from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
+
+_BEAM_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "DataflowRunner": ("--project", "--region", "--temp_location", "--sdk_container_image"),
+    "FlinkRunner": ("--flink_master", "--environment_type"),
+}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A PersistentVolumeClaim, mounted in every container."""
+
+    claim: str
+    mount_path: PurePosixPath
+
+    def holds(self, path: str) -> bool:
+        """Whether a path is in the volume."""
+        return "://" not in path and PurePosixPath(path).is_relative_to(self.mount_path)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Spans that `oneshot ingest` lands: every run takes the newest window of them."""
+
+    folder: str
+    """As the containers see it."""
+    window: int
+    """Newest spans to train on; 0: all."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the compiled pipeline is to run."""
+
+    image: str
+    """Container image that holds this package; see `Dockerfile`."""
+    output: str
+    """Folder in the volume, or `gs://` URI, of `serving_model/` and `checkpoints/`."""
+    vertex: bool = False
+    """Vertex AI, and not open-source Kubeflow Pipelines."""
+    pipeline_root: str | None = None
+    """URI under which artifacts are kept; None takes the installation's own."""
+    gpu: str | None = None
+    """`nvidia-tesla-t4`, or a resource of Kubernetes such as `nvidia.com/gpu`."""
+    gpus: int = 1
+    volume: Volume | None = None
+    spans: Spans | None = None
+
+    def serving_model_dir(self, model_name: str) -> str:
+        """TF Serving's model base path."""
+        return f"{self.output.rstrip('/')}/serving_model/{model_name}"
+
+    def checkpoint_dir(self) -> str:
+        """Where an interrupted training leaves off."""
+        return f"{self.output.rstrip('/')}/checkpoints"
+
+
+def require_pipeline_spec() -> None:
+    """Raises InputError where the package is missing without which TFX has no Kubeflow runner."""
+    try:
+        found = importlib.util.find_spec("kfp.pipeline_spec")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InputError(
+            "oneshot compile needs the package kfp-pipeline-spec: "
+            "`pip install 'siamese-oneshot[kubeflow]'`"
+        )
+
+
+def check_cluster(config: PipelineConfig, dataset: Dataset, cluster: Cluster) -> None:
+    """Refuses what would fail only in the cluster, after minutes or hours.
+
+    Raises:
+      InputError: with what to give instead.
+    """
+    if cluster.gpus < 1:
+        raise InputError(f"--gpus {cluster.gpus}: give 1 or more")
+    if cluster.vertex:
+        _check_vertex(dataset, cluster)
+    else:
+        _check_kubeflow(dataset, cluster)
+    runner = config.beam.runner
+    if runner in LOCAL_BEAM_RUNNERS:
+        return
+    given = {arg.partition("=")[0] for arg in config.beam.extra_args}
+    missing = [name for name in _BEAM_NEEDS.get(runner, ()) if name not in given]
+    if missing:
+        raise InputError(
+            f"beam.extra_args: {runner} needs {', '.join(f'{name}=…' for name in missing)}"
+        )
+    if not (cluster.pipeline_root or "").startswith("gs://"):
+        raise InputError(
+            f"--pipeline-root: with beam.runner={runner} give a gs:// URI, which Beam's workers "
+            "can read and write; they do not see the folders that are mounted in the steps"
+        )
+
+
+def _check_vertex(dataset: Dataset, cluster: Cluster) -> None:
+    if cluster.volume is not None:
+        raise InputError(
+            "--volume: Vertex AI has no PersistentVolumeClaims; it shows gs://BUCKET as /gcs/BUCKET"
+        )
+    for option, value in (("--pipeline-root", cluster.pipeline_root), ("--output", cluster.output)):
+        if not (value or "").startswith("gs://"):
+            raise InputError(f"{option}: Vertex AI needs a gs:// URI (got {value or 'none'})")
+    if not dataset.base.is_relative_to("/gcs"):
+        raise InputError(
+            f"{dataset.base}: Vertex AI sees images only under /gcs/BUCKET, where it mounts Cloud "
+            "Storage: upload them and add --map HERE=/gcs/BUCKET/…"
+        )
+    if cluster.gpu is not None and "/" in cluster.gpu:
+        raise InputError(f"--gpu {cluster.gpu}: Vertex AI wants a model, as nvidia-tesla-t4")
+
+
+def _check_kubeflow(dataset: Dataset, cluster: Cluster) -> None:
+    root = cluster.pipeline_root
+    if root is not None and not root.startswith(("gs://", "s3://", "minio://")):
+        raise InputError(f"--pipeline-root {root}: Kubeflow needs a gs://, s3:// or minio:// URI")
+    places = {"--output": cluster.output, "the images": str(dataset.base)}
+    for name, place in places.items():
+        if cluster.volume is not None and cluster.volume.holds(place):
+            continue
+        if name == "--output" and place.startswith("gs://"):
+            continue
+        raise InputError(
+            f"{place} ({name}): no container keeps this. Name a PersistentVolumeClaim that holds "
+            "it, --volume CLAIM:/mount/path, and give paths under the mount path"
+            + (" (or a gs:// URI)" if name == "--output" else "; --map HERE=THERE renames them")
+        )
+
+
+@dataclass(frozen=True)
+class PathMap:
+    """A folder here, and what the containers see it as."""
+
+    here: Path
+    there: Path
+
+    @classmethod
+    def parse(cls, text: str | None) -> "PathMap":
+        """Reads `HERE=THERE`; None: paths are the same there.
+
+        Raises:
+          InputError: the text is not of that form, or THERE is not absolute.
+        """
+        if text is None:
+            return cls(Path("/"), Path("/"))
+        here, _, there = text.partition("=")
+        if not here or not there.startswith("/"):
+            raise InputError(
+                f"--map {text}: write it as HERE=THERE, a folder here and the absolute path under "
+                "which the containers see it"
+            )
+        return cls(Path(here).absolute(), Path(there))
+
+    def to_cluster(self, dataset: Dataset) -> Dataset:
+        """The same images as the containers see them.
+
+        Raises:
+          InputError: they are not in the folder here.
+        """
+        if dataset.base == self.here.parent and [*dataset.inputs.values()] == [self.here.name]:
+            # The folder here is all there is: images of one's own.
+            inputs = dict.fromkeys(dataset.inputs, self.there.name)
+            return replace(dataset, base=self.there.parent, inputs=inputs)
+        if not dataset.base.is_relative_to(self.here):
+            raise InputError(
+                f"{dataset.base} is not in {self.here}: --map has to name a folder that the "
+                "images are in"
+            )
+        return replace(dataset, base=self.there / dataset.base.relative_to(self.here))
+
+    def from_cluster(self, path: Path) -> Path:
+        """Where a folder of the cluster's is here.
+
+        Raises:
+          InputError: it is not in the folder there.
+        """
+        if not path.is_relative_to(self.there):
+            raise InputError(f"--map: {path} is not in {self.there}")
+        return self.here / path.relative_to(self.there)
+
+
+def newest_window(folder: Path, length: int) -> Dataset:
+    """The images to train on when the newest span has landed.
+
+    Args:
+      folder: of the spans that `oneshot ingest` landed.
+      length: newest spans to train on; 0: all.
+
+    Raises:
+      InputError: there is no span to train on.
+    """
+    store = SpanStore(folder)
+    numbers = [span.number for span in store.spans() if span.excluded is None]
+    if not numbers:
+        raise InputError(f"{folder}: no span to train on; `oneshot ingest` lands one")
+    return store.window(max(numbers), length)

@@ -1,0 +1,239 @@
+"""The graph as Kubeflow Pipelines and Vertex AI read it (pipeline spec 2.1)."""
+
+import json
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from data_ingest.errors import InputError
+from data_ingest.sources.dataset import Dataset
+from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
+from pipeline.dag import create_pipeline
+from pipeline.runners.cluster import Cluster, check_cluster, require_pipeline_spec
+
+STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
+EXAMPLES_NODE: Final = "PairExampleGen"
+SERVED_NODE: Final = "ServedModel"
+TRAINER_NODE: Final = "Trainer"
+_GKE_GPU_LABEL: Final = "cloud.google.com/gke-accelerator"
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal parts out, each in its place: people read that, and every parser does."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
+@dataclass(frozen=True)
+class CompiledPipeline:
+    """What is written for the orchestrator."""
+
+    job: dict[str, Any]
+    """PipelineJob: `pipelineSpec`, `runtimeConfig`, `displayName`, `labels`."""
+    platform: dict[str, Any]
+    """PlatformSpec: what is Kubernetes' own (volumes, kinds of nodes); empty if nothing is."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """PipelineSpec."""
+        spec: dict[str, Any] = self.job["pipelineSpec"]
+        return spec
+
+    def yaml(self) -> str:
+        """PipelineSpec and, behind it, PlatformSpec where there is one: for Kubeflow's own tools.
+
+        Vertex AI takes the same as a pipeline template.
+        """
+        documents = [self.spec, self.platform] if self.platform else [self.spec]
+        return yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=True, width=100)
+
+    def json(self) -> str:
+        """PipelineJob, as Vertex AI's API takes it."""
+        return json.dumps(self.job, indent=2, sort_keys=True) + "\n"
+
+
+def compile_pipeline(
+    *,
+    config: PipelineConfig,
+    dataset: Dataset,
+    protocols: AbstractSet[tuple[str, int]],
+    cluster: Cluster,
+) -> CompiledPipeline:
+    """Translates the graph of `pipeline.dag`.
+
+    Args:
+      config: the whole configuration.
+      dataset: the images, as the containers see them.
+      protocols: the (protocol, way) trials that the images can make.
+      cluster: where it is to run.
+
+    Raises:
+      InputError: something cannot work there, or kfp-pipeline-spec is not installed.
+    """
+    require_pipeline_spec()
+    check_cluster(config, dataset, cluster)
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+
+    pipeline = create_pipeline(
+        config=config,
+        dataset=dataset,
+        protocols=protocols,
+        pipeline_root=cluster.pipeline_root or "",
+        serving_model_dir=cluster.serving_model_dir(config.push.model_name),
+        checkpoint_dir=cluster.checkpoint_dir(),
+        earlier_models="served",
+    )
+    nodes = {node.id: node for node in pipeline.components}
+    if cluster.gpu is not None:
+        nodes[TRAINER_NODE].with_platform_config(
+            pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec(
+                accelerator={"type": _accelerator(cluster), "count": cluster.gpus}
+            )
+        )
+    if config.beam.runner not in LOCAL_BEAM_RUNNERS:
+        # Its images lie in a mounted folder, which workers elsewhere do not have.
+        nodes[EXAMPLES_NODE].executor_spec.beam_pipeline_args = type(config.beam)().pipeline_args()
+    job = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+            default_image=cluster.image, default_commands=list(STEP), use_pipeline_spec_2_1=True
+        )
+    ).run(pipeline, write_out=False)
+    spec = job["pipelineSpec"]
+    _complete(spec, config, cluster)
+    # There and back: a field that the specification does not know is an error here.
+    message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    job["pipelineSpec"] = json_format.MessageToDict(message)
+    return CompiledPipeline(job, {} if cluster.vertex else _platform(spec, cluster))
+
+
+def _accelerator(cluster: Cluster) -> str:
+    gpu = cluster.gpu or ""
+    if cluster.vertex:
+        return gpu.upper().replace("-", "_")
+    # Kubernetes counts GPUs of a maker; of which model they are is said by labels of the nodes.
+    return gpu if "/" in gpu else "nvidia.com/gpu"
+
+
+def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster) -> None:
+    """Says what TFX's compiler leaves unsaid."""
+    if cluster.pipeline_root:
+        spec["defaultPipelineRoot"] = cluster.pipeline_root
+    container = spec["deploymentSpec"]["executors"][f"{EXAMPLES_NODE}_executor"]["container"]
+    # The hook finds the span by modification times, and open-source Kubeflow ignores it. The step
+    # does it itself, so the node runs every time: the cache would ask for its parameters only.
+    container.pop("lifecycle", None)
+    if cluster.spans is not None:
+        container["args"] += [
+            f"--spans_folder={cluster.spans.folder}",
+            f"--spans_window={cluster.spans.window}",
+        ]
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        task["cachingOptions"] = {"enableCache": name not in (EXAMPLES_NODE, SERVED_NODE)}
+        if config.retrain.attempts > 1:
+            task["retryPolicy"] = {
+                "maxRetryCount": config.retrain.attempts - 1,
+                "backoffDuration": f"{config.retrain.backoff_seconds:g}s",
+                "backoffFactor": 2.0,
+            }
+
+
+def _platform(spec: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
+    executors: dict[str, dict[str, Any]] = {}
+    if cluster.volume is not None:
+        claim = cluster.volume.claim
+        mount = {
+            "mountPath": str(cluster.volume.mount_path),
+            "constant": claim,
+            "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+        }
+        for name in spec["deploymentSpec"]["executors"]:
+            executors.setdefault(name, {})["pvcMount"] = [mount]
+    if cluster.gpu is not None and "/" not in cluster.gpu:
+        trainer = executors.setdefault(f"{TRAINER_NODE}_executor", {})
+        trainer["nodeSelector"] = {"labels": {_GKE_GPU_LABEL: cluster.gpu}}
+    if not executors:
+        return {}
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
+_FIELD: Final = re.compile(r"[0-9A-Za-z*,/-]+")
+
+
+def recurring_run(compiled: "CompiledPipeline", cron: str, *, name: str) -> dict[str, Any]:
+    """Body of `POST /apis/v2beta1/recurringruns` of open-source Kubeflow Pipelines.
+
+    One run at a time, and none for the times at which the cluster was away.
+
+    Args:
+      compiled: what is run; it is part of the definition, nothing is uploaded before.
+      cron: five fields, in the cluster's time zone.
+      name: shown in the list of recurring runs.
+
+    Raises:
+      InputError: `cron` has not five fields.
+    """
+    body: dict[str, Any] = {
+        "display_name": name,
+        "mode": "ENABLE",
+        "max_concurrency": "1",
+        "no_catchup": True,
+        # Kubeflow's first field is the second.
+        "trigger": {"cron_schedule": {"cron": f"0 {checked_cron(cron)}"}},
+        "pipeline_spec": (
+            {"pipeline_spec": compiled.spec, "platform_spec": compiled.platform}
+            if compiled.platform
+            else compiled.spec
+        ),
+    }
+    root = compiled.spec.get("defaultPipelineRoot")
+    if root:
+        body["runtime_config"] = {"pipeline_root": root}
+    return body
+
+
+def vertex_schedule(
+    compiled: "CompiledPipeline", cron: str, *, name: str, project: str, location: str
+) -> dict[str, Any]:
+    """Body of `POST …/projects/PROJECT/locations/LOCATION/schedules` of Vertex AI.
+
+    One run at a time; a time at which the last one still runs is left out.
+
+    Raises:
+      InputError: `cron` has not five fields.
+    """
+    return {
+        "displayName": name,
+        "cron": checked_cron(cron),
+        "maxConcurrentRunCount": "1",
+        "allowQueueing": False,
+        "createPipelineJobRequest": {
+            "parent": f"projects/{project}/locations/{location}",
+            "pipelineJob": compiled.job,
+        },
+    }
+
+
+def checked_cron(cron: str) -> str:
+    """The five fields of a cron line, one space apart.
+
+    Raises:
+      InputError: there are more or fewer, or one holds characters that have no meaning there.
+    """
+    fields = cron.split()
+    if len(fields) != len(_FIELDS):
+        raise InputError(
+            f"--schedule {cron!r}: give five fields ({', '.join(_FIELDS)}), e.g. '0 3 * * *'"
+        )
+    for name, field in zip(_FIELDS, fields, strict=True):
+        if not _FIELD.fullmatch(field):
+            raise InputError(f"--schedule {cron!r}: {field!r} is no {name}")
+    return " ".join(fields)

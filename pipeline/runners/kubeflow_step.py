@@ -1,0 +1,196 @@
+"""What a container of Kubeflow Pipelines or Vertex AI runs: one node of the graph.
+
+`python -m pipeline.runners.kubeflow_step ARGUMENTS` stands between the orchestrator and TFX's own
+entry point, whose arguments it takes, and does what that one leaves out:
+
+- Artifacts are used where the orchestrator puts them: open-source Kubeflow copies the inputs to
+  `/minio`, `/s3` or `/gcs` and uploads the outputs from there, Vertex AI mounts Cloud Storage at
+  `/gcs`. So nodes meet ordinary files, whatever the object store.
+- The span and the fingerprint of the images are found here. Where they come from is TFX's hook
+  before the cache is asked, which open-source Kubeflow does not run.
+- A model that stands for none (see `components.pusher.earlier_models`) is left out of the inputs.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+from tfx.components.example_gen import utils as example_gen_utils
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+from tfx.proto import example_gen_pb2, range_config_pb2
+from tfx.types import standard_component_specs
+from tfx.utils import import_utils, proto_utils
+
+from components import example_gen
+from components.pusher.earlier_models import ABSENT
+from data_ingest.errors import InputError
+from pipeline.config import LOCAL_BEAM_RUNNERS
+from pipeline.runners.cluster import newest_window
+
+_log = logging.getLogger(__name__)
+EXIT_INPUT: Final = 2
+MOUNTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
+)
+"""Where Kubeflow's launcher and Vertex AI show an object store."""
+
+
+def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> int:
+    """Runs one node.
+
+    Args:
+      argv: TFX's arguments (`--executor_class_path`, `--json_serialized_invocation_args`,
+        `--json_serialized_inputs_spec_args`), and Beam's.
+      mounts: folder by URI scheme.
+
+    Returns:
+      The exit code: 0, or 2 where the images or settings are at fault.
+    """
+    parser = argparse.ArgumentParser(prog="kubeflow_step", allow_abbrev=False)
+    parser.add_argument("--executor_class_path", required=True)
+    parser.add_argument("--json_serialized_invocation_args", required=True)
+    parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    # Of the PairExampleGen alone, and only where spans are trained on.
+    parser.add_argument("--spans_folder", type=Path)
+    parser.add_argument("--spans_window", type=int, default=0)
+    arguments, beam_args = parser.parse_known_args(argv)
+    invocation = json_format.Parse(
+        arguments.json_serialized_invocation_args,
+        pipeline_spec_pb2.ExecutorInput(),
+        ignore_unknown_fields=True,
+    )
+    executor = import_utils.import_class_by_path(arguments.executor_class_path)
+    _leave_out_absent(invocation)
+    invocation.outputs.output_file = _mounted(invocation.outputs.output_file, mounts)
+    # Workers on other machines see the object store, not what is mounted here.
+    if not (issubclass(executor, BaseBeamExecutor) and runs_elsewhere(beam_args)):
+        _use_mounts(invocation, mounts)
+    try:
+        if issubclass(executor, example_gen.Executor):
+            if arguments.spans_folder is not None:
+                take_window(invocation, arguments.spans_folder, arguments.spans_window)
+            find_span(invocation)
+        arguments.json_serialized_invocation_args = json_format.MessageToJson(invocation)
+        kubeflow_v2_run_executor.main((arguments, beam_args))
+    except InputError as error:
+        _log.error("%s", error)
+        return EXIT_INPUT
+    _restore_uris(Path(invocation.outputs.output_file), mounts)
+    return 0
+
+
+def runs_elsewhere(beam_args: Sequence[str]) -> bool:
+    """Whether Beam's workers are on other machines."""
+    runners = [
+        value for name, _, value in (arg.partition("=") for arg in beam_args) if name == "--runner"
+    ]
+    return bool(runners) and runners[-1] not in LOCAL_BEAM_RUNNERS
+
+
+def take_window(invocation: Any, folder: Path, length: int) -> None:
+    """Makes the newest window of spans the input.
+
+    Args:
+      invocation: ExecutorInput of the PairExampleGen; changed.
+      folder: of the spans that `oneshot ingest` landed.
+      length: spans to train on; 0: all.
+
+    Raises:
+      InputError: there is no span to train on.
+    """
+    dataset = newest_window(folder, length)
+    _log.info("%s", dataset.description)
+    parameters = invocation.inputs.parameter_values
+    parameters[standard_component_specs.INPUT_BASE_KEY].string_value = str(dataset.base)
+    parameters[standard_component_specs.INPUT_CONFIG_KEY].string_value = proto_utils.proto_to_json(
+        example_gen.make_input_config(dataset.inputs)
+    )
+
+
+def find_span(invocation: Any) -> None:
+    """Resolves the input patterns to the newest span; notes span and fingerprint.
+
+    What TFX's driver does, but by content: see `components.example_gen.ContentInputProcessor`.
+
+    Args:
+      invocation: ExecutorInput of the PairExampleGen; changed.
+
+    Raises:
+      InputError: nothing matches a pattern.
+    """
+    parameters = invocation.inputs.parameter_values
+    config = example_gen_pb2.Input()
+    input_config = parameters[standard_component_specs.INPUT_CONFIG_KEY]
+    proto_utils.json_to_proto(input_config.string_value, config)
+    wanted = None
+    if standard_component_specs.RANGE_CONFIG_KEY in parameters:
+        wanted = range_config_pb2.RangeConfig()
+        given = parameters[standard_component_specs.RANGE_CONFIG_KEY].string_value
+        proto_utils.json_to_proto(given, wanted)
+    base = parameters[standard_component_specs.INPUT_BASE_KEY].string_value
+    processor = example_gen.ContentInputProcessor(base, config.splits, wanted)
+    span, version = processor.resolve_span_and_version()
+    for split in config.splits:
+        split.pattern = processor.get_pattern_for_span_version(split.pattern, span, version)
+    input_config.string_value = proto_utils.proto_to_json(config)
+    (examples,) = invocation.outputs.artifacts[standard_component_specs.EXAMPLES_KEY].artifacts
+    examples.metadata[example_gen_utils.SPAN_PROPERTY_NAME] = span
+    examples.metadata[example_gen_utils.FINGERPRINT_PROPERTY_NAME] = (
+        processor.get_input_fingerprint(span, version)
+    )
+    if version is not None:
+        examples.metadata[example_gen_utils.VERSION_PROPERTY_NAME] = version
+
+
+def _leave_out_absent(invocation: Any) -> None:
+    inputs = invocation.inputs.artifacts
+    for name in list(inputs):
+        if any(ABSENT in artifact.metadata for artifact in inputs[name].artifacts):
+            _log.info("Input %s: there is none yet", name)
+            del inputs[name]
+
+
+def _use_mounts(invocation: Any, mounts: Mapping[str, str]) -> None:
+    for artifacts in (invocation.inputs.artifacts, invocation.outputs.artifacts):
+        for listed in artifacts.values():
+            for artifact in listed.artifacts:
+                artifact.uri = _mounted(artifact.uri, mounts)
+
+
+def _mounted(uri: str, mounts: Mapping[str, str]) -> str:
+    for scheme, folder in mounts.items():
+        if uri.startswith(scheme):
+            return folder + uri.removeprefix(scheme)
+    return uri
+
+
+def _restore_uris(output_file: Path, mounts: Mapping[str, str]) -> None:
+    """Gives the orchestrator the URIs that it knows."""
+    output = json_format.Parse(output_file.read_text("utf-8"), pipeline_spec_pb2.ExecutorOutput())
+    for listed in output.artifacts.values():
+        for artifact in listed.artifacts:
+            artifact.uri = _restored(artifact.uri, mounts)
+            # The blessing names the models that it is about.
+            for key, value in artifact.metadata.items():
+                if isinstance(value, str):
+                    artifact.metadata[key] = _restored(value, mounts)
+    output_file.write_text(json_format.MessageToJson(output), encoding="utf-8")
+
+
+def _restored(path: str, mounts: Mapping[str, str]) -> str:
+    for scheme, folder in mounts.items():
+        if path.startswith(folder):
+            return scheme + path.removeprefix(folder)
+    return path
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""Runs the graph on this machine with TFX's LocalDagRunner."""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ml_metadata import MetadataStore
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.portable import data_types, launcher, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+
+from data_ingest.errors import InputError
+from data_ingest.records.plan import expected_protocols
+from data_ingest.sources.dataset import Dataset
+from pipeline.config import PipelineConfig
+from pipeline.dag import create_pipeline
+from pipeline.releases.promotion import Promotions
+from pipeline.runs.history import RunHistory, RunRecord
+from pipeline.runs.metadata_store import MetadataLocation, remember
+from pipeline.runs.summarize import summarize
+from pipeline.runs.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+
+class RunFailedError(RuntimeError):
+    """A node failed for a reason that is not the user's input."""
+
+
+def run_pipeline(
+    *,
+    config: PipelineConfig,
+    dataset: Dataset,
+    workspace: Workspace,
+    metadata: MetadataLocation,
+    run: RunRecord,
+    check_lease: Callable[[], object],
+) -> RunRecord:
+    """Runs every node that is not cached, as far as `run.stage` says.
+
+    If that is as far as a verdict it writes `runs/<run_id>/summary.json`. The caller holds the
+    lease of `metadata`.
+
+    Args:
+      config: the whole configuration.
+      dataset: where the images lie.
+      workspace: where everything goes.
+      metadata: ML Metadata's store.
+      run: what the history is to hold of the run.
+      check_lease: called before every node; raises where the lease is lost.
+
+    Returns:
+      what the history holds of the run now.
+
+    Raises:
+      InputError: a node found bad input; the message is for the user.
+      RunFailedError: a node failed otherwise; what had finished is kept and not repeated.
+    """
+    connection = metadata.connection()
+    history = RunHistory(connection)
+    remember(metadata, workspace)
+    for node in history.close_interrupted(workspace.artifacts):
+        _log.info("%s of an earlier run was cut off; its partial output is removed", node)
+    _refuse_to_replace_real_data(history, dataset, workspace)
+    promotions = Promotions(workspace, MetadataStore(connection), settings=config.push)
+    promotions.complete()
+    promotions.follow_push()
+    ir = compiler.Compiler().compile(
+        create_pipeline(
+            config=config,
+            dataset=dataset,
+            protocols=expected_protocols(dataset.containers(), config.pairs),
+            pipeline_root=str(workspace.artifacts),
+            serving_model_dir=str(workspace.serving_model),
+            checkpoint_dir=str(workspace.checkpoints),
+            metadata_connection_config=connection,
+            until=run.stage,
+        )
+    )
+    runtime_parameter_utils.substitute_runtime_parameter(
+        ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run.run_id}
+    )
+    started = time.time()
+    record = replace(run, state="running", started=started, dataset=dataset.kind)
+    history.record(record)
+    try:
+        with _node_progress(ir, check_lease):
+            LocalDagRunner().run_with_ir(ir)
+        done = replace(record, state="done")
+        if done.is_judged:
+            summary = summarize(
+                history=history,
+                run_id=run.run_id,
+                dataset=dataset,
+                workspace=workspace,
+                seconds=time.time() - started,
+            )
+            done = replace(
+                done,
+                accuracy=summary.headline[1],
+                accuracy_metric=summary.headline[0],
+                blessed=summary.blessed,
+                pushed_version=summary.pushed_version,
+            )
+    except BaseException as error:
+        seconds = time.time() - started
+        history.record(replace(record, state="failed", seconds=seconds, error=str(error)[:1000]))
+        for_people = _for_people(error, workspace)
+        # Bad input explains itself; of anything else the log is to show where it came from.
+        raise for_people from (error if isinstance(for_people, RunFailedError) else None)
+    done = replace(done, seconds=time.time() - started)
+    history.record(done)
+    promotions.follow_push()
+    if done.is_judged:
+        workspace.point_latest_at(run.run_id)
+    return done
+
+
+def _refuse_to_replace_real_data(
+    history: RunHistory, dataset: Dataset, workspace: Workspace
+) -> None:
+    """A lost network must not put a model of generated glyphs in the place of a real one."""
+    if dataset.kind != "synthetic":
+        return
+    for run in history.runs():
+        if run.dataset not in ("", "synthetic"):
+            raise InputError(
+                f"{workspace.root}: this output folder holds models of real data ({run.dataset}, "
+                f"run {run.run_id}), and only generated glyphs were found for this run. Give the "
+                "data with --data, or another folder with --output"
+            )
+
+
+def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
+    """What to raise in the place of a node's error, which may lie under those of libraries."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, InputError):
+            return cause
+    if not isinstance(error, Exception):
+        return error
+    if any(_is_disk_full(cause) for cause in chain):
+        return RunFailedError(
+            f"the disk of {workspace.root} is full. Free some space, or give another folder with "
+            "--output, and run the same command again: finished steps are kept"
+        )
+    text = str(error).strip() or type(error).__name__
+    return RunFailedError(f"{type(error).__name__}: {text.splitlines()[0]}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # TensorFlow and Beam tell of it in their own errors, in words.
+    by_number = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return by_number or "No space left on device" in str(error) or "ENOSPC" in str(error)
+
+
+@contextmanager
+def _node_progress(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], object]) -> Iterator[None]:
+    """Tells when each node starts and how long it took; none starts without the lease.
+
+    LocalDagRunner offers no callback. Its log lines would do, but exporting a model silences the
+    logger that they go through, which is also why its level is set again before every node.
+    """
+    nodes = [node.pipeline_node.node_info.id for node in ir.nodes]
+    launch = launcher.Launcher.launch
+
+    def launch_and_tell(node_launcher: launcher.Launcher) -> data_types.ExecutionInfo | None:
+        logging.getLogger("absl").setLevel(logging.INFO)
+        check_lease()
+        node = node_launcher._pipeline_node.node_info.id
+        _log.info("[%d/%d] %s", nodes.index(node) + 1, len(nodes), node)
+        started = time.monotonic()
+        execution = launch(node_launcher)
+        _log.info("      done in %.1f s", time.monotonic() - started)
+        return execution
+
+    launcher.Launcher.launch = launch_and_tell
+    try:
+        yield
+    finally:
+        launcher.Launcher.launch = launch

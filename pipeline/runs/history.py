@@ -1,0 +1,169 @@
+"""Run history in ML Metadata: what ran, on what data, how good it was, and what became of it."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import ml_metadata
+from ml_metadata.proto import metadata_store_pb2
+
+from pipeline.config import Stage
+
+_log = logging.getLogger(__name__)
+_RUN_CONTEXT = "pipeline_run"
+_NODE_CONTEXT = "node"
+_RECORD_PROPERTY = "oneshot_run"
+_Execution = metadata_store_pb2.Execution
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as the history tells it. Times are seconds since 1970, accuracies in [0, 1]."""
+
+    run_id: str
+    state: str  # running, done, failed, interrupted, timeout, replaced, blocked or skipped
+    started: float
+    dataset: str = ""
+    command: str = "run"  # the `oneshot` command: run or retrain
+    stage: Stage = "push"  # how far it was to go; push is the whole
+    span: int | None = None
+    window: tuple[int, ...] = ()  # the spans trained on
+    attempt: int = 1  # counts the tries of one retraining
+    trigger: str = ""  # why a retraining: span (asked for) or new (arrived)
+    drift: str = ""  # how the span differs from those before it, if it does
+    label: str = ""  # what the version was to be promoted to if it is pushed
+    promoted: bool = False  # whether that has been done
+    accuracy: float | None = None
+    accuracy_metric: str = ""
+    blessed: bool | None = None
+    pushed_version: int | None = None
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it went as far as to say how good the model is."""
+        return self.state == "done" and self.stage in ("evaluate", "push")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it went all the way: what comes of a span is known then."""
+        return self.state == "done" and self.stage == "push"
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "RunRecord":
+        """Inverse of `dataclasses.asdict` after a trip through JSON, also of other versions."""
+        known = {field.name for field in fields(RunRecord)}
+        found = {name: value for name, value in values.items() if name in known}
+        return RunRecord(**{**found, "window": tuple(found.get("window", ()))})
+
+
+@dataclass(frozen=True)
+class NodeRun:
+    """One node of one run: the execution, whether it came from the cache, and its outputs."""
+
+    node_id: str
+    cached: bool
+    seconds: float
+    outputs: dict[str, list[metadata_store_pb2.Artifact]]
+
+
+class RunHistory:
+    """The runs of one ML Metadata store."""
+
+    def __init__(self, connection: metadata_store_pb2.ConnectionConfig) -> None:
+        """Opens the store, and makes its tables if they are not there.
+
+        Raises:
+          RuntimeError: it cannot be opened.
+        """
+        self._store = ml_metadata.MetadataStore(connection)
+
+    def record(self, run: RunRecord) -> None:
+        """Writes (or rewrites) the record of a run into its MLMD context."""
+        context = self._store.get_context_by_type_and_name(_RUN_CONTEXT, run.run_id)
+        if context is None:
+            # As TFX registers it when the run's first node starts.
+            type_id = self._store.put_context_type(
+                metadata_store_pb2.ContextType(name=_RUN_CONTEXT),
+                can_add_fields=True,
+                can_omit_fields=True,
+            )
+            context = metadata_store_pb2.Context(type_id=type_id, name=run.run_id)
+        context.custom_properties[_RECORD_PROPERTY].string_value = json.dumps(asdict(run))
+        self._store.put_contexts([context])
+
+    def runs(self) -> list[RunRecord]:
+        """All recorded runs, the newest first."""
+        records = []
+        for context in self._store.get_contexts_by_type(_RUN_CONTEXT):
+            text = context.custom_properties[_RECORD_PROPERTY].string_value
+            if text:
+                records.append(RunRecord.from_dict(json.loads(text)))
+        return sorted(records, key=lambda run: run.started, reverse=True)
+
+    def nodes(self, run_id: str) -> list[NodeRun]:
+        """The finished nodes of a run in the order they ran."""
+        context = self._store.get_context_by_type_and_name(_RUN_CONTEXT, run_id)
+        if context is None:
+            return []
+        executions = self._store.get_executions_by_context(context.id)
+        finished = [
+            e for e in executions if e.last_known_state in (_Execution.COMPLETE, _Execution.CACHED)
+        ]
+        return [self._node_run(e) for e in sorted(finished, key=lambda e: e.id)]
+
+    def close_interrupted(self, artifacts: Path) -> list[str]:
+        """Marks what a killed process left running, and deletes its half-written outputs.
+
+        Only for the owner of the store: nothing else may be running.
+
+        Returns:
+          node ids whose execution had been cut off.
+        """
+        cut_off = []
+        for execution in self._store.get_executions():
+            if execution.last_known_state in (_Execution.RUNNING, _Execution.NEW):
+                execution.last_known_state = _Execution.FAILED
+                self._store.put_executions([execution])
+                cut_off.append(self._node_id(execution))
+                # TFX lays outputs out as <root>/<node>/<key>/<execution id>.
+                for folder in artifacts.glob(f"*/*/{execution.id}"):
+                    shutil.rmtree(folder, ignore_errors=True)
+        for run in self.runs():
+            if run.state == "running":
+                self.record(replace(run, state="interrupted"))
+        return cut_off
+
+    def _node_run(self, execution: metadata_store_pb2.Execution) -> NodeRun:
+        cached = execution.last_known_state == _Execution.CACHED
+        milliseconds = execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        outputs: dict[str, list[metadata_store_pb2.Artifact]] = {}
+        events = self._store.get_events_by_execution_ids([execution.id])
+        artifacts = {
+            a.id: a for a in self._store.get_artifacts_by_id([e.artifact_id for e in events])
+        }
+        for event in events:
+            if event.type in (
+                metadata_store_pb2.Event.OUTPUT,
+                metadata_store_pb2.Event.INTERNAL_OUTPUT,
+            ):
+                key = next((step.key for step in event.path.steps if step.key), "")
+                outputs.setdefault(key, []).append(artifacts[event.artifact_id])
+        return NodeRun(
+            node_id=self._node_id(execution),
+            cached=cached,
+            seconds=0.0 if cached else milliseconds / 1000,
+            outputs=outputs,
+        )
+
+    def _node_id(self, execution: metadata_store_pb2.Execution) -> str:
+        for context in self._store.get_contexts_by_execution(execution.id):
+            if context.type == _NODE_CONTEXT:
+                # Named <pipeline>.<node>; pipeline names hold no dot.
+                return str(context.name).partition(".")[2]
+        return "unknown"

@@ -1,0 +1,397 @@
+"""One run at a time, among all processes and hosts that share an output folder or a database.
+
+Whoever works holds a lease: who it is, and until when. It is renewed while the work goes on, and
+free once it has expired; that of a process that died on the same host is free at once. Whoever
+loses it, because the network or the host stood still for too long, stops at once.
+"""
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from data_ingest.errors import InputError
+from pipeline.runs.lease_store import LeaseStore, LeaseStoreError
+from pipeline.runs.processes import Process, end_group
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS: Final = 5.0
+_MARGIN: Final = 0.2
+"""Share of the time that is left for ending: another may take over when all of it has passed."""
+
+
+class LeaseLostError(RuntimeError):
+    """The lease expired, or is another's: whatever it guarded must stop."""
+
+
+class Watch:
+    """Asks again and again how long the lease is held, and tells when it is not any more."""
+
+    def __init__(self, *, ask: Callable[[], float], on_lost: Callable[[str], None]) -> None:
+        """Starts nothing yet.
+
+        Args:
+          ask: prolongs or confirms the lease, and returns for how many seconds from the moment
+            it was called. Raises LeaseLostError or LeaseStoreError.
+          on_lost: called once, in another thread, with the reason.
+        """
+        self._ask = ask
+        self._on_lost = on_lost
+        self._deadline = 0.0
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._told = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, or may be: nobody could ask in time."""
+        return self._lost.is_set() or _clock() > self._deadline
+
+    def ask(self) -> None:
+        """Asks once.
+
+        Raises:
+          LeaseLostError: it is not held any more.
+          LeaseStoreError: the store does not answer.
+        """
+        started = _clock()
+        try:
+            seconds = self._ask()
+        except LeaseLostError:
+            self._deadline = 0.0
+            raise
+        self._deadline = started + seconds * (1 - _MARGIN)
+
+    def start(self) -> None:
+        """Goes on in the background until `end`.
+
+        Raises:
+          LeaseLostError: it is not held any more.
+          LeaseStoreError: the store does not answer.
+        """
+        self.ask()
+        for work in (self._ask_often, self._watch_the_time):
+            thread = threading.Thread(target=work, name=f"lease-{work.__name__}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def end(self) -> None:
+        """Asks no more."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask_often(self) -> None:
+        while not self._ended.wait(min((self._deadline - _clock()) / 3, _POLL_SECONDS)):
+            try:
+                self.ask()
+            except LeaseStoreError as error:
+                _log.warning("the lease could not be renewed: %s", error)
+                # A store that fails at once is not asked without a pause.
+                self._ended.wait(0.1)
+            except LeaseLostError as error:
+                self._lose(str(error))
+                return
+
+    def _watch_the_time(self) -> None:
+        """A thread of its own: a question may hang as long as a file server does."""
+        while not self._ended.wait(min(max(self._deadline - _clock(), 0.01), 0.5)):
+            if _clock() > self._deadline:
+                self._lose("the lease could not be renewed in time")
+                return
+
+    def _lose(self, reason: str) -> None:
+        with self._told:
+            if self._lost.is_set():
+                return
+            self._lost.set()
+        self._on_lost(reason)
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine is suspended, as they do for everybody else."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+DEFAULT_TTL: Final = 60.0
+_DEATH_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What is written in a lease. Times are seconds since 1970 by the store's clock."""
+
+    owner: Process
+    run_id: str
+    command: str
+    since: float
+    expires: float
+    worker: Process | None = None
+    """The child that does the work, leader of a process group of its own."""
+    wanted_by: str = ""
+    """Who asked the owner to stop; empty if nobody did."""
+
+    def __str__(self) -> str:
+        host = self.owner.host.partition(" ")[0]
+        return f"`oneshot {self.command}` {self.run_id} (process {self.owner.pid} on {host})"
+
+
+class LeaseBusyError(RuntimeError):
+    """Another run holds the lease."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(
+            f"{holder} is using this output folder or its metadata; wait for it, or give this one "
+            "another --output"
+        )
+        self.holder = holder
+
+
+def exit_at_once(reason: str) -> None:
+    """Ends this process as kill -9 would: nothing may be written any more."""
+    _log.critical("%s; stopping at once", reason)
+    logging.shutdown()
+    os._exit(1)
+
+
+class Lease:
+    """The lease in one store."""
+
+    def __init__(self, store: LeaseStore, *, ttl: float = DEFAULT_TTL) -> None:
+        """Touches nothing yet.
+
+        Args:
+          store: where it is written.
+          ttl: seconds after the last renewal at which it is another's to take.
+        """
+        self._store = store
+        self._ttl = ttl
+
+    def holder(self) -> Holder | None:
+        """Who holds it at this moment.
+
+        Raises:
+          LeaseStoreError: the store does not answer.
+        """
+        found: list[Holder] = []
+
+        def look(text: str, now: float) -> None:
+            holder = _parse(text)[1]
+            if holder is not None and not _is_free(holder, now):
+                found.append(holder)
+
+        self._store.update(look)
+        return found[0] if found else None
+
+    def check(self, token: int) -> float:
+        """Asks the store for how many seconds the holder with this token still has the lease.
+
+        Raises:
+          LeaseLostError: it has not.
+          LeaseStoreError: the store does not answer.
+        """
+        left: list[float] = []
+
+        def look(text: str, now: float) -> None:
+            current, holder = _parse(text)
+            if current != token or holder is None or now >= holder.expires:
+                raise LeaseLostError(f"the lease was lost to {holder or 'nobody yet'}")
+            left.append(holder.expires - now)
+
+        self._store.update(look)
+        return left[0]
+
+    def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
+        """Asks a holder, if it still is the one, to end its work and let go."""
+
+        def ask(text: str, _now: float) -> str | None:
+            token, holder = _parse(text)
+            if holder is None or holder.owner != asked.owner:
+                return None
+            return _format(token, replace(holder, wanted_by=wanted_by))
+
+        self._store.update(ask)
+
+    @contextmanager
+    def held(
+        self, *, run_id: str, command: str, on_lost: Callable[[str], None] = exit_at_once
+    ) -> Iterator["Hold"]:
+        """Holds the lease, renewed in the background, for as long as the context lasts.
+
+        Args:
+          run_id: what is done under it, for others to read.
+          command: the `oneshot` command.
+          on_lost: called in another thread, with the reason, at the moment the lease is lost.
+
+        Raises:
+          LeaseBusyError: another holds it.
+          LeaseStoreError: the store does not answer.
+        """
+        hold = Hold(self._store, self._ttl, on_lost)
+        hold.acquire(run_id=run_id, command=command)
+        try:
+            yield hold
+        finally:
+            hold.release()
+
+
+class Hold:
+    """A lease while it is held."""
+
+    def __init__(self, store: LeaseStore, ttl: float, on_lost: Callable[[str], None]) -> None:
+        self._store = store
+        self._ttl = ttl
+        self._owner = Process.this()
+        self._watch = Watch(ask=self._renew, on_lost=on_lost)
+        self.token = 0
+        """Rises with every holder: what is done under a lower one is out of date."""
+        self.wanted_by = ""
+        """Who asked for the lease; empty if nobody did."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, or may be: nobody could renew it in time."""
+        return self._watch.lost
+
+    def acquire(self, *, run_id: str, command: str) -> None:
+        """Takes the lease and renews it in the background from then on.
+
+        Raises:
+          LeaseBusyError: another holds it.
+          LeaseStoreError: the store does not answer.
+        """
+
+        def take(text: str, now: float) -> str:
+            token, holder = _parse(text)
+            if holder is not None:
+                if not _is_free(holder, now):
+                    raise LeaseBusyError(holder)
+                _end_remains(holder)
+            self.token = token + 1
+            return _format(self.token, Holder(self._owner, run_id, command, now, now + self._ttl))
+
+        self._store.update(take)
+        self._watch.start()
+
+    def renew(self) -> None:
+        """Prolongs the lease now, and notes who wants it.
+
+        Raises:
+          LeaseLostError: it is another's.
+          LeaseStoreError: the store does not answer.
+        """
+        self._watch.ask()
+
+    def check(self) -> None:
+        """Asks the store whether the lease is still this process's.
+
+        Raises:
+          LeaseLostError: it is not.
+          LeaseStoreError: the store does not answer.
+        """
+        Lease(self._store, ttl=self._ttl).check(self.token)
+
+    def set_worker(self, pid: int) -> None:
+        """Notes the child that does the work, so that whoever takes over can end it."""
+        worker = Process.local(pid)
+        self._change(lambda holder, _now: replace(holder, worker=worker))
+
+    def set_run_id(self, run_id: str) -> None:
+        """Notes another run, of the same owner, for others to read."""
+        self._change(lambda holder, _now: replace(holder, run_id=run_id))
+
+    def release(self) -> None:
+        """Lets go; a lease that is another's by now is left alone."""
+        self._watch.end()
+
+        def free(text: str, _now: float) -> str | None:
+            token, holder = _parse(text)
+            return _format(token, None) if self._is_ours(token, holder) else None
+
+        try:
+            self._store.update(free)
+        except LeaseStoreError as error:
+            _log.warning("the lease could not be given back and will expire: %s", error)
+
+    def _renew(self) -> float:
+        self._change(lambda holder, now: replace(holder, expires=now + self._ttl))
+        return self._ttl
+
+    def _change(self, change: Callable[[Holder, float], Holder]) -> None:
+        def write(text: str, now: float) -> str:
+            token, holder = _parse(text)
+            if holder is None or not self._is_ours(token, holder):
+                raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
+            self.wanted_by = holder.wanted_by
+            return _format(token, change(holder, now))
+
+        self._store.update(write)
+
+    def _is_ours(self, token: int, holder: Holder | None) -> bool:
+        return holder is not None and token == self.token and holder.owner == self._owner
+
+
+def _is_free(holder: Holder, now: float) -> bool:
+    return now >= holder.expires or (holder.owner.is_here() and not holder.owner.is_alive())
+
+
+def _end_remains(holder: Holder) -> None:
+    """Ends what a former holder left running on this host: it no longer may.
+
+    Raises:
+      LeaseBusyError: it does not end.
+    """
+    try:
+        if holder.worker is not None and holder.worker.is_here():
+            _log.info("Ending what is left of %s", holder)
+            if not end_group(holder.worker, seconds=_DEATH_SECONDS):
+                raise LeaseBusyError(holder)
+        if holder.owner.is_here() and holder.owner.is_alive():
+            _end_owner(holder)
+    except PermissionError:
+        raise LeaseBusyError(holder) from None
+
+
+def _end_owner(holder: Holder) -> None:
+    if holder.owner == Process.this():
+        raise LeaseBusyError(holder)
+    _log.warning("Ending %s, which stood still until its lease was over", holder)
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while holder.owner.is_alive():
+        if time.monotonic() > deadline:
+            raise LeaseBusyError(holder)
+        with suppress(ProcessLookupError):
+            os.kill(holder.owner.pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _parse(text: str) -> tuple[int, Holder | None]:
+    if not text:
+        return 0, None
+    try:
+        content: dict[str, Any] = json.loads(text)
+        holder = content["holder"]
+        if holder is None:
+            return int(content["token"]), None
+        worker = holder.pop("worker")
+        return int(content["token"]), Holder(
+            owner=Process(**holder.pop("owner")),
+            worker=None if worker is None else Process(**worker),
+            **holder,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the lease holds what no version of oneshot wrote ({error}); delete lease.json or the "
+            "row in oneshot_lease once nothing runs any more"
+        ) from error
+
+
+def _format(token: int, holder: Holder | None) -> str:
+    return json.dumps({"token": token, "holder": None if holder is None else asdict(holder)})

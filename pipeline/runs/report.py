@@ -1,0 +1,204 @@
+"""The report of a run: one HTML file with its pictures inside, readable offline."""
+
+import base64
+import io
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from data_ingest.durable import write_text_atomically
+from pipeline.runs.summary import (
+    HUMAN_ACCURACY,
+    KOCH_2015_ACCURACY,
+    RunSummary,
+    accuracy_names,
+    read_summary,
+    ways_of,
+)
+
+_log = logging.getLogger(__name__)
+_MISTAKES_FILE = "mistakes.json"
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_MODEL_COLOUR, _BASELINE_COLOUR, _REFERENCE_COLOUR = "#1f6feb", "#9aa4b2", "#d1842c"
+
+
+def try_to_write_report(run_dir: Path) -> None:
+    """A picture that cannot be drawn must not fail a run whose model is already served."""
+    try:
+        write_report(run_dir)
+    except Exception:
+        _log.exception("no report: `oneshot report %s` tries again", run_dir.name)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` beside `summary.json` and returns its path."""
+    summary = read_summary(run_dir)
+    training = _training(summary)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    groups = group_accuracies(summary.per_group)
+    html = template.render(
+        summary=summary,
+        accuracy_picture=_embedded(_accuracy_figure(summary)),
+        group_picture=_embedded(_group_figure(groups)) if groups else "",
+        training_picture=_embedded(_training_figure(training)) if training.get("history") else "",
+        refit=training.get("refit"),
+        seconds_picture=_embedded(_seconds_figure(summary)),
+        mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
+        accuracy_names=accuracy_names(summary.metrics),
+        percent=lambda value: f"{100 * value:.1f} %",
+        ways_of=ways_of,
+        zip=zip,
+    )
+    path = run_dir / "report.html"
+    write_text_atomically(path, html)
+    return path
+
+
+def carry_over(earlier: Path, run_dir: Path) -> None:
+    """Takes what cannot have changed from the folder of an earlier run with the same evaluation."""
+    if (earlier / _MISTAKES_FILE).is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(earlier / _MISTAKES_FILE, run_dir / _MISTAKES_FILE)
+
+
+def group_accuracies(per_group: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Within-group accuracy by group (alphabet), of the trials of most ways; {} if unknown."""
+    names = [name for name in per_group if name.startswith("within_")]
+    if not names:
+        return {}
+    groups = per_group[max(names, key=ways_of)]
+    return {group: figure["value"] for group, figure in groups.items()}
+
+
+def _training(summary: RunSummary) -> dict[str, Any]:
+    path = Path(summary.artifacts.get("model_run", "")) / "training.json"
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
+    """Trial, scores and pictures; kept in a file, since finding them runs the model."""
+    if file.is_file():
+        kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+    model, examples = summary.artifacts.get("model"), summary.artifacts.get("examples")
+    if not model or not examples or not Path(model).exists() or not Path(examples).exists():
+        return []
+    from components.evaluator.mistakes import hardest_mistakes
+
+    found = [
+        {
+            "trial": mistake.trial,
+            "chosen_score": mistake.chosen_score,
+            "correct_score": mistake.correct_score,
+            "pictures": [_png(mistake.query), _png(mistake.chosen), _png(mistake.correct)],
+        }
+        for mistake in hardest_mistakes(
+            model=Path(model) / "Format-Serving", examples=Path(examples), most=12
+        )
+    ]
+    write_text_atomically(file, json.dumps(found) + "\n")
+    return found
+
+
+def _accuracy_figure(summary: RunSummary) -> Figure:
+    names = accuracy_names(summary.metrics)
+    figure, axes = _subplots(7.5, 0.75 * len(names) + 1.4)
+    for row, name in enumerate(reversed(names)):
+        value = summary.metrics[name]
+        low, high = summary.metrics[f"{name}_ci95"]
+        axes.barh(row + 0.18, value, height=0.34, color=_MODEL_COLOUR)
+        axes.errorbar(value, row + 0.18, xerr=[[value - low], [high - value]], color="black", lw=1)
+        axes.text(0.01, row + 0.18, f"{100 * value:.1f} %", va="center", color="white", fontsize=9)
+        axes.barh(row - 0.18, summary.baselines.get(name, 0), height=0.34, color=_BASELINE_COLOUR)
+        axes.plot([1 / ways_of(name)] * 2, [row - 0.4, row + 0.4], color="black", ls=":", lw=1)
+        if name == "official_20way_accuracy" and summary.dataset == "omniglot":
+            for reference, label, style in (
+                (KOCH_2015_ACCURACY, "Koch 2015, 92.0 %", "--"),
+                (HUMAN_ACCURACY, "humans, 95.5 %", "-"),
+            ):
+                span = [row - 0.4, row + 0.4]
+                axes.plot([reference] * 2, span, color=_REFERENCE_COLOUR, ls=style, label=label)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, frameon=False)
+    axes.set_yticks(range(len(names)))
+    axes.set_yticklabels([n.removesuffix("_accuracy").replace("_", " ") for n in reversed(names)])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(
+        "accuracy: model with its 95 % interval (blue), pixel 1-NN (grey), chance (dots)"
+    )
+    return figure
+
+
+def _group_figure(groups: dict[str, float]) -> Figure:
+    ordered = sorted(groups.items(), key=lambda item: item[1])
+    figure, axes = _subplots(7.5, 0.32 * len(ordered) + 1)
+    axes.barh(
+        [name for name, _ in ordered],
+        [value for _, value in ordered],
+        color=_MODEL_COLOUR,
+    )
+    for row, (_, value) in enumerate(ordered):
+        axes.text(0.01, row, f"{100 * value:.1f} %", va="center", color="white", fontsize=8)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("within-group one-shot accuracy")
+    return figure
+
+
+def _training_figure(training: dict[str, Any]) -> Figure:
+    history = training["history"]
+    figure, axes = _subplots(7.5, 3)
+    steps = [entry["step"] for entry in history]
+    axes.plot(steps, [entry["loss"] for entry in history], color=_BASELINE_COLOUR)
+    axes.set_ylabel("training loss (grey)")
+    axes.set_xlabel("step")
+    right = axes.twinx()
+    validated = [e for e in history if e.get("accuracy") is not None]
+    right.plot(
+        [e["step"] for e in validated],
+        [e["accuracy"] for e in validated],
+        color=_MODEL_COLOUR,
+        marker=".",
+    )
+    right.set_ylabel("one-shot accuracy, held-out (blue)")
+    return figure
+
+
+def _seconds_figure(summary: RunSummary) -> Figure:
+    steps = [(k, v) for k, v in summary.seconds.items() if k != "total" and v >= 0.05]
+    figure, axes = _subplots(7.5, 0.32 * max(len(steps), 1) + 1)
+    axes.barh(
+        [k for k, _ in reversed(steps)],
+        [v for _, v in reversed(steps)],
+        color=_MODEL_COLOUR,
+    )
+    for row, (_, value) in enumerate(reversed(steps)):
+        axes.text(value, row, f" {value:.1f} s", va="center", fontsize=8)
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds (cached steps left out)")
+    return figure
+
+
+def _subplots(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of its own, in inches: pyplot would keep it and choose a backend."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _embedded(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _png(buffer.getvalue())
+
+
+def _png(image: bytes) -> str:
+    kind = "jpeg" if image.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,150 @@
+"""Gathers what a run came to from ML Metadata and the artifacts."""
+
+import json
+import logging
+import platform
+from dataclasses import asdict
+from importlib import metadata as package_metadata
+from pathlib import Path
+from typing import Any
+
+from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
+from components.evaluator.eval_config import read_metrics, refusals
+from components.pusher.earlier_models import NOT_PUSHED_BECAUSE, custom_text
+from components.serving_gate.component import REPORT as GATE_REPORT
+from data_ingest.durable import write_text_atomically
+from data_ingest.sources.dataset import Dataset
+from pipeline.runs.history import NodeRun, RunHistory
+from pipeline.runs.report import carry_over
+from pipeline.runs.summary import SUMMARY_FILE, RunSummary, read_summary
+from pipeline.runs.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tfx",
+    "apache-beam",
+    "tensorflow-data-validation",
+    "tensorflow-model-analysis",
+    "ml-metadata",
+)
+
+
+def summarize(
+    *,
+    history: RunHistory,
+    run_id: str,
+    dataset: Dataset,
+    workspace: Workspace,
+    seconds: float,
+) -> RunSummary:
+    """Gathers the figures of a finished run from ML Metadata and writes `summary.json`."""
+    nodes = history.nodes(run_id)
+    artifacts = _artifact_uris(nodes)
+    training = _read_json(Path(artifacts.get("model_run", "")) / "training.json")
+    version = _pushed_version(nodes)
+    cached = [node.node_id for node in nodes if node.cached]
+    earlier = _same_evaluation(workspace, artifacts) if "Evaluator" in cached else None
+    if earlier is None:
+        metrics = read_metrics(artifacts["evaluation"])
+        per_group = metrics.pop("per_group")
+    else:
+        metrics, per_group = earlier.metrics, earlier.per_group
+        carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
+    summary = RunSummary(
+        run_id=run_id,
+        dataset=dataset.kind,
+        blessed=_is_blessed(nodes),
+        pushed_version=version,
+        model_dir=str(workspace.serving_model / str(version)) if version else None,
+        metrics=metrics,
+        seconds={node.node_id: round(node.seconds, 2) for node in nodes}
+        | {"total": round(seconds, 2)},
+        train_images_per_second=training.get("images_per_second"),
+        device=training.get("device"),
+        versions={name: package_metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        data_found=dataset.description,
+        cached=cached,
+        baselines=_baselines(artifacts["examples"], workspace),
+        refusals=_refusals(nodes, artifacts["evaluation"]),
+        artifacts=artifacts,
+        per_group=per_group,
+    )
+    write_text_atomically(
+        workspace.run_dir(run_id) / SUMMARY_FILE,
+        json.dumps(asdict(summary), indent=2) + "\n",
+    )
+    return summary
+
+
+def _same_evaluation(workspace: Workspace, artifacts: dict[str, str]) -> RunSummary | None:
+    """The summary of the newest run whose model was judged by the same execution."""
+    for file in sorted(workspace.runs.glob(f"[0-9]*/{SUMMARY_FILE}"), reverse=True):
+        summary = read_summary(file.parent)
+        if summary.artifacts.get("evaluation") == artifacts["evaluation"]:
+            return summary
+    return None
+
+
+def _artifact_uris(nodes: list[NodeRun]) -> dict[str, str]:
+    """Output key → URI, over all nodes but the resolvers."""
+    return {
+        key: artifacts[0].uri
+        for node in nodes
+        if not node.node_id.endswith("Resolver")
+        for key, artifacts in node.outputs.items()
+        if artifacts and key != "blessing"
+    }
+
+
+def _output(nodes: list[NodeRun], node_id: str, key: str) -> Any:
+    for node in nodes:
+        if node.node_id == node_id and node.outputs.get(key):
+            return node.outputs[key][0]
+    return None
+
+
+def _is_blessed(nodes: list[NodeRun]) -> bool:
+    blessings = [_output(nodes, node, "blessing") for node in ("Evaluator", "ServingGate")]
+    both = all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
+    return both and not _taken_back(nodes)
+
+
+def _taken_back(nodes: list[NodeRun]) -> str:
+    """Who rolled this very model back earlier, when and why; empty if nobody did."""
+    pushed = _output(nodes, "Pusher", "pushed_model")
+    return "" if pushed is None else custom_text(pushed, NOT_PUSHED_BECAUSE)
+
+
+def _refusals(nodes: list[NodeRun], evaluation_uri: str) -> list[str]:
+    """Why the model was not blessed: failed thresholds, what the ServingGate found, a rollback."""
+    gate = _output(nodes, "ServingGate", "blessing")
+    found = _read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
+    taken_back = [reason] if (reason := _taken_back(nodes)) else []
+    return [*refusals(evaluation_uri), *found, *taken_back]
+
+
+def _pushed_version(nodes: list[NodeRun]) -> int | None:
+    pushed = _output(nodes, "Pusher", "pushed_model")
+    if pushed is None or pushed.custom_properties["pushed"].int_value != 1:
+        return None
+    return int(pushed.custom_properties["pushed_version"].string_value)
+
+
+def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:
+    """Pixel nearest neighbour on the same trials, computed once an Examples artifact."""
+    cache = workspace.root / "baselines" / f"{Path(examples_uri).name}.json"
+    known = _read_json(cache)
+    if not known:
+        known = pixel_nearest_neighbour_accuracy(Path(examples_uri))
+        write_text_atomically(cache, json.dumps(known) + "\n")
+    return known
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

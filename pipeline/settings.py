@@ -1,0 +1,126 @@
+"""Settings of `oneshot retrain`."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from data_ingest.settings import Settings
+
+
+class RetrainSettings(Settings):
+    """What is trained on when spans arrive, and how a failure is met."""
+
+    window: int = Field(
+        default=12, ge=0, le=100_000, description="newest spans to train on; 0: all of them"
+    )
+    trigger: Literal["every_span", "drift"] = Field(
+        default="every_span",
+        description="every_span, or drift: only spans in which drift was found",
+    )
+    label: Literal["stable", "canary"] | None = Field(
+        default="stable",
+        description="what a blessed model is promoted to: stable, canary, or null: nothing",
+    )
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="how often a retraining that fails is tried; what had finished is not repeated",
+    )
+    backoff_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="pause before the second attempt, twice as long before each further one",
+    )
+    lease_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="how long after its last sign of life another host may take over from one "
+        "that died",
+    )
+
+
+class DriftSettings(Settings):
+    """Limits that were chosen on Omniglot's background alphabets; see docs/retraining.md."""
+
+    action: Literal["warn", "block"] = Field(
+        "warn",
+        description="warn: say so and go on; block: no training uses a span that drifted until "
+        "`oneshot spans readmit`",
+    )
+    reference_spans: int = Field(
+        7, ge=1, le=10_000, description="spans before it that a span is compared with"
+    )
+    max_images: int = Field(
+        5_000, ge=100, le=10_000_000, description="images that are measured on either side"
+    )
+    divergence: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="Jensen-Shannon divergence of a figure (width, ink, ...) that is tolerated",
+    )
+    divergence_factor: float = Field(
+        2.0,
+        ge=0,
+        le=100,
+        description="or so many times what groups of the reference differ among themselves",
+    )
+    unexpected_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of images stored or inked unlike any before that is tolerated",
+    )
+    label_shift: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="change of a known group's share of the images that is tolerated",
+    )
+    accuracy_drop: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="drop in one-shot accuracy of the served model that is tolerated",
+    )
+    trials: int = Field(
+        400, ge=20, le=1_000_000, description="one-shot trials on either side; 20-way, or fewer"
+    )
+
+
+Event = Literal["blessed", "not_blessed", "failed", "drift"]
+
+
+class NotifySettings(Settings):
+    """Who is told what became of a retraining. Secrets are better given by the environment."""
+
+    events: tuple[Event, ...] = Field(
+        ("blessed", "not_blessed", "failed", "drift"), description="what is told of"
+    )
+    webhook_url: SecretStr | None = Field(
+        None,
+        description="http(s) address that gets each notice; ONESHOT_WEBHOOK_URL is the same and "
+        "keeps it out of this file",
+    )
+    webhook_format: Literal["json", "slack"] = Field(
+        "json", description="json: all details; slack: a text, as Slack and Mattermost take it"
+    )
+    smtp_host: str | None = Field(None, description="mail server; null: no mail")
+    smtp_port: int = Field(587, ge=1, le=65_535, description="its port")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="how the connection is encrypted"
+    )
+    smtp_user: str | None = Field(
+        None, description="name to log in with; the password is ONESHOT_SMTP_PASSWORD"
+    )
+    mail_from: str | None = Field(None, description="sender's address")
+    mail_to: tuple[str, ...] = Field((), description="receivers' addresses")
+
+    @model_validator(mode="after")
+    def _mail_is_complete(self) -> "NotifySettings":
+        if self.smtp_host is not None and not (self.mail_from and self.mail_to):
+            raise ValueError("smtp_host needs mail_from and mail_to")
+        return self

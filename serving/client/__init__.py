@@ -1,0 +1,42 @@
+"""Clients of a served model, over REST and gRPC, blocking and for asyncio.
+
+`from serving.client import Client` needs httpx and numpy, and imports neither TensorFlow nor gRPC;
+the same over gRPC is in `serving.client.grpc`.
+"""
+
+from serving.client.rest import AsyncClient, Client
+from serving.client.types import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidImage,
+    InvalidRequest,
+    Limits,
+    NotFound,
+    Overloaded,
+    Retries,
+    Scores,
+    ServerError,
+    Tls,
+    Unauthorized,
+    Unavailable,
+    VersionStatus,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "DeadlineExceeded",
+    "InvalidImage",
+    "InvalidRequest",
+    "Limits",
+    "NotFound",
+    "Overloaded",
+    "Retries",
+    "Scores",
+    "ServerError",
+    "Tls",
+    "Unauthorized",
+    "Unavailable",
+    "VersionStatus",
+]

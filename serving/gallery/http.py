@@ -1,0 +1,271 @@
+"""The gallery over HTTP, beside the models of the local server.
+
+| request | body | answer |
+|---|---|---|
+| `GET /v1/gallery` | | what it holds, its model, its calibration, a rebuild under way |
+| `GET /v1/gallery/identities?after=NAME&limit=N` | | who is enrolled, in order of names |
+| `POST /v1/gallery/enroll` | `{"name": ..., "images": [{"b64": ...}]}` | `added`, `known` |
+| `POST /v1/gallery/identify` | `{"image": {"b64": ...}}` | `name` or null, `candidates` |
+| `POST /v1/gallery/verify` | `{"name": ..., "image": {"b64": ...}}` | `same`, `score` |
+| `POST /v1/gallery/remove` | `{"name": ...}` | `images`, `erased` |
+| `POST /v1/gallery/rebuild` | | 202; `GET /v1/gallery` shows how far it is |
+
+`identify` and `verify` also take `false_accept_rate`, `identify` takes `limit`. Names are in
+bodies, not in paths: they are free text, and paths end up in logs. Errors are those of TF Serving's
+REST API: `{"error": MESSAGE}` with its status codes.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from serving.errors import Code, ServingError
+from serving.gallery.gallery import Gallery
+from serving.gallery.records import reply_of
+
+State = Literal["idle", "running", "failed"]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RebuildState:
+    """`done` images of `total` in the rebuild under way, or what stopped the last one."""
+
+    state: State = "idle"
+    done: int = 0
+    total: int = 0
+    error: str = ""
+
+
+class Follower:
+    """A thread that rebuilds a gallery when asked to, or when there is a newer model.
+
+    A rebuild that is cut off by the end of the process continues at the next one.
+    """
+
+    def __init__(self, gallery: Gallery, *, every_seconds: float | None = None) -> None:
+        """Starts the thread.
+
+        Args:
+          gallery: not closed by this.
+          every_seconds: how often to look for a newer version of the model; None never does.
+        """
+        self._gallery = gallery
+        self._every = every_seconds
+        self._wake = threading.Event()
+        self._asked = False
+        self._closing = False
+        self._state = RebuildState()
+        self._thread = threading.Thread(target=self._run, name="gallery-follower", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> RebuildState:
+        """What it is doing."""
+        return self._state
+
+    def rebuild(self) -> None:
+        """Asks for a rebuild; returns at once."""
+        if self._state.state != "running":
+            self._state = RebuildState("running")
+        self._asked = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Lets the batch under way finish, and ends."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(self._every)
+            self._wake.clear()
+            if not self._closing and (self._asked or self._is_behind()):
+                self._asked = False
+                self._rebuild()
+
+    def _is_behind(self) -> bool:
+        try:
+            status = self._gallery.status()
+        except ServingError as error:
+            _log.warning("the gallery cannot be looked at: %s", error)
+            return False
+        return None not in (status.model_version, status.latest_version) and (
+            status.model_version != status.latest_version
+        )
+
+    def _rebuild(self) -> None:
+        self._state = RebuildState("running")
+        try:
+            self._gallery.rebuild(self._progress)
+        except _Closing:
+            return
+        except Exception as error:
+            # The old version answers on; the next look tries again.
+            _log.exception("the gallery could not be rebuilt")
+            self._state = RebuildState("failed", error=str(error))
+        else:
+            self._state = RebuildState()
+
+    def _progress(self, done: int, total: int) -> None:
+        self._state = RebuildState("running", done, total)
+        if self._closing:
+            raise _Closing
+
+
+class _Closing(Exception):
+    """Ends a rebuild between two batches."""
+
+
+PREFIX: Final = "/v1/gallery"
+PAGE: Final = 1000
+
+Handler = Callable[[dict[str, Any]], Any]
+
+
+def gallery_routes(gallery: Gallery, follower: Follower) -> list[BaseRoute]:
+    """Routes for an application that turns ServingError into replies, as `rest_app` does.
+
+    Args:
+      gallery: closed by whoever opened it, after the server has stopped.
+      follower: of this gallery; it carries out `rebuild`.
+    """
+
+    def status(_: dict[str, Any]) -> Any:
+        return {**reply_of(gallery.status()), "rebuild": asdict(follower.state)}
+
+    def enroll(body: dict[str, Any]) -> Any:
+        fields = _Fields(body, required={"name", "images"})
+        return gallery.enroll(fields.text("name"), fields.images("images"))
+
+    def identify(body: dict[str, Any]) -> Any:
+        fields = _Fields(body, required={"image"}, optional={"limit", "false_accept_rate"})
+        return gallery.identify(
+            fields.image("image"),
+            limit=fields.integer("limit", 5),
+            false_accept_rate=fields.number("false_accept_rate"),
+        )
+
+    def verify(body: dict[str, Any]) -> Any:
+        fields = _Fields(body, required={"name", "image"}, optional={"false_accept_rate"})
+        return gallery.verify(
+            fields.text("name"),
+            fields.image("image"),
+            false_accept_rate=fields.number("false_accept_rate"),
+        )
+
+    def remove(body: dict[str, Any]) -> Any:
+        return gallery.remove(_Fields(body, required={"name"}).text("name"))
+
+    async def identities(request: Request) -> Response:
+        limit = request.query_params.get("limit", str(PAGE))
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= PAGE):
+            raise ServingError(Code.INVALID_ARGUMENT, f"limit is 1 to {PAGE}")
+        after = request.query_params.get("after", "")
+        if "\0" in after:
+            raise ServingError(Code.INVALID_ARGUMENT, "after is a name")
+        found = await run_in_threadpool(gallery.identities, after=after, limit=int(limit))
+        return JSONResponse({"identities": [reply_of(identity) for identity in found]})
+
+    async def rebuild(_: Request) -> Response:
+        follower.rebuild()
+        return JSONResponse({"rebuild": asdict(follower.state)}, status_code=202)
+
+    return [
+        Route(PREFIX, _endpoint(status), methods=["GET"]),
+        Route(f"{PREFIX}/identities", identities, methods=["GET"]),
+        Route(f"{PREFIX}/enroll", _endpoint(enroll), methods=["POST"]),
+        Route(f"{PREFIX}/identify", _endpoint(identify), methods=["POST"]),
+        Route(f"{PREFIX}/verify", _endpoint(verify), methods=["POST"]),
+        Route(f"{PREFIX}/remove", _endpoint(remove), methods=["POST"]),
+        Route(f"{PREFIX}/rebuild", rebuild, methods=["POST"]),
+    ]
+
+
+def _endpoint(handler: Handler) -> Any:
+    async def endpoint(request: Request) -> Response:
+        body = _parse(await request.body()) if request.method == "POST" else {}
+        # Embedding and databases block.
+        return JSONResponse(reply_of(await run_in_threadpool(handler, body)))
+
+    return endpoint
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ServingError(Code.INVALID_ARGUMENT, "the body is not JSON") from error
+    if not isinstance(document, dict):
+        raise ServingError(Code.INVALID_ARGUMENT, "the body is not a JSON object")
+    return document
+
+
+class _Fields:
+    """The fields of a request, checked."""
+
+    def __init__(
+        self,
+        body: dict[str, Any],
+        *,
+        required: set[str],
+        optional: set[str] = frozenset(),  # type: ignore[assignment]
+    ) -> None:
+        missing = required - body.keys()
+        unknown = body.keys() - required - optional
+        if missing or unknown:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"fields are {', '.join(sorted(required | optional))}; missing: "
+                f"{', '.join(sorted(missing)) or 'none'}, unknown: {len(unknown)}",
+            )
+        self._body = body
+
+    def text(self, field: str) -> str:
+        value = self._body[field]
+        if not isinstance(value, str):
+            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is a string")
+        return value
+
+    def integer(self, field: str, default: int) -> int:
+        value = self._body.get(field, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is an integer")
+        return value
+
+    def number(self, field: str) -> float | None:
+        value = self._body.get(field)
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is a number")
+        return value
+
+    def image(self, field: str) -> bytes:
+        return _image(self._body[field], field)
+
+    def images(self, field: str) -> list[bytes]:
+        value = self._body[field]
+        if not isinstance(value, list):
+            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is a list of images")
+        return [_image(image, field) for image in value]
+
+
+def _image(value: Any, field: str) -> bytes:
+    if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError):
+            pass
+    raise ServingError(
+        Code.INVALID_ARGUMENT, f'{field}: an image is {{"b64": "..."}}, its bytes in base64'
+    )

@@ -1,0 +1,57 @@
+"""Opening a gallery wherever it is."""
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+from serving.gallery.embedder import Embedder
+from serving.gallery.gallery import FALSE_ACCEPT_RATE, Gallery
+from serving.gallery.store import Store
+
+POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
+
+
+def open_gallery(
+    location: str | Path,
+    embedder: Embedder,
+    *,
+    false_accept_rate: float = FALSE_ACCEPT_RATE,
+    in_memory: bool = True,
+) -> Gallery:
+    """Opens a gallery, a new one if there is none.
+
+    Args:
+      location: path of an SQLite file, or `postgresql://user:password@host/database`.
+      embedder: `FolderEmbedder` or `ServerEmbedder`, or one of your own; closed with the gallery,
+        or if it cannot be opened.
+      false_accept_rate: see `Gallery`.
+      in_memory: for SQLite: search a copy in memory, for programs that answer many queries.
+    """
+    try:
+        store = open_store(location, in_memory=in_memory)
+    except BaseException:
+        embedder.close()
+        raise
+    return Gallery(store, embedder, false_accept_rate=false_accept_rate)
+
+
+def open_store(location: str | Path, *, in_memory: bool = True) -> Store:
+    """The database alone; see `open_gallery`."""
+    # Each database's modules only where it is used.
+    if str(location).startswith(POSTGRES_SCHEMES):
+        from serving.gallery.postgres.store import PostgresStore
+
+        return PostgresStore(str(location))
+    from serving.gallery.sqlite.store import SqliteStore
+
+    return SqliteStore(Path(location), in_memory=in_memory)
+
+
+def without_password(location: str | Path) -> str:
+    """The location as it may be shown."""
+    text = str(location)
+    if not text.startswith(POSTGRES_SCHEMES):
+        return text
+    parts = urlsplit(text)
+    user, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.split(':')[0]}{at}{host}"))

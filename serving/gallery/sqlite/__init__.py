@@ -1,0 +1,1 @@
+"""A gallery in an SQLite file, with vectors in sqlite-vec or faiss."""

@@ -1,0 +1,1 @@
+"""The SavedModel: its contract (without TensorFlow), its graph, writing and loading it."""

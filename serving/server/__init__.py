@@ -1,0 +1,1 @@
+"""A local server with the gRPC and REST APIs of TF Serving, for models of this project."""

@@ -1,0 +1,183 @@
+"""TF Serving's configuration files: model list, batching, TLS."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.errors import Code, ServingError
+from serving.server.batching import BatchingOptions
+from serving.server.models import HostOptions, ModelSetup
+from serving.server.versions import All, Latest, Policy, Specific
+
+_PLATFORM: Final = "tensorflow"
+_WRAPPERS: Final = "google/protobuf/wrappers.proto"
+_INT64: Final = ".google.protobuf.Int64Value"
+_STRING: Final = ".google.protobuf.StringValue"
+_BOOL: Final = ".google.protobuf.BoolValue"
+
+
+class ConfigError(ValueError):
+    """A configuration file that cannot be used; the message names the file and the field."""
+
+
+def read_model_config(path: Path, *, defaults: HostOptions) -> dict[str, ModelSetup]:
+    """Models of a `model_config_file`, a `ModelServerConfig` in text format.
+
+    Raises:
+      ConfigError: it cannot be read or understood.
+    """
+    config = model_server_config_pb2.ModelServerConfig()
+    _parse(path, config)
+    try:
+        return setups_from_config(config, defaults=defaults)
+    except ServingError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
+
+
+def setups_from_config(
+    config: model_server_config_pb2.ModelServerConfig, *, defaults: HostOptions
+) -> dict[str, ModelSetup]:
+    """Models by name.
+
+    Args:
+      config: a `model_config_list`.
+      defaults: settings that the configuration says nothing about.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT: there is no list, or an entry is not complete.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise ServingError(
+            Code.INVALID_ARGUMENT,
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported",
+        )
+    setups: dict[str, ModelSetup] = {}
+    for entry in config.model_config_list.config:
+        if not entry.name:
+            raise _invalid("a model has no name")
+        if entry.name in setups:
+            raise _invalid(f"Duplicate model name: {entry.name}")
+        if not entry.base_path:
+            raise _invalid(f"model {entry.name} has no base_path")
+        if entry.model_platform not in ("", _PLATFORM):
+            raise _invalid(
+                f"model {entry.name}: model_platform is {_PLATFORM!r}, not {entry.model_platform!r}"
+            )
+        setups[entry.name] = ModelSetup(
+            Path(entry.base_path),
+            replace(
+                defaults,
+                policy=_policy(entry.name, entry.model_version_policy),
+                labels=dict(entry.version_labels),
+            ),
+        )
+    return setups
+
+
+def read_batching_parameters(path: Path, *, defaults: BatchingOptions) -> BatchingOptions:
+    """A `batching_parameters_file`, `BatchingParameters` in text format.
+
+    Fields that only exist inside TF Serving are read and passed over.
+
+    Raises:
+      ConfigError: it cannot be read or understood, or a value is out of range.
+    """
+    parameters = _batching_parameters()
+    _parse(path, parameters)
+    given: dict[str, Any] = {
+        name: getattr(parameters, name).value
+        for name in (
+            "max_batch_size",
+            "batch_timeout_micros",
+            "max_enqueued_batches",
+            "num_batch_threads",
+        )
+        if parameters.HasField(name)
+    }
+    if parameters.enable_large_batch_splitting.value and parameters.HasField(
+        "max_execution_batch_size"
+    ):
+        # In TF Serving `max_batch_size` then limits requests; here larger ones are split too.
+        given["max_batch_size"] = parameters.max_execution_batch_size.value
+    try:
+        return replace(defaults, **given, allowed_batch_sizes=tuple(parameters.allowed_batch_sizes))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _policy(
+    name: str,
+    policy: Any,  # FileSystemStoragePathSourceConfig.ServableVersionPolicy
+) -> Policy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return All()
+        case "specific":
+            if not policy.specific.versions:
+                raise _invalid(f"model {name}: the policy 'specific' names no versions")
+            return Specific(frozenset(policy.specific.versions))
+        case "latest":
+            # Unset is 0 in a proto, and 0 versions would be no service.
+            return Latest(max(1, policy.latest.num_versions))
+        case _:
+            return Latest()
+
+
+def _invalid(text: str) -> ServingError:
+    return ServingError(Code.INVALID_ARGUMENT, text)
+
+
+def _parse(path: Path, proto: message.Message) -> None:
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), proto)
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _batching_parameters() -> Any:
+    """An empty `tensorflow.serving.BatchingParameters`.
+
+    The package of TF Serving's protos lacks this one (session_bundle_config.proto).
+    """
+    file = descriptor_pb2.FileDescriptorProto(
+        name="serving/batching_parameters.proto",
+        package="tensorflow.serving",
+        syntax="proto3",
+        dependency=[_WRAPPERS],
+    )
+    proto = file.message_type.add(name="BatchingParameters")
+    fields: Mapping[str, tuple[int, str]] = {
+        "max_batch_size": (1, _INT64),
+        "batch_timeout_micros": (2, _INT64),
+        "max_enqueued_batches": (3, _INT64),
+        "num_batch_threads": (4, _INT64),
+        "thread_pool_name": (5, _STRING),
+        "pad_variable_length_inputs": (7, ""),
+        "enable_large_batch_splitting": (8, _BOOL),
+        "max_execution_batch_size": (9, _INT64),
+    }
+    field_type = descriptor_pb2.FieldDescriptorProto
+    for name, (number, type_name) in fields.items():
+        field = proto.field.add(name=name, number=number, label=field_type.LABEL_OPTIONAL)
+        if type_name:
+            field.type, field.type_name = field_type.TYPE_MESSAGE, type_name
+        else:
+            field.type = field_type.TYPE_BOOL
+    proto.field.add(
+        name="allowed_batch_sizes",
+        number=6,
+        label=field_type.LABEL_REPEATED,
+        type=field_type.TYPE_INT64,
+    )
+    pool = descriptor_pool.DescriptorPool()
+    wrappers = descriptor_pb2.FileDescriptorProto()
+    descriptor_pool.Default().FindFileByName(_WRAPPERS).CopyToProto(wrappers)
+    pool.Add(wrappers)
+    pool.Add(file)
+    name = f"{file.package}.{proto.name}"
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))()

@@ -1,0 +1,107 @@
+"""A gallery beside the models of a local server, embedding with the model that is served."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from starlette.routing import BaseRoute
+
+from serving.errors import Code, ServingError
+from serving.gallery.embedder import FolderEmbedder, probe_image
+from serving.gallery.http import Follower, gallery_routes
+from serving.gallery.open import open_gallery
+from serving.gallery.records import ModelFacts, Vectors
+from serving.saved_model.impostors import ImpostorPairs
+from serving.server.models import ModelHost, State
+
+
+class HostEmbedder:
+    """An `Embedder` whose images are merged into batches with all others that the host gets.
+
+    A gallery needs the version it was embedded with until it is rebuilt, while the host drops it
+    as soon as there is a newer one: that version is then loaded from its folder once more.
+    """
+
+    def __init__(self, host: ModelHost) -> None:
+        self._host = host
+        self._folder = FolderEmbedder(host.base_path)
+
+    def latest(self) -> str:
+        """The newest version that is served.
+
+        Raises:
+          ServingError: UNAVAILABLE: none is.
+        """
+        # Also NOT_FOUND: before the first look at the folder nothing is known yet.
+        try:
+            return str(self._host.metadata().version)
+        except ServingError as error:
+            raise ServingError(
+                Code.UNAVAILABLE, f"no version of {self._host.name} is available"
+            ) from error
+
+    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        """See `Embedder.embed`."""
+        if not self._serves(version):
+            return self._folder.embed(images, version=version)
+        array = np.empty(len(images), dtype=object)
+        array[:] = list(images)
+        try:
+            prediction = self._host.predict(
+                {"image": array}, signature="embed", version=int(version)
+            )
+        except ServingError as error:
+            if error.code is Code.NOT_FOUND:  # dropped in this moment
+                return self._folder.embed(images, version=version)
+            raise
+        return prediction.outputs["embedding"]
+
+    def facts(self, version: str) -> ModelFacts:
+        """See `Embedder.facts`."""
+        if not self._serves(version):
+            return self._folder.facts(version)
+        probe = self.embed([probe_image()], version=version)
+        answer = self._host.predict(
+            {"embedding_a": probe, "embedding_b": probe}, signature="match", version=int(version)
+        )
+        return ModelFacts(version, bias=float(answer.outputs["logit"][0]), probe=probe[0])
+
+    def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
+        """See `Embedder.impostors`."""
+        return self._folder.impostors(version)
+
+    def close(self) -> None:
+        """Unloads what was loaded beside the host."""
+        self._folder.close()
+
+    def _serves(self, version: str) -> bool:
+        try:
+            found = self._host.status(int(version))
+        except (ServingError, ValueError):
+            return False
+        return found[0].state is State.AVAILABLE
+
+
+class GalleryMount:
+    """An open gallery that follows its model, and the REST routes to it.
+
+    Args:
+      location: SQLite file or PostgreSQL URL, see `open_gallery`.
+      host: the model; not closed by this.
+      follow_seconds: how often to look whether a newer version is served.
+
+    Raises:
+      ServingError, OSError: the gallery cannot be opened.
+    """
+
+    def __init__(self, location: str, host: ModelHost, *, follow_seconds: float = 1.0) -> None:
+        self.gallery = open_gallery(location, HostEmbedder(host))
+        self._follower = Follower(self.gallery, every_seconds=follow_seconds)
+
+    def routes(self) -> list[BaseRoute]:
+        """For `rest_app`."""
+        return gallery_routes(self.gallery, self._follower)
+
+    def close(self) -> None:
+        """Ends a rebuild under way between two batches, and closes the gallery."""
+        self._follower.close()
+        self.gallery.close()

@@ -1,0 +1,1 @@
+"""The gRPC API: services, tensors, the thread they run in."""

@@ -1,0 +1,1 @@
+"""The REST API: paths, JSON in and out, limits on requests."""

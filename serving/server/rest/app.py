@@ -1,0 +1,233 @@
+"""TF Serving's REST API over a `ServerState`."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from google.protobuf import json_format, message, wrappers_pb2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+
+from serving.errors import Code, ServingError
+from serving.server.classify import (
+    classify,
+    read_examples,
+    regress,
+    write_classes,
+    write_values,
+)
+from serving.server.loaded_version import DEFAULT_SIGNATURE, Metadata
+from serving.server.metrics import METRICS_PATH, ServingMetrics
+from serving.server.models import ServerState
+from serving.server.rest.json_arrays import PredictBody, parse_body
+from serving.server.rest.limits import Guard, raw_path
+from serving.server.rest.predict_json import read_inputs, write_outputs
+from serving.server.rest.protocol import (
+    Action,
+    ModelPath,
+    RestOptions,
+    error_reply,
+    json_reply,
+    parse_model_path,
+    serving_error_reply,
+)
+from serving.server.versions import VersionStatus
+
+API_NAMES: Final[dict[Action, str]] = {
+    "predict": "Predict",
+    "classify": "Classify",
+    "regress": "Regress",
+    "status": "GetModelStatus",
+    "metadata": "GetModelMetadata",
+}
+
+
+def rest_app(
+    state: ServerState, *, options: RestOptions, routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """TF Serving's REST API, its Prometheus metrics, and routes of one's own.
+
+    Whatever a client sends is answered with a status below 500 and `{"error": MESSAGE}`, unless the
+    model itself fails. Serve it with `serving.server.rest.limits.RestConfig`, which also
+    guards against slow clients.
+
+    Args:
+      state: the models. Metrics are served if its observer is a `ServingMetrics`.
+      options: limits, and the token.
+      routes: more routes, under the same limits and the same token.
+    """
+    observer = state.observer
+    own: list[BaseRoute] = []
+    if isinstance(observer, ServingMetrics):
+        metrics = observer
+
+        def show_metrics(_: Request) -> Response:
+            return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+        own.append(Route(METRICS_PATH, show_metrics, methods=["GET"]))
+    app = Starlette(
+        routes=[*own, *routes],
+        middleware=[Middleware(Guard, options)],
+        exception_handlers={
+            ServingError: _on_serving_error,
+            HTTPException: _on_http_error,
+            Exception: _on_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    # Everything else: TF Serving matches paths as they were sent, Starlette unescapes them first.
+    app.router.default = ModelApi(state, options)
+    return app
+
+
+class ModelApi:
+    """ASGI application of `/v1/models/...`."""
+
+    def __init__(self, state: ServerState, options: RestOptions) -> None:
+        self._state = state
+        self._options = options
+        self._log = logging.getLogger(__name__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request; see the ASGI specification."""
+        if scope["type"] != "http":
+            return
+        begin = time.perf_counter()
+        path: ModelPath | None = None
+        code = Code.OK
+        try:
+            path = parse_model_path(scope["method"], raw_path(scope))
+            body: bytes = (await receive()).get("body", b"")
+            reply = json_reply(await self._answer(path, body))
+        except ServingError as error:
+            code = error.code
+            reply = serving_error_reply(error)
+        except Exception:
+            self._log.exception(f"REST request failed: {scope['method']} {raw_path(scope)!r}")
+            code = Code.INTERNAL
+            reply = error_reply("Internal error", status=code.http)
+        await reply(scope, receive, send)
+        if path is not None:
+            self._state.observer.request(
+                model=path.name,
+                method=API_NAMES[path.action],
+                entry_point="REST",
+                code=code,
+                seconds=time.perf_counter() - begin,
+            )
+
+    async def _answer(self, path: ModelPath, body: bytes) -> bytes:
+        if path.action == "status":
+            return self._status(path)
+        if path.action == "metadata":
+            return self._metadata(path)
+        if self._state.closing:
+            raise ServingError(Code.UNAVAILABLE, "Server is shutting down")
+        parsed = parse_body(body, max_values=self._options.max_json_values)
+        if path.action == "predict":
+            return await self._predict(path, parsed)
+        return await self._classify_or_regress(path, parsed)
+
+    async def _predict(self, path: ModelPath, body: PredictBody) -> bytes:
+        host = self._state.host(path.name, version=path.version, label=path.label)
+        name = body.signature or DEFAULT_SIGNATURE
+        signatures = host.signatures(version=path.version, label=path.label).signature_def
+        if name not in signatures:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f'Serving signature name: "{name}" not found in signature def',
+            )
+        types = {key: info.dtype for key, info in signatures[name].inputs.items()}
+        if not types:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}"
+            )
+        inputs, form = read_inputs(body.document, types)
+        # The values live on as arrays; as JSON they take many times the memory of the request.
+        body.document.clear()
+        prediction = await host.predict_async(
+            inputs,
+            signature=name,
+            version=path.version,
+            label=path.label,
+            deadline=self._deadline(),
+        )
+        return write_outputs(prediction.outputs, form)
+
+    async def _classify_or_regress(self, path: ModelPath, body: PredictBody) -> bytes:
+        examples = read_examples(body.document)
+        host = self._state.host(path.name, version=path.version, label=path.label)
+        which: Any = {
+            "signature": body.signature or None,
+            "version": path.version,
+            "label": path.label,
+            "deadline": self._deadline(),
+        }
+        if path.action == "classify":
+            classes, _ = await classify(host, examples, **which)
+            return write_classes(classes)
+        values, _ = await regress(host, examples, **which)
+        return write_values(values)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._options.request_seconds
+
+    def _status(self, path: ModelPath) -> bytes:
+        try:
+            host = self._state.host(path.name)
+        except ServingError:
+            which = f"version {path.version}" if path.version is not None else "any versions"
+            message = f"Could not find {which} of model {path.name}"
+            raise ServingError(Code.NOT_FOUND, message) from None
+        return _to_json(_status_proto(host.status(path.version)))
+
+    def _metadata(self, path: ModelPath) -> bytes:
+        host = self._state.host(path.name, version=path.version, label=path.label)
+        metadata = host.metadata(version=path.version, label=path.label)
+        # TF Serving glues the same two texts together.
+        spec, signatures = _to_json(_spec_proto(path.name, metadata)), _to_json(metadata.signatures)
+        return b'{\n"model_spec":%s,\n"metadata": {"signature_def": %s}\n}\n' % (spec, signatures)
+
+
+def _status_proto(statuses: Sequence[VersionStatus]) -> get_model_status_pb2.GetModelStatusResponse:
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for status in statuses:
+        entry = response.model_version_status.add(version=status.version, state=int(status.state))
+        entry.status.error_code = int(status.code)
+        entry.status.error_message = status.message
+    return response
+
+
+def _spec_proto(name: str, metadata: Metadata) -> model_pb2.ModelSpec:
+    return model_pb2.ModelSpec(name=name, version=wrappers_pb2.Int64Value(value=metadata.version))
+
+
+def _to_json(proto: message.Message) -> bytes:
+    text: str = json_format.MessageToJson(
+        proto, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
+    )
+    return text.encode()
+
+
+async def _on_serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    return serving_error_reply(error)
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reply = error_reply(error.detail, status=error.status_code)
+    reply.headers.update(error.headers or {})
+    return reply
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    logging.getLogger(__name__).error("REST request failed", exc_info=error)
+    return error_reply("Internal error", status=Code.INTERNAL.http)

@@ -1,0 +1,330 @@
+"""JSON values to dense arrays, with the rules and messages of TF Serving's json_tensor.cc."""
+
+import base64
+import contextlib
+import gc
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from tensorflow.core.framework import types_pb2
+
+from serving.errors import Code, ServingError
+
+Json = Any
+
+MAX_QUOTED: Final = 200
+"""Longest value repeated in a message, characters."""
+MANY_VALUES: Final = 10_000
+"""From so many on, the garbage collector is worth stopping."""
+
+
+class PredictBody(NamedTuple):
+    """A body read as JSON, of which the tensors wait for the signature to be known.
+
+    Attributes:
+      signature: '' where the body names none.
+    """
+
+    signature: str
+    document: dict[str, Json]
+
+
+def parse_body(body: bytes, *, max_values: int = 2_000_000) -> PredictBody:
+    """Reads the JSON of a predict, classify or regress request.
+
+    NaN, Infinity and -Infinity are numbers, as for TF Serving.
+
+    Args:
+      body: UTF-8.
+      max_values: most values in all its lists and objects, counted a little generously. Three
+        bytes can make a Python object of a hundred, so the size of a body is no limit enough.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT; not JSON, nested deeper than 1,024, too many values, not an
+        object, or a signature name that is no string.
+    """
+    values = sum(map(body.count, (b",", b"[", b"{")))
+    if values > max_values:
+        raise invalid(f"Request has more than {max_values} JSON values: send it in parts")
+    with _no_collection() if values > MANY_VALUES else contextlib.nullcontext():
+        document = _parse_json(body)
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {quoted(document)} Is not object")
+    signature = document.get("signature_name", "")
+    if not isinstance(signature, str):
+        raise invalid(
+            f"JSON Value: {quoted(document)} not formatted correctly. "
+            "'signature_name' key must be a string value."
+        )
+    return PredictBody(signature, document)
+
+
+def quoted(value: Json) -> str:
+    """A value for a message: its JSON, cut short.
+
+    TF Serving repeats a whole image to whoever got its format wrong.
+    """
+    try:
+        text = json.dumps(value)
+    except (RecursionError, ValueError):
+        text = "[[...]]"
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
+
+
+def invalid(message: str) -> ServingError:
+    """The error of a request that is wrong whatever the server does."""
+    return ServingError(Code.INVALID_ARGUMENT, message)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps the garbage collector from looking through the heap over and over.
+
+    JSON has no cycles to find, and a million lists make it look for seconds.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _parse_json(body: bytes) -> Json:
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        message = f"JSON Parse error: {error.msg} at offset: {error.pos}"
+        if not re.search(rb"NaN|Infinity", body):
+            raise invalid(message) from None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise invalid(message) from None
+
+
+Array = npt.NDArray[Any]
+
+MAX_RANK: Final = 32
+"""Most dimensions of an array; TF Serving allows 254, numpy 64."""
+
+_INTEGERS: Final[Mapping[int, Any]] = {
+    types_pb2.DT_INT8: np.int8,
+    types_pb2.DT_INT16: np.int16,
+    types_pb2.DT_INT32: np.int32,
+    types_pb2.DT_INT64: np.int64,
+    types_pb2.DT_UINT8: np.uint8,
+    types_pb2.DT_UINT32: np.uint32,
+    types_pb2.DT_UINT64: np.uint64,
+}
+_FLOATS: Final[Mapping[int, Any]] = {
+    types_pb2.DT_FLOAT: np.float32,
+    types_pb2.DT_DOUBLE: np.float64,
+}
+
+_SUPPORTED: Final = {types_pb2.DT_STRING, types_pb2.DT_BOOL, *_FLOATS, *_INTEGERS}
+
+
+def is_b64(value: Json) -> bool:
+    """Whether a value is `{"b64": TEXT}`: bytes, where a string is expected."""
+    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def is_object(value: Json) -> bool:
+    """Whether a value holds named things rather than bytes."""
+    return isinstance(value, dict) and not is_b64(value)
+
+
+def convert(value: Json, dtype: int) -> Array | None:
+    """A dense array, strings as `bytes`; or None, and `what_is_wrong` says why.
+
+    Args:
+      value: numbers, strings, truth values or `{"b64": ...}`, or nested lists of them.
+      dtype: number of a `DataType`.
+    """
+    shape: list[int] = []
+    leaves: list[Json] = [value]
+    # Level by level, so that the loops over values run inside the interpreter.
+    while leaves and set(map(type, leaves)) == {list}:
+        lengths = set(map(len, leaves))
+        if len(lengths) > 1 or len(shape) == MAX_RANK:
+            return None
+        shape.append(lengths.pop())
+        leaves = list(itertools.chain.from_iterable(leaves))
+    array = _convert_leaves(leaves, dtype)
+    return None if array is None else array.reshape(shape)
+
+
+def _convert_leaves(leaves: list[Json], dtype: int) -> Array | None:
+    kinds = set(map(type, leaves))
+    if dtype == types_pb2.DT_STRING:
+        return _strings(leaves) if kinds <= {str, dict} else None
+    if dtype in _FLOATS and kinds <= {int, float}:
+        return _floats(leaves, _FLOATS[dtype], whole=int in kinds)
+    if dtype in _INTEGERS and kinds <= {int}:
+        return _integers(leaves, _INTEGERS[dtype])
+    if dtype == types_pb2.DT_BOOL and kinds <= {bool}:
+        return np.array(leaves, np.bool_)
+    return None
+
+
+def _strings(leaves: list[Json]) -> Array | None:
+    array = np.empty(len(leaves), object)
+    for at, leaf in enumerate(leaves):
+        array[at] = string_bytes(leaf)
+        if array[at] is None:
+            return None
+    return array
+
+
+def string_bytes(value: Json) -> bytes | None:
+    """The bytes of a text or of `{"b64": ...}`; None if there are none."""
+    try:
+        return value.encode() if isinstance(value, str) else _decode_b64(value)
+    except ValueError:
+        return None
+
+
+def _floats(leaves: list[float], dtype: Any, *, whole: bool) -> Array | None:
+    """None if a number is out of range, or a whole number would be rounded."""
+    about = np.finfo(dtype)
+    try:
+        values = np.array(leaves, np.float64)
+    except OverflowError:
+        return None
+    if (np.isfinite(values) & (np.abs(values) > float(about.max))).any():
+        return None
+    exact = 2 ** (about.nmant + 1) - 1
+    # What does not fit 64 bits is no whole number to TF Serving but a decimal, and may be rounded.
+    if whole and any(type(leaf) is int and exact < abs(leaf) < 2**64 for leaf in leaves):
+        return None
+    return values.astype(dtype)
+
+
+def _integers(leaves: list[int], dtype: Any) -> Array | None:
+    limits = np.iinfo(dtype)
+    if leaves and not (limits.min <= min(leaves) and max(leaves) <= limits.max):
+        return None
+    return np.array(leaves, dtype)
+
+
+def _decode_b64(value: Mapping[str, Json]) -> bytes:
+    """Raises ValueError if it is not `{"b64": TEXT}`, or TEXT is not base64."""
+    if not is_b64(value):
+        raise ValueError("not a b64 object")
+    text = value["b64"]
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        # TF Serving does without padding and line breaks.
+        compact = "".join(text.split())
+        padding = "" if "=" in compact else "=" * (-len(compact) % 4)
+        return base64.b64decode(compact + padding, validate=True)
+
+
+def apparent_shape(value: Json) -> list[int]:
+    """The shape that the first values suggest."""
+    shape: list[int] = []
+    while isinstance(value, list) and len(shape) <= MAX_RANK:
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+    return shape
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as in TF Serving's messages."""
+    return f"[{','.join(map(str, shape))}]"
+
+
+def what_is_wrong(value: Json, dtype: int) -> str | None:
+    """Why a value is no dense tensor of `dtype`; None if it is one.
+
+    Raises:
+      ServingError: UNIMPLEMENTED: a type that JSON cannot carry.
+    """
+    if dtype not in _SUPPORTED:
+        raise ServingError(
+            Code.UNIMPLEMENTED,
+            f"Conversion of JSON Value: {quoted(value)} to type: {_dtype_name(dtype)}",
+        )
+    shape = apparent_shape(value)
+    if len(shape) > MAX_RANK:
+        return f"JSON Value: {quoted(value)} has more than {MAX_RANK} dimensions"
+
+    def search(item: Json, level: int) -> str | None:
+        if not isinstance(item, list):
+            if level != len(shape):
+                return (
+                    f"JSON Value: {quoted(item)} found at incorrect level: {level + 1} "
+                    f"in the JSON DOM. Expected at level: {len(shape)}"
+                )
+            return _wrong_leaf(item, dtype)
+        if level >= len(shape):
+            return f"Encountered list at unexpected level: {level} expected < {len(shape)}"
+        if len(item) != shape[level]:
+            return (
+                f"Encountered list at unexpected size: {len(item)} at level: {level} "
+                f"expected size: {shape[level]}"
+            )
+        at = first_misfit(item, dtype, shape[level + 1 :])
+        return None if at is None else search(item[at], level + 1)
+
+    return search(value, 0)
+
+
+def first_misfit(items: list[Json], dtype: int, shape: Sequence[int]) -> int | None:
+    """Place of the first item that is no dense tensor of that type and shape; None if all are.
+
+    By halves, as looking at each of a million values would take a client's mistake for minutes.
+    """
+
+    def fit(part: list[Json]) -> bool:
+        array = convert(part, dtype)
+        return array is not None and list(array.shape[1:]) == list(shape)
+
+    if not items or fit(items):
+        return None
+    low, high = 0, len(items)  # what is before `low` fits, something before `high` does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fit(items[low:middle]):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def type_name(value: Json) -> str:
+    """The type of a JSON value as TF Serving calls it."""
+    if value is None:
+        return "Null"
+    names = {bool: str(value), dict: "Object", list: "Array", str: "String"}
+    return names.get(type(value), "Number")
+
+
+def _wrong_leaf(value: Json, dtype: int) -> str | None:
+    if dtype == types_pb2.DT_STRING and isinstance(value, dict):
+        if not is_b64(value):
+            return f"JSON Value: {quoted(value)} not formatted correctly for base64 data"
+        return None if _strings([value]) is not None else "Unable to base64 decode"
+    if _convert_leaves([value], dtype) is not None:
+        return None
+    name = _dtype_name(dtype)
+    if dtype in _FLOATS and type(value) in (int, float):
+        return f"Cannot convert JSON value: {quoted(value)} to {name} without loss of precision."
+    return f"JSON Value: {quoted(value)} Type: {type_name(value)} is not of expected type: {name}"
+
+
+def _dtype_name(dtype: int) -> str:
+    return str(types_pb2.DataType.Name(dtype)).removeprefix("DT_").lower()

@@ -1,0 +1,310 @@
+"""What every REST request has to pass before it is looked at: the token, and limits on the body."""
+
+import asyncio
+import hmac
+import socket
+import zlib
+from typing import Any, Final
+
+import anyio
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from serving.errors import Code, ServingError
+from serving.server.rest.protocol import RestOptions, error_reply, parse_model_path
+
+REQUEST_TIMEOUT: Final = 408
+TOO_LARGE: Final = 413
+GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+class Refused(Exception):
+    """A request that is not passed on."""
+
+    def __init__(self, reply: Response) -> None:
+        super().__init__(reply.status_code)
+        self.reply = reply
+
+
+class Guard:
+    """ASGI middleware that hands on requests of clients who may ask, with their whole body at once.
+
+    Bodies are counted while they arrive, so that neither a huge nor a slow one, nor many at a time,
+    can take the server's memory. Bodies with `Content-Encoding: gzip` are undone, as TF Serving
+    does, under the same limit.
+    """
+
+    def __init__(self, app: ASGIApp, options: RestOptions) -> None:
+        self._app = app
+        self._options = options
+        self._token = None if options.token is None else options.token.encode()
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request; see the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        counted = _Counted()
+        try:
+            headers = Headers(scope=scope)
+            self._check_token(scope, headers)
+            body = await self._read_in_time(receive, headers, counted)
+            if "content-encoding" in headers:
+                scope, body = await self._decoded(scope, headers, body, counted)
+            await self._app(scope, _whole(body, receive), send)
+        except Refused as refused:
+            await refused.reply(scope, receive, send)
+        except ClientDisconnect:
+            return
+        finally:
+            self._held -= counted.size
+
+    def _check_token(self, scope: Scope, headers: Headers) -> None:
+        if self._token is None or (self._options.open_status and _asks_status(scope)):
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        # Headers are read as latin-1; this gives back the bytes that were sent.
+        match = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+        if kind.lower() != "bearer" or not match:
+            reply = error_reply(
+                "This server asks for a token: Authorization: Bearer TOKEN",
+                status=Code.UNAUTHENTICATED.http,
+                close=True,
+            )
+            reply.headers["www-authenticate"] = "Bearer"
+            raise Refused(reply)
+
+    async def _read_in_time(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
+        seconds = self._options.body_seconds
+        with anyio.move_on_after(seconds):
+            return await self._read(receive, headers, counted)
+        message = f"The request did not arrive within {seconds:g} s"
+        raise Refused(error_reply(message, status=REQUEST_TIMEOUT, close=True))
+
+    async def _read(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
+        declared = headers.get("content-length", "")
+        if declared.isdecimal():
+            self._check_size(int(declared[:20]), counted)
+        chunks = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
+            self._hold(len(chunk), counted)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _hold(self, size: int, counted: "_Counted") -> None:
+        self._check_size(counted.size + size, counted)
+        counted.size += size
+        self._held += size
+
+    def _check_size(self, size: int, counted: "_Counted") -> None:
+        if size > self._options.max_body_bytes:
+            raise Refused(self._too_large())
+        if self._held - counted.size + size > self._options.max_bytes_in_flight:
+            reply = error_reply(
+                "The server holds as many bytes of requests as it may; try again later",
+                status=Code.RESOURCE_EXHAUSTED.http,
+                close=True,
+            )
+            reply.headers["retry-after"] = "1"
+            raise Refused(reply)
+
+    def _too_large(self) -> Response:
+        limit = self._options.max_body_bytes
+        return error_reply(
+            f"Request body is larger than {limit} bytes", status=TOO_LARGE, close=True
+        )
+
+    async def _decoded(
+        self, scope: Scope, headers: Headers, body: bytes, counted: "_Counted"
+    ) -> tuple[Scope, bytes]:
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ("", "identity"):
+            return scope, body
+        if encoding != "gzip":
+            message = f"Content-Encoding {encoding!r} is not supported: send gzip, or none"
+            raise Refused(error_reply(message, status=Code.INVALID_ARGUMENT.http))
+        limit = self._options.max_body_bytes
+        try:
+            plain = await anyio.to_thread.run_sync(_gunzip, body, limit)
+        except OverflowError:
+            raise Refused(self._too_large()) from None
+        except (ValueError, zlib.error):
+            message = "Request body is not whole gzip data"
+            raise Refused(error_reply(message, status=Code.INVALID_ARGUMENT.http)) from None
+        self._hold(max(0, len(plain) - counted.size), counted)
+        kept = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name not in (b"content-encoding", b"content-length")
+        ]
+        return {**scope, "headers": kept}, plain
+
+
+class _Counted:
+    """How many bytes of a request are held."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+def _gunzip(data: bytes, limit: int) -> bytes:
+    """Raises OverflowError beyond `limit` bytes, ValueError or zlib.error for broken data."""
+    stream = zlib.decompressobj(GZIP)
+    plain = stream.decompress(data, limit + 1)
+    if len(plain) > limit:
+        raise OverflowError
+    if not stream.eof or stream.unused_data:
+        raise ValueError("truncated, or followed by something else")
+    return plain
+
+
+def _whole(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body in one message, then whatever comes."""
+    waiting = [body]
+
+    async def give() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return give
+
+
+def _asks_status(scope: Scope) -> bool:
+    try:
+        return parse_model_path(scope["method"], raw_path(scope)).action == "status"
+    except ServingError:
+        return False
+
+
+def raw_path(scope: Scope) -> bytes:
+    """The path as it was sent; servers may leave it out of the scope."""
+    raw = scope.get("raw_path")
+    return bytes(raw) if raw is not None else str(scope["path"]).encode()
+
+
+HEAD_TOO_LARGE: Final = 431
+
+
+class RestConfig(uvicorn.Config):
+    """Settings of uvicorn for a server of `rest_app`.
+
+    uvicorn waits for the head of a request as long as it takes; with this configuration it does
+    not (see `RestOptions`).
+
+    Example:
+      server = uvicorn.Server(RestConfig(rest_app(state, options=options), options, port=8501))
+    """
+
+    def __init__(self, app: ASGIApp, options: RestOptions, **settings: Any) -> None:
+        """`settings`: of `uvicorn.Config`, such as `host`, `port`, `fd` or `ssl_certfile`."""
+        self.options = options
+        ours: dict[str, Any] = {
+            "http": RestProtocol,
+            "ws": "none",
+            "lifespan": "off",
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+            "date_header": False,
+            "timeout_keep_alive": options.keep_alive_seconds,
+            "limit_concurrency": options.max_connections,
+        }
+        super().__init__(app, **(ours | settings))
+
+
+class RestProtocol(HttpToolsProtocol):
+    """A connection that is closed unless heads of requests arrive whole, soon and small."""
+
+    def __init__(
+        self,
+        config: RestConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._options = config.options
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first head is awaited from here on."""
+        super().connection_made(transport)
+        # Head and body of a reply are two packets. asyncio sets this only where a listening socket
+        # says it is TCP; without it the body waits 40 ms for the client to acknowledge the head.
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes of the client."""
+        super().data_received(data)
+        if self._head_timer is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > self._options.max_header_bytes:
+                limit = self._options.max_header_bytes
+                self._refuse(HEAD_TOO_LARGE, f"Request head is larger than {limit} bytes")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP."""
+        self._refuse(400, f"Malformed request: {msg}")
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes an idle connection, whether or not the client has read its reply."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self._options.header_seconds, self._give_up)
+
+    def _head_is_here(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        # A keep-alive connection may still be owed the reply to an earlier, pipelined request.
+        if self.cycle is None or self.cycle.response_complete:
+            self._refuse(408, "The head of the request did not arrive in time")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._head_is_here()
+        reply = error_reply(message, status=status, close=True)
+        head = [b"HTTP/1.1 %d \r\n" % status]
+        head += [b"%s: %s\r\n" % header for header in reply.raw_headers]
+        self.transport.write(b"".join([*head, b"\r\n", bytes(reply.body)]))
+        self.transport.close()

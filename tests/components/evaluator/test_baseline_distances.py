@@ -1,0 +1,118 @@
+import io
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from components.evaluator.baselines import (
+    gray_picture,
+    ink,
+    ink_of_pixels,
+    modified_hausdorff_distance,
+    modified_hausdorff_distances,
+    pixel_distance,
+)
+from tests.pair_records import drawing, png
+
+Pixels = npt.NDArray[np.bool_]
+
+
+def picture(*rows: str) -> Pixels:
+    return np.array([[mark == "#" for mark in row] for row in rows])
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Pixels:
+    """With some ink, in the middle third."""
+    marks = draw(st.lists(st.booleans(), min_size=16, max_size=16).filter(any))
+    return np.pad(np.array(marks).reshape(4, 4), 4)
+
+
+def distance(a: Pixels, b: Pixels) -> float:
+    return modified_hausdorff_distance(ink_of_pixels(a), ink_of_pixels(b))
+
+
+def by_definition(a: Pixels, b: Pixels) -> float:
+    """Dubuisson & Jain 1994, equations 6 and 22, point by point."""
+    centred = [np.argwhere(one) - np.argwhere(one).mean(axis=0) for one in (a, b)]
+
+    def directed(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+        nearest = [min(math.dist(point, other) for other in second) for point in first]
+        return sum(nearest) / len(nearest)
+
+    return max(directed(*centred), directed(*reversed(centred)))
+
+
+def test_a_point_and_two_points() -> None:
+    # Centred, the one lies between the two: each of them is 1 away from it, and it from them.
+    assert distance(picture("#  "), picture("# #")) == 1
+
+
+def test_the_greater_of_the_two_directions_counts() -> None:
+    # Centred: {0} and {-2, 0, 2}. Nothing is missing of the first; the second's ends are 2 away.
+    assert distance(picture("#    "), picture("# # #")) == pytest.approx(4 / 3)
+
+
+def test_a_line_and_the_same_line_upright() -> None:
+    # Centred: {(0, -1), (0, 0), (0, 1)} and its transpose; the ends are 1 from the middle.
+    assert distance(picture("###"), picture("#", "#", "#")) == pytest.approx(2 / 3)
+
+
+@given(pictures(), pictures())
+def test_it_is_what_the_definition_says_and_symmetric(a: Pixels, b: Pixels) -> None:
+    assert distance(a, b) == pytest.approx(by_definition(a, b), abs=1e-9)
+    assert distance(a, b) == distance(b, a) >= 0
+
+
+@given(pictures(), st.lists(pictures(), min_size=1, max_size=6))
+def test_of_many_the_nearest_are_found_and_no_other_seems_as_near(
+    query: Pixels, others: list[Pixels]
+) -> None:
+    exact = np.array([distance(query, other) for other in others])
+    found = np.array(
+        modified_hausdorff_distances(ink_of_pixels(query), [ink_of_pixels(one) for one in others])
+    )
+    np.testing.assert_array_equal(found == found.min(), exact == exact.min())
+    assert found.min() == exact.min()
+    assert np.all(found <= exact)
+
+
+@given(pictures())
+def test_it_is_zero_on_itself(a: Pixels) -> None:
+    assert distance(a, a) == 0
+
+
+@given(pictures(), pictures(), st.integers(-4, 4), st.integers(-4, 4))
+def test_shifting_a_drawing_changes_nothing(a: Pixels, b: Pixels, down: int, right: int) -> None:
+    shifted = np.roll(a, (down, right), axis=(0, 1))
+    assert distance(shifted, b) == pytest.approx(distance(a, b), abs=1e-9)
+
+
+def test_a_page_without_ink_is_infinitely_far_from_all_but_its_like() -> None:
+    blank = np.zeros((3, 3), bool)
+    assert distance(blank, picture("#  ")) == distance(picture("#  "), blank) == math.inf
+    assert distance(blank, blank) == 0
+
+
+def test_ink_is_dark_on_light_or_light_on_dark_or_opaque() -> None:
+    page = drawing(0, 1)
+    clear = Image.merge("LA", [Image.fromarray(np.zeros_like(page)), Image.fromarray(255 - page)])
+    stream = io.BytesIO()
+    clear.save(stream, "png")
+    dark, light, opaque = (ink(data) for data in (png(page), png(255 - page), stream.getvalue()))
+    assert len(dark.points) > 0
+    assert modified_hausdorff_distance(dark, light) == 0
+    assert modified_hausdorff_distance(dark, opaque) == 0
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(1, 3))
+def test_the_distance_of_pixels_is_symmetric_and_zero_between_equals_alone(
+    a: int, b: int, writer: int
+) -> None:
+    first, second = (gray_picture(png(drawing(number, writer))) for number in (a, b))
+    assert pixel_distance(first, second) == pixel_distance(second, first)
+    assert (pixel_distance(first, second) == 0) == (a == b)

@@ -1,0 +1,332 @@
+"""TFX's Evaluator with our configuration, on toy models: does it gate, and on what?"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from tfx.components.evaluator import executor as evaluator_executor
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.utils import json_utils, proto_utils
+
+from components.evaluator.eval_config import EXTRACTORS_MODULE, eval_config, read_metrics, refusals
+from components.evaluator.extractors import (
+    IMAGES_PER_BATCH,
+    join_pieces,
+    keep_what_is_measured,
+    split_by_trial_set,
+)
+from components.evaluator.settings import EvaluateSettings, Threshold
+from data_ingest.records import features
+from data_ingest.records.features import Pair, serialize_pair
+
+PROTOCOLS = {("official", 20), ("within", 5)}
+OFFICIAL = "official_20way_accuracy"
+BEAM = ["--runner=FnApiRunner", "--sdk_container_image=none"]
+
+
+class ToyModel(tf.Module):
+    """`logit = 2 - |a - b| * slope` of "images" that are numbers written as text."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = tf.Variable(slope)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        spec = {
+            name: tf.io.FixedLenFeature([], tf.string)
+            for name in (features.IMAGE_A, features.IMAGE_B)
+        }
+        image = {
+            name: tf.strings.to_number(value)
+            for name, value in tf.io.parse_example(examples, spec).items()
+        }
+        distance = tf.abs(image[features.IMAGE_A] - image[features.IMAGE_B])
+        logit = 2 - distance * self.slope
+        return {"logit": logit, "score": tf.sigmoid(logit)}
+
+
+def toy_model(directory: Path, slope: float) -> standard_artifacts.Model:
+    module = ToyModel(slope)
+    tf.saved_model.save(
+        module,
+        str(directory / "Format-Serving"),
+        signatures={"examples": module.examples},
+    )
+    return artifact(standard_artifacts.Model(), directory)
+
+
+def artifact(of: standard_artifacts.Model, uri: Path) -> standard_artifacts.Model:
+    uri.mkdir(parents=True, exist_ok=True)
+    of.uri = str(uri)
+    of.type_id = of.id = 1
+    return of
+
+
+def trial_pairs(protocol: str, way: int, trials: int, wrong: int) -> Iterator[Pair]:
+    """Trials whose candidates lie at 0, 10, 20...; in the first `wrong`, the query is far off."""
+    for trial in range(trials):
+        answer = trial % way
+        query = (answer * 10 + (0.5 if trial >= wrong else 15)) % (way * 10)
+        for candidate in range(way):
+            yield Pair(
+                image_a=b"%.2f" % query,
+                image_b=b"%d" % (candidate * 10),
+                label=int(candidate == answer),
+                class_a=f"g/{answer}",
+                class_b=f"g/{candidate}",
+                group_a=f"run{trial % 2}",
+                group_b=f"run{trial % 2}",
+                writer_a=1,
+                writer_b=2,
+                trial=f"{protocol}/set{trial // 20}/item{trial % 20}",
+                protocol=protocol,
+                way=way,
+            )
+
+
+def verification_pairs() -> Iterator[Pair]:
+    same, different = ("1", "1.2"), ("1", "9")
+    for n in range(40):
+        image_a, image_b = same if n % 2 else different
+        pair = next(trial_pairs("verification", 2, 1, 0))
+        yield pair._replace(
+            image_a=image_a.encode(), image_b=image_b.encode(), label=n % 2, trial="", way=0
+        )
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> standard_artifacts.Examples:
+    """40 official trials of which 4 go wrong, 20 within trials, 40 verification pairs; shuffled."""
+    root = tmp_path_factory.mktemp("examples")
+    pairs = [
+        *trial_pairs("official", 20, 40, wrong=4),
+        *trial_pairs("within", 5, 20, wrong=0),
+        *verification_pairs(),
+    ]
+    (root / "Split-one_shot").mkdir()
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    with tf.io.TFRecordWriter(str(root / "Split-one_shot" / "data.gz"), options) as writer:
+        for row in np.random.default_rng(0).permutation(len(pairs)):
+            writer.write(serialize_pair(pairs[row]))
+    result = artifact(standard_artifacts.Examples(), root)
+    result.split_names = artifact_utils.encode_split_names(["train", "eval", "one_shot"])
+    return result
+
+
+@dataclasses.dataclass
+class Verdict:
+    blessed: bool
+    evaluation: str
+
+
+Judge = Callable[..., Verdict]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, standard_artifacts.Model]:
+    root = tmp_path_factory.mktemp("models")
+    return {
+        name: toy_model(root / name, slope)
+        for name, slope in {"good": 1.0, "constant": 0.0, "reversed": -1.0}.items()
+    }
+
+
+@pytest.fixture
+def judge(
+    examples: standard_artifacts.Examples,
+    models: dict[str, standard_artifacts.Model],
+    tmp_path: Path,
+) -> Judge:
+    """Runs TFX's Evaluator executor as a pipeline would."""
+
+    def run(
+        model: str,
+        thresholds: dict[str, Threshold],
+        *,
+        baseline: str | None = None,
+        protocols: set[tuple[str, int]] = PROTOCOLS,
+    ) -> Verdict:
+        blessing = artifact(standard_artifacts.ModelBlessing(), tmp_path / "blessing")
+        evaluation = artifact(standard_artifacts.ModelEvaluation(), tmp_path / "evaluation")
+        config = eval_config(EvaluateSettings(thresholds=thresholds), protocols)
+        context = base_beam_executor.BaseBeamExecutor.Context(
+            beam_pipeline_args=BEAM, tmp_dir=str(tmp_path), unique_id="1"
+        )
+        evaluator_executor.Executor(context).Do(
+            {
+                "examples": [examples],
+                "model": [models[model]],
+                **({"baseline_model": [models[baseline]]} if baseline else {}),
+            },
+            {"evaluation": [evaluation], "blessing": [blessing]},
+            {
+                "eval_config": proto_utils.proto_to_json(config),
+                "example_splits": json_utils.dumps(["one_shot"]),
+                "module_path": EXTRACTORS_MODULE,
+            },
+        )
+        return Verdict(blessing.get_int_custom_property("blessed") == 1, evaluation.uri)
+
+    return run
+
+
+def test_a_good_model_is_blessed_and_its_figures_are_read_back(judge: Judge) -> None:
+    verdict = judge(
+        "good",
+        {
+            OFFICIAL: Threshold(min=0.85),
+            "auc": Threshold(min=0.9),
+            "between_20way_accuracy": Threshold(min=0.99),  # no such trials: left out
+        },
+    )
+    assert verdict.blessed
+    assert refusals(verdict.evaluation) == []
+    metrics = read_metrics(verdict.evaluation)
+    assert metrics[OFFICIAL] == pytest.approx(0.9)
+    assert metrics[f"{OFFICIAL}_n"] == 40
+    low, high = metrics[f"{OFFICIAL}_ci95"]
+    assert low < 0.9 < high
+    assert metrics["within_5way_accuracy"] == 1
+    assert metrics["auc"] == metrics["verification_accuracy"] == 1
+    assert metrics["auc_n"] == 40
+    assert metrics["per_group"][OFFICIAL]["run0"]["n"] == 20
+    assert set(metrics["per_group"][OFFICIAL]) == {"run0", "run1"}
+    figures = [name for name in metrics if name != "per_group"]
+    assert figures == sorted(figures)
+    assert "between_20way_accuracy" not in metrics
+
+
+def test_a_constant_model_scores_chance_and_is_not_blessed(judge: Judge) -> None:
+    verdict = judge("constant", EvaluateSettings().thresholds)
+    metrics = read_metrics(verdict.evaluation)
+    assert metrics[OFFICIAL] == pytest.approx(0.05)
+    assert metrics["within_5way_accuracy"] == pytest.approx(0.2)
+    assert metrics["auc"] == metrics["eer"] == 0.5
+    assert not verdict.blessed
+    assert any(reason.startswith(f"{OFFICIAL} 0.05") for reason in refusals(verdict.evaluation))
+
+
+def test_every_threshold_that_must_fail_does(judge: Judge) -> None:
+    thresholds = {
+        OFFICIAL: Threshold(min=0.91),
+        "within_5way_accuracy": Threshold(max=0.99),
+        "auc": Threshold(max=0.99),
+        "ece": Threshold(max=0.001),
+        "eer": Threshold(max=0.5),
+    }
+    verdict = judge("good", thresholds)
+    assert not verdict.blessed
+    reasons = refusals(verdict.evaluation)
+    assert [reason.split()[0] for reason in reasons] == sorted(set(thresholds) - {"eer"})
+
+
+def test_a_second_run_with_a_baseline_that_is_not_better_is_blessed(judge: Judge) -> None:
+    thresholds = {
+        OFFICIAL: Threshold(min=0.85, max_drop=0.02),
+        "ece": Threshold(max_drop=0.02),
+    }
+    verdict = judge("good", thresholds, baseline="reversed")
+    assert verdict.blessed
+    assert read_metrics(verdict.evaluation)[OFFICIAL] == pytest.approx(0.9)
+
+
+def test_a_model_worse_than_its_baseline_by_more_than_max_drop_is_refused(judge: Judge) -> None:
+    names = [OFFICIAL, "auc", "eer"]
+    verdict = judge("constant", {name: Threshold(max_drop=0.02) for name in names}, baseline="good")
+    assert not verdict.blessed
+    reasons = refusals(verdict.evaluation)
+    assert [reason.split()[0] for reason in reasons] == sorted(names)
+    assert all("worse than the latest blessed" in reason for reason in reasons)
+
+
+def test_a_max_drop_alone_leaves_a_threshold_without_a_baseline() -> None:
+    settings = EvaluateSettings(thresholds={OFFICIAL: Threshold(max_drop=0.02)})
+    config = tfma.utils.update_eval_config_with_defaults(
+        eval_config(settings, PROTOCOLS), has_baseline=False, rubber_stamp=True
+    )
+    keys = tfma.metrics.metric_thresholds_from_metrics_specs(config.metrics_specs, config)
+    assert [(key.name, key.is_diff) for key in keys] == [("one_shot_accuracy", False)]
+
+
+def test_a_threshold_on_trials_that_should_be_there_and_are_not_refuses(judge: Judge) -> None:
+    protocols = PROTOCOLS | {("between", 20)}
+    verdict = judge("good", {"between_20way_accuracy": Threshold(min=0.1)}, protocols=protocols)
+    assert not verdict.blessed
+    assert any("between" in reason for reason in refusals(verdict.evaluation))
+
+
+def test_auc_is_gated_when_no_one_shot_threshold_applies() -> None:
+    config = eval_config(
+        EvaluateSettings(thresholds={OFFICIAL: Threshold(min=0.9)}), {("within", 3)}
+    )
+    (key,) = tfma.metrics.metric_thresholds_from_metrics_specs(config.metrics_specs)
+    assert key.name == "auc"
+
+
+def test_the_source_hash_is_part_of_the_configuration() -> None:
+    one, other = (
+        eval_config(EvaluateSettings(), PROTOCOLS, source_hash=each) for each in ("a", "b")
+    )
+    assert one != other
+
+
+def test_batches_bring_records_of_a_trial_set_together() -> None:
+    pairs = [*trial_pairs("official", 20, 60, wrong=0)]
+    rows = np.random.default_rng(0).permutation(len(pairs))
+    batch = record_batch([pairs[row] for row in rows])
+    pieces: dict[bytes, list[pa.RecordBatch]] = {}
+    for key, piece in split_by_trial_set({"arrow_record_batch": batch}):
+        pieces.setdefault(key, []).append(piece)
+    assert sorted(pieces) == [b"official/set0", b"official/set1", b"official/set2"]
+    joined = [batch for of_key in pieces.values() for batch in join_pieces(of_key)]
+    assert [batch.num_rows for batch in joined] == [400, 400, 400]
+
+
+def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
+    template = next(verification_pairs())
+    pairs = [
+        template._replace(image_a=b"%d" % (2 * n), image_b=b"%d" % (2 * n + 1)) for n in range(1000)
+    ]
+    split = split_by_trial_set({"arrow_record_batch": record_batch(pairs)})
+    joined = [*join_pieces(piece for _, piece in split)]
+    assert sum(batch.num_rows for batch in joined) == 1000
+    for batch in joined:
+        images = batch.column("image_a").to_pylist() + batch.column("image_b").to_pylist()
+        assert len({image for (image,) in images}) <= IMAGES_PER_BATCH
+
+
+def test_only_pairs_outside_trials_are_given_another_query_and_images_are_dropped() -> None:
+    columns = {
+        "trial": [[b"official/run01/item01"], [b""]],
+        "protocol": [[b"official"], [b"verification"]],
+        "way": [[20], [0]],
+        "group_a": [[b"run01"], [b"Greek"]],
+        "image_a": [[b"a"], [b"b"]],
+    }
+    kept = keep_what_is_measured(
+        {
+            "features": {name: np.array(values) for name, values in columns.items()},
+            "input": np.array([b"record 1", b"record 2"]),
+            "labels": np.array([[1], [0]]),
+        }
+    )
+    assert set(kept) == {"features", "labels"}
+    assert set(kept["features"]) == {"trial", "protocol", "way", "group_a"}
+    (trial,), (query,) = kept["features"]["trial"]
+    assert trial == b"official/run01/item01"
+    assert query.startswith(b"no trial/")
+
+
+def record_batch(pairs: list[Pair]) -> pa.RecordBatch:
+    columns = {
+        name: pa.array([[value.encode() if isinstance(value, str) else value] for value in values])
+        for name, values in zip(Pair._fields, zip(*pairs, strict=True), strict=True)
+    }
+    return pa.RecordBatch.from_pydict(columns)

@@ -1,0 +1,164 @@
+"""Which images make up a batch."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.trainer.batches import ClassBatches, PairBatches, batches, quarter_turns
+from components.trainer.pair_data import PairData
+from data_ingest.errors import InputError
+from data_ingest.sampling.index import ImageIndex, ImageRef
+from tests.pair_records import tiny_data, tiny_recipe
+
+
+def make_index(groups: int, classes: int, images: int) -> ImageIndex:
+    return ImageIndex.build(
+        ImageRef(f"g{g}", f"g{g}/c{c}", image, f"{image}")
+        for g in range(groups)
+        for c in range(classes)
+        for image in range(images)
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PairData:
+    return tiny_data(tmp_path_factory.mktemp("pairs"), pairs=50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    number=st.integers(0, 10**7),
+    seed=st.integers(0, 2**31 - 1),
+    groups=st.integers(1, 5),
+    classes=st.integers(2, 6),
+    images=st.integers(1, 5),
+)
+def test_class_batches_are_balanced_distinct_and_a_function_of_their_number(
+    number: int, seed: int, groups: int, classes: int, images: int
+) -> None:
+    index = make_index(groups, classes, images)
+    recipe = tiny_recipe(seed=seed, classes_per_batch=4, images_per_class=3)
+    batch = ClassBatches(index, recipe)[number]
+    again = ClassBatches(index, recipe)[number]
+    for one, other in zip(batch, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    drawn = min(4, groups * classes)
+    assert len(np.unique(batch.labels)) == drawn
+    assert len(set(np.bincount(batch.labels))) == 1
+    class_of_label = {
+        label: set(index.row_class[batch.rows[batch.labels == label]])
+        for label in np.unique(batch.labels)
+    }
+    assert all(len(found) == 1 for found in class_of_label.values())
+    assert len(set.union(*class_of_label.values())) == drawn
+    if images >= 3 and drawn == 4:
+        assert len(np.unique(batch.rows)) == len(batch.rows)
+    for label in np.unique(batch.labels):
+        of_class = batch.maps[batch.labels == label]
+        np.testing.assert_array_equal(of_class, np.broadcast_to(of_class[0], of_class.shape))
+
+
+def test_the_asked_share_of_classes_comes_from_one_group() -> None:
+    index = make_index(groups=8, classes=10, images=2)
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=8, same_group_share=0.5))
+    for number in range(50):
+        groups = index.row_group[feed[number].rows]
+        assert np.bincount(groups).max() >= 4 * 2
+
+
+def test_classes_of_the_single_group_are_restyled_alike_and_others_each_in_its_own_way() -> None:
+    index = make_index(groups=8, classes=10, images=2)
+    recipe = tiny_recipe(
+        classes_per_batch=8,
+        images_per_class=2,
+        same_group_share=0.5,
+        quarter_turns=False,
+        restyling=1,
+    )
+    feed = ClassBatches(index, recipe)
+    mirrored = 0
+    for number in range(40):
+        maps = feed[number].maps[::2]
+        np.testing.assert_array_equal(maps[:4], np.broadcast_to(maps[0], (4, 2, 2)))
+        assert len(np.unique(maps[3:].reshape(-1, 4), axis=0)) == 5
+        mirrored += int(np.linalg.det(maps[0]) < 0)
+    assert 8 <= mirrored <= 32
+
+
+def test_without_restyling_classes_are_only_turned() -> None:
+    index = make_index(groups=2, classes=10, images=2)
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=8, images_per_class=2, restyling=0))
+    turns = {tuple(quarter_turns(np.array([turn])).ravel()) for turn in range(4)}
+    seen = {tuple(one.ravel()) for number in range(20) for one in feed[number].maps}
+    assert seen == turns
+
+
+def test_every_choice_of_images_of_a_class_is_equally_likely() -> None:
+    sizes = (4, 5, 2)
+    index = ImageIndex.build(
+        ImageRef("g", f"g/c{number}", image, f"{image}")
+        for number, size in enumerate(sizes)
+        for image in range(size)
+    )
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=3, images_per_class=3))
+    seen: dict[int, Counter[tuple[int, ...]]] = {0: Counter(), 1: Counter(), 2: Counter()}
+    for number in range(3000):
+        for rows in feed[number].rows.reshape(3, 3):
+            of = int(index.row_class[rows[0]])
+            seen[of][tuple(np.sort(rows - index.class_start[of]))] += 1
+    for of, choices in ((0, 4), (1, 10)):
+        assert len(seen[of]) == choices
+        assert all(len(set(choice)) == 3 for choice in seen[of])
+        # Five standard deviations of a count.
+        share = 3000 / choices
+        assert all(abs(count - share) < 5 * math.sqrt(share) for count in seen[of].values())
+    assert set(seen[2]) == {(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)}
+
+
+def test_few_classes_give_batches_of_the_usual_size() -> None:
+    index = make_index(groups=1, classes=3, images=10)
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=6, images_per_class=2))
+    assert len(feed[0].rows) == 12
+
+
+def test_different_numbers_give_different_batches() -> None:
+    index = make_index(groups=4, classes=10, images=10)
+    feed = ClassBatches(index, tiny_recipe())
+    assert len({feed[number].rows.tobytes() for number in range(100)}) == 100
+
+
+def test_one_class_alone_cannot_be_trained_on() -> None:
+    with pytest.raises(InputError, match="two classes"):
+        ClassBatches(make_index(1, 1, 5), tiny_recipe())
+
+
+def test_pair_batches_show_every_pair_once_an_epoch(data: PairData) -> None:
+    feed = PairBatches(data, tiny_recipe(loss="pair", classes_per_batch=5, images_per_class=2))
+    for epoch in range(2):
+        seen = []
+        for number in range(10 * epoch, 10 * (epoch + 1)):
+            batch = feed[number]
+            rows = batch.rows.reshape(2, 5).T
+            seen += [(*pair, label) for pair, label in zip(rows, batch.labels, strict=True)]
+        expected = [(*pair, label) for pair, label in zip(data.pairs, data.labels, strict=True)]
+        assert sorted(seen) == sorted(expected)
+
+
+def test_pair_batches_do_not_depend_on_what_was_asked_before(data: PairData) -> None:
+    recipe = tiny_recipe(loss="pair", classes_per_batch=7, images_per_class=2)
+    forward, jump = PairBatches(data, recipe), PairBatches(data, recipe)
+    for number in range(20):
+        last = forward[number]
+    np.testing.assert_array_equal(last.rows, jump[19].rows)
+
+
+@pytest.mark.parametrize(("loss", "kind"), [("batch", ClassBatches), ("pair", PairBatches)])
+def test_the_loss_decides_what_a_batch_is(
+    data: PairData, loss: str, kind: Callable[..., object]
+) -> None:
+    assert type(batches(data, tiny_recipe(loss=loss))) is kind

@@ -1,0 +1,103 @@
+"""Presets and their overrides."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from components.trainer.recipe import PRESETS, Preset, TrainSettings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_complete_recipe(preset: str) -> None:
+    recipe = TrainSettings(preset=preset).recipe()
+    assert recipe.steps > recipe.warmup_steps
+    assert recipe.validate_every <= recipe.steps
+
+
+def test_what_is_set_overrides_the_preset_and_zero_counts_as_set() -> None:
+    recipe = TrainSettings(steps=7, augmentation=0, quarter_turns=False, ema=0.0).recipe()
+    assert (recipe.steps, recipe.augmentation, recipe.quarter_turns, recipe.ema) == (7, 0, False, 0)
+    assert recipe.widths == TrainSettings().recipe().widths
+
+
+def test_settings_survive_the_trip_through_json() -> None:
+    settings = TrainSettings(preset="accurate", widths=(8, 16), seed=3)
+    assert TrainSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@given(preset=st.sampled_from(sorted(PRESETS)), gpus=st.integers(1, 16))
+def test_gpus_see_as_many_images_in_fewer_larger_steps(preset: Preset, gpus: int) -> None:
+    base = TrainSettings(preset=preset).recipe()
+    scaled = TrainSettings(preset=preset).recipe(gpus=gpus)
+    factor = min(gpus * scaled.classes_per_batch // base.classes_per_batch, base.gpu_batch)
+    assert scaled.steps * factor >= base.steps > (scaled.steps - 1) * factor
+    assert scaled.learning_rate == pytest.approx(base.learning_rate * factor**0.5)
+    # What decays, decays by the same amount over as many images.
+    decay = scaled.learning_rate * scaled.weight_decay
+    assert decay == pytest.approx(factor * base.learning_rate * base.weight_decay)
+    assert scaled.ema == pytest.approx(base.ema**factor)
+    assert scaled.images_per_class == base.images_per_class
+
+
+def test_one_gpu_gets_batches_four_times_as_large_and_two_share_them() -> None:
+    base = TrainSettings().recipe()
+    one, two = (TrainSettings().recipe(gpus=gpus) for gpus in (1, 2))
+    assert one.images_per_batch == 4 * base.images_per_batch
+    assert 2 * two.images_per_batch == one.images_per_batch
+    assert one.steps == two.steps == base.steps // 4
+    assert one.learning_rate == 2 * base.learning_rate
+
+
+def test_the_batch_of_koch_2015_is_the_papers_on_a_gpu_too() -> None:
+    settings = TrainSettings(preset="koch2015")
+    assert settings.recipe(gpus=1) == settings.recipe()
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"steps": 90}, {"classes_per_batch": 8}, {"images_per_class": 3}, {"learning_rate": 1e-3}],
+)
+def test_a_batch_length_or_rate_that_is_set_holds_on_a_gpu_too(own: dict[str, object]) -> None:
+    settings = TrainSettings(**own)
+    assert settings.recipe(gpus=1) == settings.recipe()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"step": 3}, "step"),
+        ({"steps": 0}, "steps"),
+        ({"widths": (8, 8, 8, 8, 8, 8), "image_size": 35}, "image_size"),
+        ({"preset": "koch2015", "image_size": 50}, "image_size"),
+        ({"preset": "koch2015", "widths": (8, 8)}, "widths"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        TrainSettings(**wrong)
+
+
+def test_one_fold_is_refused() -> None:
+    with pytest.raises(ValidationError, match="calibration_folds: must be 0, or 2 or more"):
+        TrainSettings(calibration_folds=1)
+
+
+@given(steps=st.integers(1, 10_000), share=st.floats(0, 0.9))
+def test_a_refit_takes_its_share_of_the_steps_and_leaves_some(steps: int, share: float) -> None:
+    whole = TrainSettings(steps=steps, refit_share=share).recipe()
+    first, refit = whole.stages()
+    last = refit.steps if refit else 0
+    assert first.steps + last == steps
+    assert first.steps >= 1
+    assert last == pytest.approx(share * steps, abs=1)
+    assert first.warmup_steps <= first.steps // 5
+    assert first.learning_rate == whole.learning_rate
+    if refit:
+        assert refit.warmup_steps <= refit.steps // 5
+        assert refit.learning_rate < whole.learning_rate
+
+
+def test_without_a_refit_there_is_one_stage() -> None:
+    recipe = TrainSettings(refit_share=0).recipe()
+    assert recipe.stages() == (recipe, None)

@@ -1,0 +1,85 @@
+import random
+
+from data_ingest.records.catalog import (
+    BACKGROUND,
+    EVALUATION,
+    RUNS,
+    TWO_CLASSES,
+    CatalogPart,
+    Found,
+    Rejected,
+    build_catalog,
+    count_reasons,
+)
+from data_ingest.sampling.index import ImageRef
+
+
+def found(class_name: str, key: str, content: str, *, size: int = 10) -> Found:
+    ref = ImageRef(class_name.split("/")[0], class_name, 0, key)
+    return Found(ref, f"/data/{class_name}/{key}", content.encode(), size, listing=0)
+
+
+def test_rows_lead_to_the_block_and_place_of_their_image_whatever_the_order_of_the_parts() -> None:
+    images = [found(f"g{at % 3}/c{at % 6}", f"{at:02d}", f"content{at}") for at in range(24)]
+    parts = [
+        CatalogPart(BACKGROUND, block, tuple(images[8 * block : 8 * block + 8]), ())
+        for block in range(3)
+    ]
+    for seed in range(3):
+        random.Random(seed).shuffle(parts)
+        located = build_catalog(parts).sources[BACKGROUND]
+        for row in range(len(located.index)):
+            at = 8 * int(located.block[row]) + int(located.position[row])
+            assert located.index.class_name(row) == images[at].ref.class_name
+
+
+def test_of_copies_in_one_class_one_is_kept() -> None:
+    """Omniglot's Braille character01 has one drawing twice (drawers 03 and 19)."""
+    part = CatalogPart(BACKGROUND, 0, (found("a/x", "19", "same"), found("a/x", "03", "same")), ())
+    catalog = build_catalog([part])
+    assert len(catalog.sources[BACKGROUND].index) == 1
+    assert catalog.sources[BACKGROUND].position.tolist() == [1]
+    assert catalog.duplicates == {BACKGROUND: 1}
+    assert catalog.rejected == ()
+
+
+def test_an_image_that_lies_in_two_classes_is_rejected_in_both() -> None:
+    part = CatalogPart(
+        BACKGROUND,
+        0,
+        (found("a/x", "1", "same"), found("a/y", "2", "same"), found("a/y", "3", "own")),
+        (),
+    )
+    catalog = build_catalog([part])
+    assert len(catalog.sources[BACKGROUND].index) == 1
+    assert catalog.rejected == (
+        Rejected(BACKGROUND, "/data/a/x/1", TWO_CLASSES),
+        Rejected(BACKGROUND, "/data/a/y/2", TWO_CLASSES),
+    )
+    assert catalog.duplicates == {BACKGROUND: 0}
+
+
+def test_two_images_of_one_name_in_two_archives_are_both_kept() -> None:
+    parts = [
+        CatalogPart(BACKGROUND, 0, (found("a/x", "1", "one"),), ()),
+        CatalogPart(BACKGROUND, 1, (found("a/x", "1", "other"),), ()),
+    ]
+    assert len(build_catalog(parts).sources[BACKGROUND].index) == 2
+
+
+def test_official_runs_are_left_as_they_are() -> None:
+    part = CatalogPart(RUNS, 0, (found("run01/a", "1", "same"), found("run02/b", "2", "same")), ())
+    assert len(build_catalog([part]).sources[RUNS].index) == 2
+
+
+def test_the_rejected_are_counted_over_all_sources() -> None:
+    parts = [
+        CatalogPart(BACKGROUND, 0, (found("a/x", "1", "one"),), (Rejected(BACKGROUND, "f", "b"),)),
+        CatalogPart(EVALUATION, 1, (found("e/x", "1", "one"),), (Rejected(EVALUATION, "g", "b"),)),
+        CatalogPart(EVALUATION, 2, (), (Rejected(EVALUATION, "a", "c"),)),
+    ]
+    catalog = build_catalog(parts)
+    assert catalog.read == {BACKGROUND: 2, EVALUATION: 3}
+    assert catalog.rejected_share == 0.6
+    assert count_reasons(catalog.rejected) == {"b": 2, "c": 1}
+    assert [reject.file for reject in catalog.rejected] == ["f", "a", "g"]

@@ -1,0 +1,242 @@
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_ingest.errors import InputError
+from data_ingest.sources.glyphs import encode_png
+from data_ingest.sources.layout import (
+    ImageFile,
+    ImageReader,
+    UnreadableImageError,
+    check_image,
+    list_images,
+    read_image,
+)
+
+
+def png(side: int = 8) -> bytes:
+    return encode_png(np.eye(side, dtype=np.bool_))
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 60).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def make_folder(root: Path, members: dict[str, bytes]) -> Path:
+    for name, data in members.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+OMNIGLOT_LIKE = {
+    "images_background/Greek/character01/0394_07.png": png(),
+    "images_background/Greek/character02/0395_20.png": png(),
+    "images_background/Latin/character01/0683_01.png": png(),
+}
+
+
+def test_omniglots_layout_gives_group_class_and_drawer(tmp_path: Path) -> None:
+    images = list_images(make_zip(tmp_path / "images_background.zip", OMNIGLOT_LIKE))
+    assert [(i.group, i.class_name, i.writer) for i in images] == [
+        ("Greek", "Greek/character01", 7),
+        ("Greek", "Greek/character02", 20),
+        ("Latin", "Latin/character01", 1),
+    ]
+
+
+def test_a_zip_and_the_folder_unpacked_from_it_list_the_same_images(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", OMNIGLOT_LIKE)
+    folder = make_folder(tmp_path / "b", OMNIGLOT_LIKE)
+    assert [i.uri for i in list_images(archive)] == [i.uri for i in list_images(folder)]
+    for image in [*list_images(archive), *list_images(folder)]:
+        assert read_image(image) == png()
+
+
+def test_classes_without_groups_have_an_empty_group_and_no_known_writer(tmp_path: Path) -> None:
+    images = list_images(
+        make_folder(tmp_path, {"digit3/a.PNG": png(), "digit4/b.jpeg": jpeg(), "notes.txt": b"x"})
+    )
+    assert [(i.group, i.class_name, i.writer, i.uri) for i in images] == [
+        ("", "digit3", 0, "digit3/a.PNG"),
+        ("", "digit4", 0, "digit4/b.jpeg"),
+    ]
+
+
+def test_hidden_files_and_macos_leftovers_are_ignored(tmp_path: Path) -> None:
+    images = list_images(
+        make_zip(
+            tmp_path / "a.zip",
+            {
+                "a/b/1.png": png(),
+                "__MACOSX/a/b/._1.png": b"",
+                ".hidden/2.png": b"",
+                "a/b/._1.png": b"",
+            },
+        )
+    )
+    assert [i.uri for i in images] == ["a/b/1.png"]
+
+
+def test_an_image_shared_by_two_archives_has_the_same_uri_in_both(tmp_path: Path) -> None:
+    first = make_zip(tmp_path / "small1.zip", {"small1/Greek/character01/0394_07.png": png()})
+    second = make_zip(tmp_path / "small2.zip", {"small2/Greek/character01/0394_07.png": png()})
+    assert list_images(first)[0].uri == list_images(second)[0].uri
+
+
+names = st.text("abcdefgh", min_size=1, max_size=3)
+
+
+@given(
+    leading=st.lists(names, max_size=3),
+    tails=st.sets(st.tuples(names, names, names), min_size=1, max_size=6),
+)
+def test_leading_folders_never_change_what_is_listed(
+    tmp_path_factory: pytest.TempPathFactory,
+    leading: list[str],
+    tails: set[tuple[str, str, str]],
+) -> None:
+    path = tmp_path_factory.mktemp("zip") / "a.zip"
+    prefix = "".join(f"{name}/" for name in leading)
+    images = list_images(make_zip(path, {f"{prefix}{a}/{b}/{c}.png": b"" for a, b, c in tails}))
+    assert {(i.class_name, i.uri) for i in images} == {
+        (f"{a}/{b}", f"{a}/{b}/{c}.png") for a, b, c in tails
+    }
+    assert len({i.uri for i in images}) == len(images)
+    assert images == sorted(images) == pickle.loads(pickle.dumps(images))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "is empty"),
+        ({"a/b/readme.txt": b"", "a/b/c.bmp": b""}, r"no PNG or JPEG images.*\.bmp"),
+        ({"a/1.png": b"", "a/b/2.png": b""}, "different depths, such as a/1.png and a/b/2.png"),
+        ({"1.png": b""}, "outside any class folder, such as 1.png"),
+        ({"x/a/b/1.png": b"", "y/a/b/2.png": b""}, "too deep, such as x/a/b/1.png"),
+        ({"a/../../b/1.png": b""}, "unsafe file name"),
+        ({"/etc/b/1.png": b""}, "unsafe file name"),
+        ({"a\\b\\1.png": b""}, "unsafe file name"),
+    ],
+)
+def test_an_unusable_layout_is_refused_with_the_file_and_the_reason(
+    tmp_path: Path, members: dict[str, bytes], message: str
+) -> None:
+    path = make_zip(tmp_path / "own.zip", members)
+    with pytest.raises(InputError, match=f"own.zip.*{message}"):
+        list_images(path)
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is empty"):
+        list_images(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        list_images(tmp_path / "nowhere")
+
+
+def test_a_zip_cut_short_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "cut.zip", OMNIGLOT_LIKE)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"cut\.zip cannot be read as a zip archive"):
+        list_images(path)
+
+
+def test_a_password_protected_zip_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "locked.zip", {"a/b/1.png": png()})
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="protected by a password"):
+        list_images(path)
+
+
+def test_a_link_that_points_back_up_is_refused_and_not_followed_for_ever(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a/b/1.png": png()})
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="nested too deeply"):
+        list_images(tmp_path)
+
+
+def test_undecodable_file_names_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a/b/" + os.fsdecode(b"\xff.png"): png()})
+    with pytest.raises(InputError, match="unsafe file name"):
+        list_images(tmp_path)
+
+
+def test_sound_images_pass() -> None:
+    assert check_image(png(4)) is None
+    assert check_image(png(105)) is None
+    assert check_image(jpeg()) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"GIF89a" + bytes(100), "not PNG or JPEG"),
+        (png(3), "too small"),
+        (png(4097), "too large"),
+        (png() + bytes(16 * 2**20), "too large"),
+        (png(105)[:60], "truncated"),
+        (png(105)[:-12], "truncated"),
+        (jpeg()[:-200], "truncated"),
+        (jpeg()[:10], "unreadable"),
+        (png()[:20] + b"\x7f" + png()[21:], "unreadable"),
+    ],
+)
+def test_unsound_images_are_rejected_with_the_reason(data: bytes, reason: str) -> None:
+    assert check_image(data) == reason
+
+
+@given(position=st.integers(8, 200), flip=st.integers(1, 255))
+def test_a_changed_byte_in_a_png_is_always_noticed(position: int, flip: int) -> None:
+    data = bytearray(encode_png(np.random.default_rng(1).random((40, 40)) < 0.5))
+    data[position] ^= flip
+    assert check_image(bytes(data)) is not None
+
+
+def test_a_damaged_or_missing_member_is_unreadable_and_the_others_are_not(tmp_path: Path) -> None:
+    good, bad = encode_png(np.eye(9, dtype=np.bool_)), b"\x89PNG" + bytes(range(200))
+    path = make_zip(tmp_path / "a.zip", {"a/b/1.png": good, "a/b/2.png": bad})
+    path.write_bytes(path.read_bytes().replace(bytes(range(200)), bytes(200)))
+    missing = ImageFile("a", "a/b", 0, str(path), "a/b/3.png")
+    with ImageReader() as reader:
+        read = [reader.read_checked(image) for image in (*list_images(path), missing)]
+        with pytest.raises(UnreadableImageError, match=r"a/b/3\.png"):
+            reader.read(missing)
+    assert read == [(good, None), (b"", "unreadable"), (b"", "unreadable")]
+
+
+def test_a_dangling_link_counts_as_one_unreadable_image(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a/b/1.png": png()})
+    (tmp_path / "a" / "b" / "2.png").symlink_to(tmp_path / "nowhere")
+    with ImageReader() as reader:
+        assert [reader.read_checked(i)[1] for i in list_images(tmp_path)] == [None, "unreadable"]
+
+
+def test_no_more_of_a_huge_member_is_read_than_needed_to_reject_it(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b/1.png", png() + bytes(64 * 2**20))
+    (image,) = list_images(path)
+    data = read_image(image)
+    assert len(data) == 16 * 2**20 + 1
+    assert check_image(data) == "too large"

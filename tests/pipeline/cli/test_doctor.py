@@ -1,0 +1,147 @@
+"""What would stop a run, and what only deserves a note."""
+
+import io
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from data_ingest.settings import DatasetSettings
+from pipeline.cli import doctor
+from pipeline.cli.doctor import Check
+
+
+def _printed(checks: list[Check]) -> str:
+    stream = io.StringIO()
+    doctor.print_checks(checks, Console(file=stream, width=80))
+    return stream.getvalue()
+
+
+def _versions(**installed: str) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    return version
+
+
+def test_this_environment_can_run(tmp_path: Path) -> None:
+    checks = doctor.diagnose(
+        DatasetSettings(source="synthetic"), data=None, output=tmp_path / "output", environ={}
+    )
+    assert [check.name for check in checks if check.fatal and not check.ok] == []
+    assert not (tmp_path / "output").exists()
+    assert "Nothing here would stop a run." in _printed(checks)
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [((3, 9), False), ((3, 10), True), ((3, 13), True), ((3, 14), False)],
+)
+def test_pythons_without_published_packages_stop_a_run(
+    version: tuple[int, int], accepted: bool
+) -> None:
+    check = doctor.check_python(version)
+    assert check.ok is accepted
+    assert check.fatal
+    assert bool(check.remedy) is not accepted
+
+
+def test_a_missing_package_stops_a_run_and_another_version_is_noted(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(
+        "# pins\nbird==1.0\n    # via fish\nfish==2.0 ; python_version >= '3'\n"
+        "old==1.0 ; python_version < '3'\n"
+    )
+    different = doctor.check_packages(lock, _versions(bird="1.1", fish="2.0"))
+    assert (different.ok, different.fatal) == (False, False)
+    assert "bird 1.1 instead of 1.0" in different.detail
+    missing = doctor.check_packages(lock, _versions(fish="2.0"))
+    assert (missing.ok, missing.fatal) == (False, True)
+    assert "missing: bird" in missing.detail
+    assert "make setup" in missing.remedy
+
+
+def test_the_installed_packages_are_the_pinned_ones() -> None:
+    check = doctor.check_packages(Path(__file__).parents[3] / "requirements.lock")
+    assert check.ok, check.detail
+    assert "tfx 1.21.0" in check.detail
+
+
+def test_a_native_module_that_does_not_load_stops_a_run() -> None:
+    check = doctor.check_native_module("bird", "no_such_module_of_birds", adapted={})
+    assert (check.ok, check.fatal) == (False, True)
+    assert "no_such_module_of_birds" in check.detail
+
+
+def test_an_adapted_module_is_named_with_what_the_host_lacks(tmp_path: Path) -> None:
+    stamp = {"adapted": {"json/native.so": ["GLIBC_9.9"]}}
+    (tmp_path / "oneshot-setup.json").write_text(json.dumps(stamp))
+    adapted = doctor.adapted_modules(tmp_path)
+    assert "lacks GLIBC_9.9" in doctor.check_native_module("json", "json", adapted=adapted).detail
+    assert "as published" in doctor.check_native_module("csv", "csv", adapted=adapted).detail
+    assert doctor.adapted_modules(tmp_path / "elsewhere") == {}
+
+
+def test_a_gpu_that_tensorflow_does_not_see_is_noted(tmp_path: Path) -> None:
+    driver = tmp_path / "version"
+    assert doctor.check_devices(driver).ok
+    driver.touch()
+    check = doctor.check_devices(driver)
+    assert (check.ok, check.fatal) == (False, False)
+    assert "GPU=1" in check.remedy
+
+
+def test_little_memory_is_noted(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:   1048576 kB\n")
+    check = doctor.check_memory(meminfo)
+    assert (check.ok, check.fatal) == (False, False)
+    assert "1.0 GiB" in check.detail
+    assert doctor.check_memory(tmp_path / "none").detail == "unknown"
+
+
+def test_data_that_cannot_be_had_stops_a_run(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    check = doctor.check_data(DatasetSettings(), data=missing, environ={})
+    assert (check.ok, check.fatal) == (False, True)
+    assert str(missing) in check.detail
+    assert "--data" in check.remedy
+
+
+def test_a_file_where_the_output_should_go_stops_a_run(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    assert doctor.check_writable(tmp_path / "new" / "output").ok
+    check = doctor.check_writable(tmp_path / "taken" / "output")
+    assert (check.ok, check.fatal) == (False, True)
+
+
+def test_a_nearly_full_disk_stops_a_run_and_a_filling_one_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"bytes": 0}
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda place: type("Usage", (), {"free": free["bytes"]}),
+    )
+    outcomes = []
+    for free["bytes"] in (2**29, 2 * 2**30, 2**40):
+        check = doctor.check_disk(tmp_path / "output")
+        outcomes.append((check.ok, check.fatal))
+    assert outcomes == [(False, True), (False, False), (True, False)]
+
+
+def test_the_closing_line_names_what_would_stop_a_run() -> None:
+    text = _printed(
+        [
+            Check("disk", ok=False, fatal=True, detail="full [of] files", remedy="tidy up"),
+            Check("memory", ok=False, fatal=False, detail="little"),
+        ]
+    )
+    assert "A run would fail: see disk." in text
+    assert "full [of] files" in text
+    assert "tidy up" in text

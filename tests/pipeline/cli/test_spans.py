@@ -1,0 +1,98 @@
+"""`oneshot ingest` and `oneshot spans` as a person or a script meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import main
+from tests.data_ingest.tiny_images import omniglot_tree, write_folder
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "images", omniglot_tree("a", groups=4, classes=3, writers=2))
+
+
+def oneshot(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_images_land_once_and_a_script_is_told_so(
+    output: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest = ("ingest", "--span", 3, images, "--json", "--set", "pairs.evaluation_share=0.5")
+    assert oneshot(*ingest) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["span"], document["changed"]) == (3, True)
+    assert sorted(document["new"].values()) == ["background"] * 2 + ["evaluation"] * 2
+    assert (Path(document["path"]) / "evaluation.zip").is_file()
+    assert oneshot(*ingest) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == {**document, "changed": False}
+
+
+def test_a_person_is_told_what_landed_and_what_was_left_out(
+    output: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "a0" / "character01" / "empty.png").touch()
+    assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.1") == 0
+    told = capsys.readouterr().out
+    assert "span 1: 24 images" in told
+    assert "4 new groups" in told
+    assert "1 unusable images left out (empty)" in told
+    assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.1") == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--span", "0"), "numbered from 1"),
+        (("--next", "elsewhere"), "elsewhere does not exist"),
+        (("--next", "--set", "pairs.evaluation_share=2"), "pairs.evaluation_share"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_lands(
+    output: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    assert oneshot("ingest", *arguments, images) == 2
+    assert message in capsys.readouterr().err
+    assert list(output.glob("spans/span-*")) == []
+
+
+def test_spans_are_listed_excluded_and_readmitted(
+    output: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oneshot("ingest", "--next", images)
+    assert oneshot("spans", "exclude", 1, "--reason", "scanner [2] broke") == 0
+    capsys.readouterr()
+    assert oneshot("spans", "list") == 0
+    assert "scanner [2]" in capsys.readouterr().out
+    oneshot("spans", "readmit", 1)
+    capsys.readouterr()
+    assert oneshot("spans", "list", "--json") == 0
+    assert [span["excluded"] for span in json.loads(capsys.readouterr().out)] == [None]
+
+
+def test_a_span_that_is_not_there_cannot_be_excluded(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oneshot("spans", "exclude", 7, "--reason", "bad") == 2
+    assert "there is no span 7" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_without_spans_the_list_says_so(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert oneshot("spans", "list") == 0
+    assert capsys.readouterr().out == "no spans yet\n"

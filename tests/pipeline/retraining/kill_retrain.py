@@ -1,0 +1,210 @@
+"""Kills a retraining at a random moment, lets the next one complete, and looks at what is served.
+
+    python -m tests.pipeline.retraining.kill_retrain --kills 20 --output /tmp/killed
+
+The real pipeline on tiny images. Every third model is refused by its threshold. All the time the
+serving folder is watched: a version must be there whole from the first moment, stay as it is, and
+be a model that both the Evaluator and the ServingGate blessed; labels must name versions that are
+there. The last of several calls with the same folder goes on where the one before it ended.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_metadata import MetadataStore
+
+from pipeline.config import MetadataSettings
+from pipeline.runs.history import RunHistory
+from pipeline.runs.metadata_store import MetadataLocation, locate
+from pipeline.runs.workspace import Workspace
+from serving.deploy.models_config import read_entry
+from tests.pipeline.retraining.start_together import CHECKOUT, children, command, land
+
+_REFUSED = ["--set", "evaluate={thresholds: {auc: {min: 0.9999}}}"]
+
+
+@dataclass
+class Outcome:
+    """What became of all kills together."""
+
+    kills: int = 0
+    after_the_end: int = 0
+    interrupted: Counter[str] = field(default_factory=Counter)
+    completed: Counter[str] = field(default_factory=Counter)
+    looks: int = 0
+    versions: int = 0
+
+
+class Watcher(threading.Thread):
+    """Looks at the serving folder without a pause."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(daemon=True)
+        self._workspace = workspace
+        self._ended = threading.Event()
+        self.digests: dict[int, str] = {}
+        self.problems: list[str] = []
+        self.looks = 0
+
+    def run(self) -> None:
+        while not self._ended.wait(0.002):
+            self.look()
+
+    def look(self) -> None:
+        self.looks += 1
+        base = self._workspace.serving_model
+        numbers = {int(path.name) for path in base.glob("[0-9]*")} if base.is_dir() else set()
+        for number in sorted(numbers - set(self.digests)):
+            self.digests[number] = digest(base / str(number))
+        file = self._workspace.models_config
+        if file.exists():
+            entry = read_entry(file.read_text(), self._workspace.model_name)
+            named = {*entry.labels.values(), *entry.loaded} if entry else set()
+            if missing := named - {int(path.name) for path in base.glob("[0-9]*")}:
+                self.problems.append(f"{file} names {missing}, which are not there")
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def digest(folder: Path) -> str:
+    """Of all names and contents."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found.update(f"{path.relative_to(folder)}\0".encode())
+            found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def blessed_digests(store: MetadataStore) -> set[str]:
+    """Of all exports that both the Evaluator and the ServingGate blessed."""
+    blessings: Counter[int] = Counter()
+    for kind in ("ModelBlessing", "InfraBlessing"):
+        for artifact in store.get_artifacts_by_type(kind):
+            if artifact.custom_properties["blessed"].int_value == 1:
+                # An artifact that was served from the cache is the output of several executions.
+                event = next(
+                    event
+                    for event in store.get_events_by_artifact_ids([artifact.id])
+                    if event.type == event.OUTPUT
+                )
+                blessings.update(
+                    {
+                        model.artifact_id
+                        for model in store.get_events_by_execution_ids([event.execution_id])
+                        if model.type == model.INPUT
+                        and any(step.key == "model" for step in model.path.steps)
+                    }
+                )
+    both = [model for model, count in blessings.items() if count >= 2]
+    models = store.get_artifacts_by_id(both)
+    return {digest(Path(model.uri) / "Format-Serving") for model in models}
+
+
+def complete_once(output: Path) -> float:
+    """Lands a span and retrains on it undisturbed; returns how many seconds that took."""
+    land(output)
+    started = time.monotonic()
+    subprocess.run(command(output), cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.Random) -> None:
+    """Lands a span, kills its retraining after some seconds, and completes it."""
+    workspace = Workspace(output)
+    metadata = locate(MetadataSettings(), workspace)
+    watcher = Watcher(workspace)
+    watcher.look()
+    watcher.start()
+    number = land(output)
+    argv = _REFUSED if number % 3 == 0 else []
+    process = subprocess.Popen(
+        command(output, *argv),
+        cwd=CHECKOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(after)
+    workers = children(process.pid)
+    victim = moments.choice([process.pid, *workers])
+    what = "command" if victim == process.pid else "training"
+    if process.poll() is None:
+        os.kill(victim, signal.SIGKILL)
+    if victim in workers:
+        # Before its command can begin the next try.
+        process.kill()
+    process.wait()
+    history = RunHistory(metadata.connection())
+    reached = [run for run in history.runs() if run.span == number]
+    nodes = history.nodes(reached[0].run_id) if reached else []
+    outcome.kills += 1
+    outcome.after_the_end += bool(reached and reached[0].is_whole)
+    outcome.interrupted[f"{what} after {nodes[-1].node_id if nodes else 'nothing'}"] += 1
+
+    done = subprocess.run(
+        command(output, *argv), cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout, done.stderr
+    said = json.loads(done.stdout)
+    outcome.completed[said["status"]] += 1
+    blessed = number % 3 != 0
+    expected = ("done", "nothing new") if blessed else ("not blessed", "nothing new")
+    assert said["status"] in expected, done.stderr
+    watcher.end()
+    outcome.looks += watcher.looks
+    check(workspace, metadata, watcher)
+    newest = next(run for run in RunHistory(metadata.connection()).runs() if run.span == number)
+    assert newest.is_whole
+    assert (newest.pushed_version is not None) == blessed
+    assert newest.promoted == blessed
+    assert metadata.lease().holder() is None
+
+
+def check(workspace: Workspace, metadata: MetadataLocation, watcher: Watcher) -> None:
+    """Raises AssertionError where a version was or is not what it has to be."""
+    assert not watcher.problems, watcher.problems
+    good = blessed_digests(MetadataStore(metadata.connection()))
+    for number, first in watcher.digests.items():
+        now = digest(workspace.serving_model / str(number))
+        assert first == now, f"version {number} was seen before it was whole"
+        assert now in good, f"version {number} is not blessed"
+    left = [path.name for path in workspace.serving_model.glob(".tmp-*")]
+    assert not left, left
+
+
+def main() -> None:
+    """Runs from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    output = arguments.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    undisturbed = output / "seconds"
+    if not undisturbed.exists():
+        undisturbed.write_text(str(complete_once(output)))
+    outcome = Outcome()
+    moments = random.Random(arguments.seed)
+    for _ in range(arguments.kills):
+        after = moments.uniform(0, float(undisturbed.read_text()))
+        kill_once(output, outcome, after=after, moments=moments)
+    outcome.versions = len(list(Workspace(output).serving_model.glob("[0-9]*")))
+    sys.stdout.write(json.dumps(vars(outcome)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Stands for the process that runs the pipeline: does what `<output>/script.json` says.
+
+The file holds a list of what to do in the first, second, ... try, the last for all further ones:
+{"seconds": 0.5, "fail": "why", "refuse": "why", "die": true, "blessed": false, "child": true}, all
+optional. `<output>/events` gets a line when a try begins and when it ends; in between another one
+must not be at work.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from components.pusher.versions import push_version
+from pipeline.retraining.job import Job, Result
+from pipeline.retraining.worker import main
+from pipeline.runs.history import RunHistory
+from pipeline.runs.metadata_store import parse_url
+from pipeline.runs.workspace import Workspace
+
+
+def work(job: Job) -> Result:
+    script_file = job.output / "script.json"
+    script = json.loads(script_file.read_text()) if script_file.exists() else [{}]
+    events = job.output / "events"
+    tries = sum(line.startswith("begin") for line in _lines(events))
+    step = script[min(tries, len(script) - 1)]
+    metadata = parse_url(job.metadata_url)
+    history = RunHistory(metadata.connection())
+    history.record(job.run)
+    _note(events, "begin", job)
+    if step.get("child"):
+        child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+        (job.output / "child").write_text(str(child.pid))
+    time.sleep(step.get("seconds", 0))
+    metadata.lease().check(job.token)
+    if step.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "fail" in step:
+        return Result("failed", error=step["fail"])
+    if "refuse" in step:
+        return Result("refused", error=step["refuse"])
+    blessed = step.get("blessed", True)
+    version = None
+    if job.run.stage == "push" and blessed:
+        version = int(_push(job).name)
+    run = replace(job.run, state="done", blessed=blessed, pushed_version=version, seconds=0.0)
+    history.record(run)
+    _note(events, "end", job)
+    return Result("done", run=run)
+
+
+def _push(job: Job) -> Path:
+    model = job.output / "stub_model"
+    model.mkdir(exist_ok=True)
+    (model / "saved_model.pb").write_bytes(b"stub")
+    return push_version(model, Workspace(job.output).serving_model)
+
+
+def _note(events: Path, what: str, job: Job) -> None:
+    with events.open("a") as stream:
+        stream.write(f"{what} {job.token} {os.getpid()}\n")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    sys.exit(main(work))

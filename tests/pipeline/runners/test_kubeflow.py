@@ -1,0 +1,301 @@
+"""The graph compiled for Kubeflow Pipelines and Vertex AI: what is written, and that it runs.
+
+The runs build on one another, in the order they are written.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api
+import pytest
+import yaml
+from google.cloud import aiplatform_v1
+from google.protobuf import json_format
+from kfp import components
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from data_ingest.sources.glyphs import write_glyphs
+from pipeline.cli.main import main
+from serving.saved_model.loader import LoadedModel
+from tests.pipeline.runners.kubeflow_launcher import ROOT, Launcher
+
+TINY = {
+    "pairs.train_pairs": "200",
+    "pairs.eval_pairs": "80",
+    "pairs.verification_pairs": "80",
+    "pairs.ways": "[5]",
+    "pairs.within_trials": "20",
+    "pairs.between_trials": "20",
+    "train.widths": "[8, 8, 8]",
+    "train.image_size": "16",
+    "train.steps": "6",
+    "train.validate_every": "6",
+    "train.classes_per_batch": "6",
+    "train.images_per_class": "2",
+    "evaluate.thresholds": "{auc: {min: 0.05}}",
+    "gate.latency_requests": "10",
+}
+DATAFLOW = (
+    "beam.runner=DataflowRunner",
+    "beam.extra_args=[--project=p, --region=r, --temp_location=gs://b/t, "
+    "--sdk_container_image=registry/oneshot-beam]",
+)
+
+
+class Cluster:
+    """A volume with images, and the command that compiles for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.volume = folder / "volume"
+        self.images = self.volume / "images.zip"
+        self.output = self.volume / "output"
+        self.volume.mkdir()
+        write_glyphs(self.images, alphabets=8, characters=6, seed=3, writers=4)
+
+    def compile(self, out: Path, *options: str, **settings: str) -> int:
+        chosen = TINY | {key.replace("__", "."): value for key, value in settings.items()}
+        sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
+        volume = f"--volume=oneshot:{self.volume}"
+        where = [volume, f"--output={self.output}", f"--data={self.images}"]
+        return main(["compile", f"--out={out}", *where, *sets, *options])
+
+    def for_vertex(self, out: Path, *options: str) -> int:
+        sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+        data = [f"--data={self.images}", f"--map={self.volume}=/gcs/bucket/oneshot"]
+        where = ["--output=gs://bucket/oneshot", "--pipeline-root=gs://bucket/runs", *data]
+        return main(["compile", "--vertex", f"--out={out}", *where, *sets, *options])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    return Cluster(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    return Launcher(tmp_path_factory.mktemp("kubeflow"))
+
+
+@pytest.fixture(scope="module")
+def compiled(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For open-source Kubeflow, with a GPU and a schedule."""
+    out = tmp_path_factory.mktemp("compiled") / "oneshot.yaml"
+    gpu = ("--gpu=nvidia-tesla-t4", "--gpus=2")
+    assert cluster.compile(out, *gpu, "--schedule=30 3 * * 1-5", "--image=registry/oneshot:1") == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Running a step sets the loggers of a container up."""
+    levels = {name: logging.getLogger(name).level for name in ("absl", "")}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def documents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec, platform = yaml.safe_load_all(path.read_text())
+    return spec, platform
+
+
+def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    executors = spec["deploymentSpec"]["executors"]
+    return {name.removesuffix("_executor"): value["container"] for name, value in executors.items()}
+
+
+def test_the_sdk_of_kubeflow_accepts_the_file(compiled: Path) -> None:
+    component = components.load_component_from_file(str(compiled))
+    assert component.name == "oneshot"
+    assert component.pipeline_spec.schema_version == "2.1.0"
+    assert set(component.platform_spec.platforms) == {"kubernetes"}
+
+
+def test_all_nodes_are_containers_of_the_image_for_there_are_no_resolvers(compiled: Path) -> None:
+    spec, _ = documents(compiled)
+    assert set(containers(spec)) == {
+        "PairExampleGen",
+        "StatisticsGen",
+        "CuratedSchemaGen",
+        "ExampleValidator",
+        "ServedModel",
+        "Trainer",
+        "Evaluator",
+        "ServingGate",
+        "Pusher",
+    }
+    assert {container["image"] for container in containers(spec).values()} == {"registry/oneshot:1"}
+    assert all("lifecycle" not in container for container in containers(spec).values())
+
+
+def test_the_trainer_alone_gets_gpus_and_nodes_that_have_them(compiled: Path) -> None:
+    spec, platform = documents(compiled)
+    resources = {name: value.get("resources") for name, value in containers(spec).items()}
+    assert resources.pop("Trainer") == {"accelerator": {"type": "nvidia.com/gpu", "count": "2"}}
+    assert set(resources.values()) == {None}
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    selectors = {name: value.get("nodeSelector") for name, value in executors.items()}
+    labels = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    assert selectors.pop("Trainer_executor") == {"labels": labels}
+    assert set(selectors.values()) == {None}
+
+
+def test_every_container_mounts_the_volume(compiled: Path, cluster: Cluster) -> None:
+    spec, platform = documents(compiled)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == set(spec["deploymentSpec"]["executors"])
+    for executor in executors.values():
+        config = json_format.ParseDict(
+            executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig()
+        )
+        (mount,) = config.pvc_mount
+        assert mount.mount_path == str(cluster.volume)
+        assert mount.pvc_name_parameter.runtime_value.constant.string_value == "oneshot"
+
+
+def test_what_depends_on_more_than_its_parameters_is_never_cached(compiled: Path) -> None:
+    spec, _ = documents(compiled)
+    tasks = spec["root"]["dag"]["tasks"]
+    uncached = {name for name, task in tasks.items() if not task["cachingOptions"]}
+    assert uncached == {"PairExampleGen", "ServedModel"}
+    assert {task["retryPolicy"]["maxRetryCount"] for task in tasks.values()} == {2}
+
+
+def test_the_recurring_run_is_one_that_the_api_takes(compiled: Path) -> None:
+    body = json.loads(compiled.with_name("oneshot.schedule.json").read_text())
+    client = kfp_server_api.ApiClient()
+    run = client._ApiClient__deserialize(body, "V2beta1RecurringRun")
+    assert client.sanitize_for_serialization(run) == body
+    assert run.trigger.cron_schedule.cron == "0 30 3 * * 1-5"
+    assert run.no_catchup is True
+    assert run.max_concurrency == "1"
+    spec, platform = documents(compiled)
+    assert body["pipeline_spec"] == {"pipeline_spec": spec, "platform_spec": platform}
+
+
+def test_the_compiled_pipeline_runs_from_images_to_a_served_model(
+    compiled: Path, cluster: Cluster, launcher: Launcher
+) -> None:
+    spec, _ = documents(compiled)
+    made = launcher.run(spec, "run-1")
+    assert made["ServedModel"]["model"]["metadata"]["absent"] == 1
+    assert made["PairExampleGen"]["examples"]["metadata"]["input_fingerprint"]
+    blessing = made["Evaluator"]["blessing"]["metadata"]
+    assert blessing["blessed"] == 1
+    assert blessing["current_model"] == f"{ROOT}/run-1/Trainer/model"
+    assert "baseline_model" not in blessing
+    (version,) = (cluster.output / "serving_model" / "siamese").iterdir()
+    pushed = made["Pusher"]["pushed_model"]["metadata"]
+    assert pushed["pushed_destination"] == str(version)
+    with LoadedModel(version) as model:
+        assert {"serving_default", "embed", "match", "examples"} <= set(model.signatures)
+    assert list((cluster.output / "checkpoints").iterdir()) == []
+
+
+def test_the_next_run_starts_from_what_is_served_and_must_beat_it(
+    cluster: Cluster, launcher: Launcher, tmp_path: Path
+) -> None:
+    out = tmp_path / "oneshot.yaml"
+    strict = "{within_5way_accuracy: {min: 0.999}, auc: {min: 0.05, max_drop: 0.9}}"
+    assert cluster.compile(out, train__warm_start="true", evaluate__thresholds=strict) == 0
+    served = list((cluster.output / "serving_model" / "siamese").iterdir())
+    made = launcher.run(documents(out)[0], "run-2")
+    blessing = made["Evaluator"]["blessing"]["metadata"]
+    assert blessing["baseline_model"] == f"{ROOT}/run-2/ServedModel/model"
+    assert blessing["blessed"] == 0
+    assert made["Pusher"]["pushed_model"]["metadata"]["pushed"] == 0
+    assert list((cluster.output / "serving_model" / "siamese").iterdir()) == served
+    model = launcher.local(made["Trainer"]["model"]["uri"])
+    card = json.loads((model / "Format-Serving/assets.extra/model_card.json").read_text())
+    assert "ServedModel" in card["training"]["warm_start_from"]
+
+
+def test_vertex_ai_gets_a_job_with_its_own_names(cluster: Cluster, tmp_path: Path) -> None:
+    out = tmp_path / "oneshot.json"
+    schedule = ("--schedule=0 3 * * *", "--project=p", "--location=europe-west4")
+    assert cluster.for_vertex(out, "--gpu=nvidia-tesla-t4", *schedule) == 0
+    job = json_format.Parse(out.read_text(), pipeline_spec_pb2.PipelineJob())
+    assert job.runtime_config.gcs_output_directory == "gs://bucket/runs"
+    spec = json.loads(out.read_text())["pipelineSpec"]
+    accelerator = containers(spec)["Trainer"]["resources"]["accelerator"]
+    assert accelerator == {"type": "NVIDIA_TESLA_T4", "count": "1"}
+    tasks = spec["root"]["dag"]["tasks"]
+    base = tasks["PairExampleGen"]["inputs"]["parameters"]["input_base"]
+    assert base["runtimeValue"]["constant"] == "/gcs/bucket/oneshot"
+    body = json.loads((tmp_path / "oneshot.schedule.json").read_text())
+    parsed = aiplatform_v1.Schedule()
+    json_format.ParseDict(body, aiplatform_v1.Schedule.pb(parsed))
+    request = parsed.create_pipeline_job_request
+    assert request.parent == "projects/p/locations/europe-west4"
+    assert request.pipeline_job.pipeline_spec["pipelineInfo"]["name"] == "oneshot"
+
+
+def test_beam_runs_elsewhere_but_where_the_images_are_mounted(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    out = tmp_path / "oneshot.yaml"
+    sets = [part for setting in DATAFLOW for part in ("--set", setting)]
+    assert cluster.compile(out, "--pipeline-root=gs://b/runs", *sets) == 0
+    spec, _ = documents(out)
+    for name in ("StatisticsGen", "Evaluator"):
+        args = containers(spec)[name]["args"]
+        assert "--runner=DataflowRunner" in args
+        assert "--sdk_container_image=registry/oneshot-beam" in args
+        assert "--sdk_container_image=none" not in args
+    assert "--runner=FnApiRunner" in containers(spec)["PairExampleGen"]["args"]
+    assert spec["defaultPipelineRoot"] == "gs://b/runs"
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        (["--format=json"], "--vertex"),
+        (["--volume=oneshot"], "CLAIM:/mount/path"),
+        (["--volume=oneshot:/elsewhere"], "--volume CLAIM:/mount/path"),
+        (["--output=s3://bucket/output"], "gs://"),
+        (["--pipeline-root=/mnt/runs"], "minio://"),
+        (["--map=/nowhere=/mnt"], "--map"),
+        (["--gpus=2"], "--gpu"),
+        (["--gpu=nvidia-tesla-t4", "--gpus=0"], "--gpus"),
+        (["--schedule=daily"], "five fields"),
+        (["--schedule=0 3 * * $"], "day of the week"),
+        (["--set", DATAFLOW[0]], "--temp_location"),
+        (["--set", DATAFLOW[0], "--set", DATAFLOW[1]], "--pipeline-root"),
+        (["--spans"], "--data and --spans"),
+        (["--vertex", "--format=yaml"], "PersistentVolumeClaims"),
+    ],
+)
+def test_what_cannot_work_in_the_cluster_is_refused_here(
+    cluster: Cluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    options: list[str],
+    needed: str,
+) -> None:
+    assert cluster.compile(tmp_path / "oneshot.yaml", *options) == 2
+    assert needed in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_only_this_machine_has_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["compile", f"--out={tmp_path}/oneshot.yaml", "--output=/mnt/x", "--volume=x:/mnt"]
+    assert main([*argv, "--set", "dataset.source=synthetic"]) == 2
+    assert "--data" in capfd.readouterr().err
+
+
+def test_without_its_package_it_says_which_one_to_install(
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "kfp.pipeline_spec", None)
+    assert cluster.compile(tmp_path / "oneshot.yaml") == 2
+    assert "siamese-oneshot[kubeflow]" in capfd.readouterr().err
