@@ -27,10 +27,11 @@ run: setup ## images to a model that TF Serving can use; options: make run ARGS=
 test: setup airflow ## all tests; options for pytest: make test ARGS="-k pairs"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and the arrows between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup ## formats the code, with the safe fixes
 	$(BIN)/ruff check --fix .
@@ -71,5 +72,5 @@ bench-gpu: setup ## the same on GPUs, their utilisation, and how long a good mod
 	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
 
 clean: ## removes the environment and caches; output/ stays
-	rm -rf .venv .venv.lock .venv-airflow .venv-airflow.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv-airflow .venv-airflow.lock build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './output/*' -prune -exec rm -rf {} +

@@ -63,6 +63,7 @@ setup(
             "aiosmtpd",
             "cryptography",
             "hypothesis",
+            "import-linter",
             "kfp==2.16.1",
             "kfp-kubernetes==2.16.1",
             "kubernetes-validate",

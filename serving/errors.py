@@ -1,10 +1,7 @@
 """What can go wrong with a request, in the codes that gRPC and TF Serving share."""
 
 import enum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import grpc
+from typing import Final
 
 
 class Code(enum.IntEnum):
@@ -32,13 +29,6 @@ class Code(enum.IntEnum):
     def http(self) -> int:
         """The HTTP status that TF Serving's REST API answers with."""
         return _HTTP[self]
-
-    @property
-    def grpc(self) -> "grpc.StatusCode":
-        """The gRPC status; only this needs grpcio."""
-        import grpc
-
-        return grpc.StatusCode[self.name]
 
 
 _HTTP: Final = {

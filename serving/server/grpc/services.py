@@ -84,7 +84,7 @@ class Service:
             )
         if len(message) > _LONGEST_MESSAGE:
             message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"
-        await context.abort(code.grpc, message)
+        await context.abort(grpc.StatusCode[code.name], message)
         raise AssertionError("abort always raises")
 
 

@@ -232,7 +232,7 @@ class _Servicer(
         try:
             self._model.asked(call)
         except ServingError as error:
-            context.abort(error.code.grpc, error.message)
+            context.abort(grpc.StatusCode[error.code.name], error.message)
         return call
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -242,7 +242,7 @@ class _Servicer(
         try:
             outputs = self._model.predict(call.signature, inputs)
         except ServingError as error:
-            context.abort(error.code.grpc, error.message)
+            context.abort(grpc.StatusCode[error.code.name], error.message)
         response = predict_pb2.PredictResponse()
         for name, value in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
