@@ -66,9 +66,7 @@ def split(container: Path, recipe: Recipe) -> tuple[PairData, PairData]:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        return decode_images(
-            encoded, size=recipe.image_size, polarity=recipe.polarity, framing=recipe.framing
-        )[..., 0]
+        return decode_images(encoded, recipe.preprocessing)[..., 0]
 
     decoded = []
     with ImageReader() as reader:

@@ -69,12 +69,7 @@ def _images(data: Path | None, scratch: Path | None) -> Dataset:
 
 
 def read_split(folder: Path, split: str, recipe: Recipe) -> PairData:
-    return read_pair_data(
-        [f"{folder}/Split-{split}/*"],
-        size=recipe.image_size,
-        polarity=recipe.polarity,
-        framing=recipe.framing,
-    )
+    return read_pair_data([f"{folder}/Split-{split}/*"], recipe.preprocessing)
 
 
 class Timing(NamedTuple):
@@ -175,12 +170,7 @@ def official_accuracy(model: keras.Model, runs: Path, recipe: Recipe) -> tuple[f
     official = read_official_runs(runs)
     with ImageReader() as reader:
         encoded = [reader.read(image) for image in official.images]
-    ink = decode_images(
-        tf.constant(encoded),
-        size=recipe.image_size,
-        polarity=recipe.polarity,
-        framing=recipe.framing,
-    )
+    ink = decode_images(tf.constant(encoded), recipe.preprocessing)
     vectors = embed_all(
         embedding_function(model), np.rint(ink.numpy()[..., 0] * 255).astype(np.uint8)
     )

@@ -12,6 +12,7 @@ from PIL import Image
 from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.records.features import Pair, serialize_pair
+from serving.saved_model.contract import Preprocessing
 
 SIDE = 20
 
@@ -108,6 +109,4 @@ def tiny_data(
     size: int = 16,
 ) -> PairData:
     made = make_pairs(groups=groups, classes=classes, first=first, pairs=pairs)
-    return read_pair_data(
-        [write_records(folder, made)], size=size, polarity="auto", framing="whole"
-    )
+    return read_pair_data([write_records(folder, made)], Preprocessing(size))

@@ -1,6 +1,5 @@
 """ServingGate: gives the InfraBlessing that Pusher asks for, without Docker."""
 
-import functools
 import itertools
 import json
 import logging
@@ -21,7 +20,7 @@ from components.serving_gate.checks import Floats, PairScorer, check_export, rea
 from components.trainer import model as siamese_model
 from data_ingest.records.features import Pair, read_pairs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
-from serving.saved_model.contract import EXTRA, KERAS_MODEL
+from serving.saved_model.contract import EXTRA, KERAS_MODEL, Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
 _log = logging.getLogger(__name__)
@@ -122,12 +121,7 @@ def keras_scorer(directory: Path) -> PairScorer:
       OSError, ValueError, KeyError: the model or its card is missing or damaged.
     """
     card = read_card(directory)
-    decode = functools.partial(
-        decode_images,
-        size=int(card["image_size"]),
-        polarity=card["polarity"],
-        framing=card["framing"],
-    )
+    preprocessing = Preprocessing(int(card["image_size"]), card["polarity"], card["framing"])
     model = keras.saving.load_model(
         directory / EXTRA / KERAS_MODEL,
         custom_objects={"WeightedL1": siamese_model.WeightedL1},
@@ -137,8 +131,8 @@ def keras_scorer(directory: Path) -> PairScorer:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def score(images_a: tf.Tensor, images_b: tf.Tensor) -> tf.Tensor:
         drawings = {
-            "image_a": decode(images_a),
-            "image_b": decode(images_b),
+            "image_a": decode_images(images_a, preprocessing),
+            "image_b": decode_images(images_b, preprocessing),
         }
         return tf.sigmoid(tf.reshape(tf.cast(model(drawings, training=False), tf.float32), [-1]))
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from data_ingest.errors import InputError
 from data_ingest.records import features
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
-from serving.saved_model.contract import Framing, Polarity
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
 RECORDS_A_BATCH: Final = 1024
@@ -66,16 +66,12 @@ class PairData:
         )
 
 
-def read_pair_data(
-    patterns: Sequence[str], *, size: int, polarity: Polarity, framing: Framing
-) -> PairData:
+def read_pair_data(patterns: Sequence[str], preprocessing: Preprocessing) -> PairData:
     """Reads all pairs of the TFRecord files that match the patterns.
 
     Args:
       patterns: as in `fn_args.train_files`; files that end in .gz are gzip.
-      size: side to which images are resized, pixels.
-      polarity: which brightness is ink.
-      framing: what of an image is looked at.
+      preprocessing: of the images.
 
     Raises:
       InputError: no file matches, no record in them, or an image that cannot be decoded.
@@ -83,7 +79,7 @@ def read_pair_data(
     files = sorted({name for pattern in patterns for name in tf.io.gfile.glob(pattern)})
     if not files:
         raise InputError(f"no pair records: nothing matches {', '.join(patterns)}")
-    decoder = _Decoder(size, polarity, framing)
+    decoder = _Decoder(preprocessing)
     refs: list[ImageRef] = []
     row_of: dict[tuple[bytes, bytes], int] = {}
     pair_blocks: list[Ints] = []
@@ -146,14 +142,15 @@ def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
 class _Decoder:
     """Decodes images as they come, so that encoded ones never pile up."""
 
-    def __init__(self, size: int, polarity: Polarity, framing: Framing) -> None:
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        size = preprocessing.size
         self.samples: list[bytes] = []
         self._waiting: list[bytes] = []
         self._done: list[npt.NDArray[np.uint8]] = [np.empty((0, size, size), np.uint8)]
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
         def decode(images: tf.Tensor) -> tf.Tensor:
-            ink = decode_images(images, size=size, polarity=polarity, framing=framing)
+            ink = decode_images(images, preprocessing)
             return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 
         self._decode = decode

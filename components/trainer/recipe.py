@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from data_ingest.settings import Settings
-from serving.saved_model.contract import Framing, Polarity
+from serving.saved_model.contract import Framing, Polarity, Preprocessing
 
 Preset = Literal["fast", "accurate", "koch2015"]
 Switch = Literal["auto", "on", "off"]
@@ -66,6 +66,10 @@ class Recipe(Settings):
     @property
     def images_per_batch(self) -> int:
         return self.classes_per_batch * self.images_per_class
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.image_size, self.polarity, self.framing)
 
     def stages(self) -> tuple["Recipe", "Recipe | None"]:
         """Two recipes: of the training that held-out images judge, and of that on all images.

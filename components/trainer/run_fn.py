@@ -142,9 +142,7 @@ def run_fn(fn_args: FnArgs) -> None:
     export_model(
         model,
         Path(fn_args.serving_model_dir),
-        image_size=recipe.image_size,
-        polarity=recipe.polarity,
-        framing=recipe.framing,
+        preprocessing=recipe.preprocessing,
         card={
             "dataset": config.get("dataset"),
             "source_hash": config.get("source_hash"),
@@ -196,9 +194,7 @@ def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ..
 
 
 def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:
-    data = read_pair_data(
-        patterns, size=recipe.image_size, polarity=recipe.polarity, framing=recipe.framing
-    )
+    data = read_pair_data(patterns, recipe.preprocessing)
     _log.info(
         f"{name} data: {len(data.labels)} pairs of {len(data.index)} images, "
         f"{len(data.index.classes)} classes, {len(data.index.groups)} groups"

@@ -1,13 +1,29 @@
-"""The contract of an exported model: its signatures, and the names of the files beside it."""
+"""The contract of an exported model: its signatures, its preprocessing, the files beside it."""
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Polarity = Literal["auto", "dark_on_light", "light_on_dark"]
 """Which of an image is ink; `auto` decides by the brightness of its border."""
-
-
 Framing = Literal["whole", "ink"]
 """What of an image is looked at: all of it, or a window about the middle of its ink."""
+
+
+class Preprocessing(NamedTuple):
+    """How an encoded image becomes the square drawing that the network sees.
+
+    Attributes:
+      size: side of the drawing, pixels.
+      polarity: 'dark_on_light' (ink is dark), 'light_on_dark', or 'auto': whichever makes the
+        image's border paper.
+      framing: 'whole', or 'ink': a window about the middle of the ink, so that where a drawing
+        lies does not matter.
+    """
+
+    size: int
+    polarity: Polarity = "auto"
+    framing: Framing = "whole"
+
+
 EXTRA: Final = "assets.extra"
 KERAS_MODEL: Final = "model.keras"
 WARMUP: Final = "tf_serving_warmup_requests"
@@ -17,7 +33,6 @@ SERVING: Final = "serving_default"
 EMBED: Final = "embed"
 MATCH: Final = "match"
 EXAMPLES: Final = "examples"
-
 
 SIGNATURES: Final = {
     SERVING: {

@@ -23,8 +23,7 @@ from serving.saved_model.contract import (
     SERVING,
     SIGNATURES,
     WARMUP,
-    Framing,
-    Polarity,
+    Preprocessing,
 )
 from serving.saved_model.impostors import ImpostorPairs, write_shipped
 from serving.saved_model.preprocessing import MAX_BYTES, MAX_SIDE, decode_images
@@ -37,9 +36,7 @@ def export_model(
     model: keras.Model,
     directory: Path,
     *,
-    image_size: int,
-    polarity: Polarity,
-    framing: Framing,
+    preprocessing: Preprocessing,
     card: Mapping[str, Any],
     warmup_images: Sequence[bytes],
     impostors: Sequence[ImpostorPairs] = (),
@@ -59,9 +56,7 @@ def export_model(
       model: with layers 'embedder' (`float32[N, S, S, 1]` to unit vectors `float32[N, D]`) and
         'head' (weights `w`, all >= 0, and `b0`).
       directory: where the SavedModel will be; an earlier one there is replaced.
-      image_size: S.
-      polarity: which brightness is ink.
-      framing: what of an image is looked at.
+      preprocessing: what the graph does to an image; its `size` is S.
       card: what the caller knows (data, metrics, calibration, source hash); versions, sizes and
         signatures are added.
       warmup_images: one or more encoded images that decode.
@@ -72,7 +67,7 @@ def export_model(
     """
     if not warmup_images:
         raise ValueError("a warm-up request needs at least one image")
-    endpoints = _Endpoints(model, image_size=image_size, polarity=polarity, framing=framing)
+    endpoints = _Endpoints(model, preprocessing)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # A name without digits alone: a server that polls this folder must not take it for a version.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -88,9 +83,9 @@ def export_model(
         _write_warmup(extra / WARMUP, endpoints, warmup_images)
         full_card = {
             **card,
-            "image_size": image_size,
-            "polarity": polarity,
-            "framing": framing,
+            "image_size": preprocessing.size,
+            "polarity": preprocessing.polarity,
+            "framing": preprocessing.framing,
             "embedding_size": endpoints.embedding_size,
             "max_image_side": MAX_SIDE,
             "max_image_bytes": MAX_BYTES,
@@ -110,14 +105,10 @@ def export_model(
 class _Endpoints:
     """The functions behind the signatures."""
 
-    def __init__(
-        self, model: keras.Model, *, image_size: int, polarity: Polarity, framing: Framing
-    ) -> None:
+    def __init__(self, model: keras.Model, preprocessing: Preprocessing) -> None:
         self._embedder = model.get_layer("embedder")
         self._head = model.get_layer("head")
-        self._size = image_size
-        self._polarity = polarity
-        self._framing = framing
+        self._preprocessing = preprocessing
         self.embedding_size = int(self._head.w.shape[0])
         if float(tf.reduce_min(tf.convert_to_tensor(self._head.w))) < 0:
             raise ValueError("a head weight is negative: no L1 index could serve this model")
@@ -139,7 +130,7 @@ class _Endpoints:
         ]
 
     def embed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        ink = decode_images(image, size=self._size, polarity=self._polarity, framing=self._framing)
+        ink = decode_images(image, self._preprocessing)
         embedding = tf.convert_to_tensor(self._head.w) * self._embedder(ink, training=False)
         return {"embedding": embedding}
 

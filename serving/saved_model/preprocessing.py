@@ -9,7 +9,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving.saved_model.contract import Framing, Polarity
+from serving.saved_model.contract import Framing, Polarity, Preprocessing
 
 MAX_SIDE: Final = 4096
 """Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
@@ -29,9 +29,7 @@ LUMA: Final = (0.299, 0.587, 0.114)
 """Brightness of red, green and blue (ITU-R BT.601)."""
 
 
-def decode_images(
-    images: tf.Tensor, *, size: int, polarity: Polarity = "auto", framing: Framing = "whole"
-) -> tf.Tensor:
+def decode_images(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Decodes PNG or JPEG images to square drawings, ink 1 on paper 0.
 
     The header is read first: what is neither PNG nor JPEG, larger than `MAX_BYTES`, or more than
@@ -39,15 +37,13 @@ def decode_images(
     however large the image claims to be. Transparent pixels become paper-white. An image that is
     not square is padded with paper, so that shapes keep their proportions.
 
+    The framing 'ink' takes the window of `WINDOW` times the image's longer side whose centre is
+    that of the box around the ink (pixels more than half as dark as the darkest), or a larger one
+    that holds all of it. Where a drawing lies then does not matter; how large it is still does.
+
     Args:
       images: `string[N]`, encoded images.
-      size: side of the result, pixels.
-      polarity: 'dark_on_light' (ink is dark), 'light_on_dark', or 'auto': whichever makes the
-        image's border paper.
-      framing: 'whole', or 'ink': the window of `WINDOW` times the image's longer side whose centre
-        is that of the box around the ink (pixels more than half as dark as the darkest), or a
-        larger one that holds all of it. Where a drawing lies then does not matter; how large it
-        is still does.
+      preprocessing: the result's side, which brightness is ink, and the framing.
 
     Returns:
       `float32[N, size, size, 1]` in [0, 1], each pixel the average over the area it covers; with
@@ -56,6 +52,7 @@ def decode_images(
     Raises:
       tf.errors.InvalidArgumentError: when run, if any image of the batch is refused or broken.
     """
+    size, polarity, framing = preprocessing
     return framed(
         images, lambda image: _ink(_decode_gray(image), polarity), size=size, framing=framing
     )

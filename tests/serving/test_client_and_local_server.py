@@ -20,6 +20,7 @@ from serving.client.rest import (
     Tls,
     Unauthorized,
 )
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
 from serving.server.grpc.thread import TlsFiles
@@ -42,9 +43,7 @@ def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export_model(
             model,
             base / str(version),
-            image_size=16,
-            polarity="auto",
-            framing="whole",
+            preprocessing=Preprocessing(16),
             card={},
             warmup_images=IMAGES[:1],
         )

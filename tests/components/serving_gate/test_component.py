@@ -20,6 +20,7 @@ from components.serving_gate.checks import GateFailure, compare_scores, hostile_
 from components.serving_gate.component import BLESSED, NOT_BLESSED, REPORT, Executor, gate
 from components.trainer.model import WeightedL1
 from data_ingest.records.features import Pair, serialize_pair
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
 from serving.saved_model.preprocessing import decode_images
@@ -75,9 +76,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_model(
         small_model(),
         directory,
-        image_size=SIZE,
-        polarity="auto",
-        framing="whole",
+        preprocessing=Preprocessing(SIZE),
         card={},
         warmup_images=[drawing(0), drawing(1)],
     )
@@ -116,7 +115,7 @@ def signatures(
     embedder, head = model.get_layer("embedder"), model.get_layer("head")
 
     def embed(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        drawings = decode(image, size=SIZE, polarity="auto")
+        drawings = decode(image, Preprocessing(SIZE))
         return {"embedding": tf.convert_to_tensor(head.w) * embedder(drawings)}
 
     def match(embedding_a: tf.Tensor, embedding_b: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -144,27 +143,27 @@ def signatures(
     }
 
 
-def lenient_decode(images: tf.Tensor, *, size: int, polarity: str) -> tf.Tensor:
+def lenient_decode(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Decodes whatever it is given, and what it cannot decode as an empty drawing."""
 
     def decode(image: tf.Tensor) -> tf.Tensor:
         return tf.cond(
             (tf.strings.substr(image, 1, 3) == "PNG") & (tf.strings.length(image) > 60),
-            lambda: decode_images(image[tf.newaxis], size=size, polarity="auto")[0],
-            lambda: tf.zeros([size, size, 1]),
+            lambda: decode_images(image[tf.newaxis], preprocessing)[0],
+            lambda: tf.zeros([SIZE, SIZE, 1]),
         )
 
     return tf.map_fn(decode, images, fn_output_signature=tf.float32)
 
 
-def unlimited_decode(images: tf.Tensor, *, size: int, polarity: str) -> tf.Tensor:
+def unlimited_decode(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Does not look at the header before it decodes."""
     return tf.map_fn(
         lambda image: tf.image.resize(
-            1 - tf.cast(tf.io.decode_png(image, 1), tf.float32) / 255, [size, size], "area"
+            1 - tf.cast(tf.io.decode_png(image, 1), tf.float32) / 255, [SIZE, SIZE], "area"
         ),
         images,
-        fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32),
+        fn_output_signature=tf.TensorSpec([SIZE, SIZE, 1], tf.float32),
     )
 
 

@@ -7,14 +7,13 @@ import pytest
 
 from components.trainer.pair_data import read_pair_data
 from data_ingest.errors import InputError
+from serving.saved_model.contract import Preprocessing
 from tests.pair_records import drawing, make_pairs, png, tiny_data, write_records
 
 
 def test_every_distinct_image_is_held_once_and_pairs_point_at_theirs(tmp_path: Path) -> None:
     pairs = make_pairs(groups=2, classes=3, pairs=60)
-    data = read_pair_data(
-        [write_records(tmp_path, pairs)], size=20, polarity="auto", framing="whole"
-    )
+    data = read_pair_data([write_records(tmp_path, pairs)], Preprocessing(20))
     distinct = {(p.class_a, p.image_a) for p in pairs} | {(p.class_b, p.image_b) for p in pairs}
     assert len(data.index) == len(data.images) == len(distinct) < 2 * len(pairs)
     for (a, b), label in zip(data.pairs, data.labels, strict=True):
@@ -25,9 +24,7 @@ def test_every_distinct_image_is_held_once_and_pairs_point_at_theirs(tmp_path: P
 
 def test_a_row_holds_the_drawing_of_its_class_and_writer(tmp_path: Path) -> None:
     pairs = make_pairs(groups=1, classes=3, pairs=40)
-    data = read_pair_data(
-        [write_records(tmp_path, pairs)], size=20, polarity="auto", framing="whole"
-    )
+    data = read_pair_data([write_records(tmp_path, pairs)], Preprocessing(20))
     for row in range(len(data.index)):
         class_number = int(data.index.class_name(row)[-2:])
         np.testing.assert_array_equal(
@@ -37,11 +34,9 @@ def test_a_row_holds_the_drawing_of_its_class_and_writer(tmp_path: Path) -> None
 
 def test_order_and_number_of_files_do_not_matter(tmp_path: Path) -> None:
     pairs = make_pairs(groups=2, classes=3)
-    one = read_pair_data(
-        [write_records(tmp_path / "a", pairs)], size=16, polarity="auto", framing="whole"
-    )
+    one = read_pair_data([write_records(tmp_path / "a", pairs)], Preprocessing(16))
     pattern = write_records(tmp_path / "b", pairs[::-1], shards=3)
-    three = read_pair_data([pattern], size=16, polarity="auto", framing="whole")
+    three = read_pair_data([pattern], Preprocessing(16))
     assert one.fingerprint == three.fingerprint
     np.testing.assert_array_equal(one.images, three.images)
     np.testing.assert_array_equal(one.pairs, three.pairs)
@@ -50,12 +45,8 @@ def test_order_and_number_of_files_do_not_matter(tmp_path: Path) -> None:
 
 def test_other_pairs_of_the_same_images_have_another_fingerprint(tmp_path: Path) -> None:
     pairs = make_pairs(groups=1, classes=3)
-    one = read_pair_data(
-        [write_records(tmp_path / "a", pairs)], size=16, polarity="auto", framing="whole"
-    )
-    fewer = read_pair_data(
-        [write_records(tmp_path / "b", pairs[:-1])], size=16, polarity="auto", framing="whole"
-    )
+    one = read_pair_data([write_records(tmp_path / "a", pairs)], Preprocessing(16))
+    fewer = read_pair_data([write_records(tmp_path / "b", pairs[:-1])], Preprocessing(16))
     assert one.fingerprint != fewer.fingerprint
 
 
@@ -80,15 +71,13 @@ def test_taken_rows_bring_the_pairs_among_them(tmp_path: Path) -> None:
 
 def test_no_records_is_an_error_that_names_where_they_were_sought(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
-        read_pair_data([str(tmp_path / "nowhere" / "*")], size=16, polarity="auto", framing="whole")
+        read_pair_data([str(tmp_path / "nowhere" / "*")], Preprocessing(16))
     with pytest.raises(InputError, match="no pair records in"):
-        read_pair_data([write_records(tmp_path, [])], size=16, polarity="auto", framing="whole")
+        read_pair_data([write_records(tmp_path, [])], Preprocessing(16))
 
 
 def test_a_broken_image_is_an_error_that_says_so(tmp_path: Path) -> None:
     (pair,) = make_pairs(groups=1, classes=2, pairs=1)
     broken = pair._replace(image_b=png(drawing(0, 0))[:40])
     with pytest.raises(InputError, match="cannot be decoded"):
-        read_pair_data(
-            [write_records(tmp_path, [broken])], size=16, polarity="auto", framing="whole"
-        )
+        read_pair_data([write_records(tmp_path, [broken])], Preprocessing(16))

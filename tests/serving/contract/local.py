@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from components.trainer.model import HEAD, build_model
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.server.models import HostOptions, ModelSetup
 from serving.server.server import LocalServer, ServerOptions
@@ -55,9 +56,7 @@ def export(folder: Path, *, seed: int = 1) -> Path:
     export_model(
         model,
         folder,
-        image_size=16,
-        polarity="auto",
-        framing="whole",
+        preprocessing=Preprocessing(16),
         card={},
         warmup_images=[png(drawing(1, 1)), png(drawing(2, 1))],
     )

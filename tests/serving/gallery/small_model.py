@@ -13,6 +13,7 @@ from components.trainer.run_fn import calibrate, impostors
 from data_ingest.records.features import Pair
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from tests.pair_records import write_records
 
@@ -70,9 +71,7 @@ def train_and_export(folder: Path, *, seed: int = 1, drawings: Drawings = glyphs
     export_model(
         model,
         folder,
-        image_size=recipe.image_size,
-        polarity="auto",
-        framing="whole",
+        preprocessing=Preprocessing(recipe.image_size),
         card={},
         warmup_images=held_out.samples,
         impostors=impostors(model, held_out),
@@ -104,6 +103,4 @@ def _pairs(folder: Path, alphabets: range, size: int, drawings: Drawings) -> Pai
                     way=0,
                 )
             )
-    return read_pair_data(
-        [write_records(folder, pairs)], size=size, polarity="auto", framing="whole"
-    )
+    return read_pair_data([write_records(folder, pairs)], Preprocessing(size))

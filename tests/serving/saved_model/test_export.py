@@ -14,6 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from components.trainer.model import HEAD, build_model
 from data_ingest.records.features import serialize_pair
 from serving.saved_model import export
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.preprocessing import decode_images
 from tests.pair_records import make_pairs, tiny_recipe
@@ -35,9 +36,7 @@ def write(model: keras.Model, directory: Path) -> None:
     export_model(
         model,
         directory,
-        image_size=16,
-        polarity="auto",
-        framing="whole",
+        preprocessing=Preprocessing(16),
         card={"dataset": "synthetic", "metrics": {"eval": 0.5}},
         warmup_images=[PAIRS[0].image_a, PAIRS[0].image_b],
     )
@@ -79,7 +78,10 @@ def served(directory: Path) -> Iterator[Tf1Model]:
 
 @pytest.fixture(scope="module")
 def expected(model: keras.Model) -> np.ndarray:
-    a, b = (decode_images(tf.constant(list(images)), size=16) for images in (IMAGES_A, IMAGES_B))
+    a, b = (
+        decode_images(tf.constant(list(images)), Preprocessing(16))
+        for images in (IMAGES_A, IMAGES_B)
+    )
     return tf.sigmoid(model({"image_a": a, "image_b": b})).numpy()
 
 
@@ -146,7 +148,7 @@ def test_every_output_has_as_many_rows_as_the_inputs(served: Tf1Model, size: int
 
 
 def test_each_distinct_image_of_a_batch_is_embedded_once(model: keras.Model) -> None:
-    endpoints = export._Endpoints(model, image_size=16, polarity="auto", framing="whole")
+    endpoints = export._Endpoints(model, Preprocessing(16))
     embedded = []
     embed = endpoints.embed
 

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from serving.saved_model.contract import Framing, Polarity, Preprocessing
 from serving.saved_model.preprocessing import MAX_BYTES, MAX_SIDE, decode_images
 
 
@@ -22,18 +23,19 @@ def encoded(image: Image.Image, kind: str = "png") -> bytes:
 
 
 @cache
-def decoder(size: int, polarity: str, framing: str) -> Callable[[tf.Tensor], tf.Tensor]:
+def decoder(preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(batch: tf.Tensor) -> tf.Tensor:
-        return decode_images(batch, size=size, polarity=polarity, framing=framing)
+        return decode_images(batch, preprocessing)
 
     return decode
 
 
 def decoded(
-    *images: bytes, size: int = 8, polarity: str = "auto", framing: str = "whole"
+    *images: bytes, size: int = 8, polarity: Polarity = "auto", framing: Framing = "whole"
 ) -> np.ndarray:
-    return decoder(size, polarity, framing)(tf.constant(list(images), tf.string)).numpy()
+    preprocessing = Preprocessing(size, polarity, framing)
+    return decoder(preprocessing)(tf.constant(list(images), tf.string)).numpy()
 
 
 def cross(mode: str = "L", side: int = 24, paper: int = 255, ink: int = 0) -> Image.Image:
@@ -203,7 +205,7 @@ def test_small_images_are_framed_too() -> None:
 
 
 def test_images_are_decoded_on_the_cpu_even_where_there_is_a_gpu() -> None:
-    graph = decoder(8, "auto", "ink").get_concrete_function().graph.as_graph_def()
+    graph = decoder(Preprocessing(8, framing="ink")).get_concrete_function().graph.as_graph_def()
     nodes = [node for function in graph.library.function for node in function.node_def]
     assert {"DecodePng", "ScaleAndTranslate"} <= {node.op for node in nodes}
     assert all("CPU" in node.device for node in nodes)
