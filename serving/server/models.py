@@ -299,7 +299,7 @@ class Observer(Protocol):
 
         Args:
           model: name as asked for; may be one that does not exist.
-          method: `Predict`, `Classify`, `Regress`, `MultiInference`, `GetModelMetadata`, ...
+          method: `Predict`, `GetModelMetadata`, ...
           entry_point: `GRPC` or `REST`.
           code: `Code.OK` or what went wrong.
           seconds: from arrival to answer.

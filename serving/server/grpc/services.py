@@ -3,26 +3,22 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import grpc.aio
 from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    inference_pb2,
     model_management_pb2,
     model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
-    regression_pb2,
 )
 
 from serving.errors import Code, ServingError
-from serving.server.classify import CLASSIFY, REGRESS, classify, regress
 from serving.server.config_files import setups_from_config
 from serving.server.grpc.tensors import array_from_proto, array_to_proto
 from serving.server.loaded_version import DEFAULT_SIGNATURE
@@ -89,13 +85,10 @@ class Service:
 
 
 _SIGNATURE_DEF: Final = "signature_def"
-Response = TypeVar(
-    "Response", classification_pb2.ClassificationResponse, regression_pb2.RegressionResponse
-)
 
 
 class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
+    """Predict and GetModelMetadata."""
 
     async def Predict(  # noqa: N802
         self, request: predict_pb2.PredictRequest, context: Context
@@ -105,41 +98,12 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
             context, "Predict", request.model_spec.name, self._predict(request, _deadline(context))
         )
 
-    async def Classify(  # noqa: N802
-        self, request: classification_pb2.ClassificationRequest, context: Context
-    ) -> classification_pb2.ClassificationResponse:
-        """Runs a signature whose method is classification."""
-        return await self.answer(
-            context,
-            "Classify",
-            request.model_spec.name,
-            self._infer(
-                classify,
-                request,
-                classification_pb2.ClassificationResponse(),
-                _deadline(context),
-            ),
-        )
+    async def _not_served(self, _: object, context: Context) -> None:
+        message = "Only Predict is served: no model here has a signature for anything else"
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
 
-    async def Regress(  # noqa: N802
-        self, request: regression_pb2.RegressionRequest, context: Context
-    ) -> regression_pb2.RegressionResponse:
-        """Runs a signature whose method is regression."""
-        return await self.answer(
-            context,
-            "Regress",
-            request.model_spec.name,
-            self._infer(regress, request, regression_pb2.RegressionResponse(), _deadline(context)),
-        )
-
-    async def MultiInference(  # noqa: N802
-        self, request: inference_pb2.MultiInferenceRequest, context: Context
-    ) -> inference_pb2.MultiInferenceResponse:
-        """Runs several classifications and regressions on the same Examples."""
-        name = request.tasks[0].model_spec.name if request.tasks else ""
-        return await self.answer(
-            context, "MultiInference", name, self._multi_inference(request, _deadline(context))
-        )
+    # Without them the generated base class would log a traceback for each call.
+    Classify = Regress = MultiInference = _not_served
 
     async def GetModelMetadata(  # noqa: N802
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
@@ -172,62 +136,6 @@ class PredictionService(Service, prediction_service_pb2_grpc.PredictionServiceSe
         )
         for name, array in outputs.items():
             array_to_proto(array, response.outputs[name])
-        return response
-
-    async def _infer(
-        self, infer: Any, request: Any, response: Response, deadline: float | None
-    ) -> Response:
-        """`response` with what `infer`, one of `classify` and `regress`, makes of the request."""
-        target = self.target(request.model_spec)
-        result, version = await infer(
-            target.host,
-            request.input,
-            signature=target.signature,
-            version=target.version,
-            label=target.label,
-            deadline=deadline,
-        )
-        response.result.CopyFrom(result)
-        _fill_spec(
-            response.model_spec,
-            request.model_spec.name,
-            version,
-            target.signature or DEFAULT_SIGNATURE,
-        )
-        return response
-
-    async def _multi_inference(
-        self, request: inference_pb2.MultiInferenceRequest, deadline: float | None
-    ) -> inference_pb2.MultiInferenceResponse:
-        _check_tasks(request)
-        response = inference_pb2.MultiInferenceResponse()
-        for task in request.tasks:
-            host, signature, version, label = self.target(task.model_spec)
-            entry = response.results.add()
-            kinds: Mapping[str, tuple[Any, Any]] = {
-                CLASSIFY: (classify, entry.classification_result),
-                REGRESS: (regress, entry.regression_result),
-            }
-            if task.method_name not in kinds:
-                raise ServingError(
-                    Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
-                )
-            infer, place = kinds[task.method_name]
-            result, answered_by = await infer(
-                host,
-                request.input,
-                signature=signature,
-                version=version,
-                label=label,
-                deadline=deadline,
-            )
-            place.CopyFrom(result)
-            _fill_spec(
-                entry.model_spec,
-                task.model_spec.name,
-                answered_by,
-                signature or DEFAULT_SIGNATURE,
-            )
         return response
 
     async def _metadata(
@@ -276,25 +184,6 @@ def _filtered(outputs: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
         if wanted.count(name) > 1:
             raise ServingError(Code.INVALID_ARGUMENT, f"duplicate output tensor alias: {name}")
     return {name: outputs[name] for name in wanted}
-
-
-def _check_tasks(request: inference_pb2.MultiInferenceRequest) -> None:
-    names = [task.model_spec.name for task in request.tasks]
-    if not names:
-        raise ServingError(Code.INVALID_ARGUMENT, "Inference request with no tasks")
-    if not all(names):
-        raise ServingError(Code.INVALID_ARGUMENT, "Found ModelSpec with an empty model name.")
-    if len(set(names)) > 1:
-        raise ServingError(
-            Code.INVALID_ARGUMENT,
-            "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
-        )
-    signatures = [task.model_spec.signature_name or DEFAULT_SIGNATURE for task in request.tasks]
-    for signature in signatures:
-        if signatures.count(signature) > 1:
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f"Duplicate evaluation of signature: {signature}"
-            )
 
 
 class ModelService(Service, model_service_pb2_grpc.ModelServiceServicer):

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf import json_format, message, wrappers_pb2
 from starlette.applications import Starlette
@@ -16,13 +16,6 @@ from starlette.types import Receive, Scope, Send
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from serving.errors import Code, ServingError
-from serving.server.classify import (
-    classify,
-    read_examples,
-    regress,
-    write_classes,
-    write_values,
-)
 from serving.server.loaded_version import DEFAULT_SIGNATURE, Metadata
 from serving.server.metrics import METRICS_PATH, ServingMetrics
 from serving.server.models import ServerState
@@ -42,8 +35,6 @@ from serving.server.versions import VersionStatus
 
 API_NAMES: Final[dict[Action, str]] = {
     "predict": "Predict",
-    "classify": "Classify",
-    "regress": "Regress",
     "status": "GetModelStatus",
     "metadata": "GetModelMetadata",
 }
@@ -131,9 +122,7 @@ class ModelApi:
         if self._state.closing:
             raise ServingError(Code.UNAVAILABLE, "Server is shutting down")
         parsed = parse_body(body, max_values=self._options.max_json_values)
-        if path.action == "predict":
-            return await self._predict(path, parsed)
-        return await self._classify_or_regress(path, parsed)
+        return await self._predict(path, parsed)
 
     async def _predict(self, path: ModelPath, body: PredictBody) -> bytes:
         host = self._state.host(path.name, version=path.version, label=path.label)
@@ -160,21 +149,6 @@ class ModelApi:
             deadline=self._deadline(),
         )
         return write_outputs(prediction.outputs, form)
-
-    async def _classify_or_regress(self, path: ModelPath, body: PredictBody) -> bytes:
-        examples = read_examples(body.document)
-        host = self._state.host(path.name, version=path.version, label=path.label)
-        which: Any = {
-            "signature": body.signature or None,
-            "version": path.version,
-            "label": path.label,
-            "deadline": self._deadline(),
-        }
-        if path.action == "classify":
-            classes, _ = await classify(host, examples, **which)
-            return write_classes(classes)
-        values, _ = await regress(host, examples, **which)
-        return write_values(values)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._options.request_seconds

@@ -36,7 +36,7 @@ class PredictBody(NamedTuple):
 
 
 def parse_body(body: bytes, *, max_values: int = 2_000_000) -> PredictBody:
-    """Reads the JSON of a predict, classify or regress request.
+    """Reads the JSON of a predict request.
 
     NaN, Infinity and -Infinity are numbers, as for TF Serving.
 
@@ -180,13 +180,13 @@ def _convert_leaves(leaves: list[Json], dtype: int) -> Array | None:
 def _strings(leaves: list[Json]) -> Array | None:
     array = np.empty(len(leaves), object)
     for at, leaf in enumerate(leaves):
-        array[at] = string_bytes(leaf)
+        array[at] = _string_bytes(leaf)
         if array[at] is None:
             return None
     return array
 
 
-def string_bytes(value: Json) -> bytes | None:
+def _string_bytes(value: Json) -> bytes | None:
     """The bytes of a text or of `{"b64": ...}`; None if there are none."""
     try:
         return value.encode() if isinstance(value, str) else _decode_b64(value)

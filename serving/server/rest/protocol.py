@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from serving.errors import Code, ServingError
 
-Action = Literal["predict", "classify", "regress", "status", "metadata"]
+Action = Literal["predict", "status", "metadata"]
 
 MAX_VERSION: Final = 2**63 - 1
 
@@ -18,7 +18,7 @@ MAX_VERSION: Final = 2**63 - 1
 # escaped slash is part of a name and never a separator.
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST: Final = re.compile(
-    rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<action>classify|regress|predict)", re.ASCII | re.I
+    rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<action>predict)", re.ASCII | re.I
 )
 _GET: Final = re.compile(
     rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?:/(?P<action>metadata))?", re.ASCII | re.I

@@ -120,14 +120,6 @@ def test_a_wrong_body_is_explained(rest: RestApi, body: Any, message: str) -> No
     assert message in error_of(post(rest, body))
 
 
-@pytest.mark.parametrize("method", ["classify", "regress"])
-@pytest.mark.parametrize(
-    "body", [{}, {"examples": 3}, {"examples": []}, {"examples": [3]}, {"examples": [{"x": None}]}]
-)
-def test_examples_must_be_a_list_of_objects(rest: RestApi, method: str, body: Any) -> None:
-    assert error_of(post(rest, body, method=method))
-
-
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -109,17 +109,6 @@ def refusal(method: Callable[..., Any], request: Any, **options: Any) -> tuple[A
     return error.value.code(), error.value.details()
 
 
-def examples_of(*words: bytes) -> list[tf.train.Example]:
-    return [
-        tf.train.Example(
-            features=tf.train.Features(
-                feature={"word": tf.train.Feature(bytes_list=tf.train.BytesList(value=[word]))}
-            )
-        )
-        for word in words
-    ]
-
-
 def test_predict_answers_with_the_version_and_signature_that_answered(call: Stubs) -> None:
     response = call.predict(predict_request(b"abc", b"z"), timeout=PATIENCE)
     assert response.model_spec.name == "words"
@@ -187,62 +176,16 @@ def test_what_the_graph_refuses_is_the_clients_error(call: Stubs) -> None:
     assert refusal(call.predict, request)[1] == "tensor parsing error: text"
 
 
-def test_classify_and_regress(call: Stubs) -> None:
-    request = classification_pb2.ClassificationRequest()
-    _fill(request.model_spec, {"signature": "classify"})
-    request.input.example_list.examples.extend(examples_of(b"abc", b"ab"))
-    response = call.classify(request, timeout=PATIENCE)
-    found = [
-        {entry.label: entry.score for entry in row.classes}
-        for row in response.result.classifications
-    ]
-    assert found == [{"odd": 1, "even": 0}, {"odd": 0, "even": 1}]
-    assert response.model_spec.version.value == 2
-
-    regression = regression_pb2.RegressionRequest()
-    _fill(regression.model_spec, {"signature": "regress"})
-    # The context holds what all Examples have in common.
-    regression.input.example_list_with_context.context.CopyFrom(examples_of(b"abcd")[0])
-    regression.input.example_list_with_context.examples.add()
-    values = call.regress(regression, timeout=PATIENCE).result.regressions
-    assert [entry.value for entry in values] == [4]
-
-
-def test_classify_and_regress_want_signatures_made_for_them(call: Stubs) -> None:
-    request = classification_pb2.ClassificationRequest()
-    _fill(request.model_spec, {})
-    request.input.example_list.examples.extend(examples_of(b"abc"))
-    assert refusal(call.classify, request) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "Expected classification signature method_name to be tensorflow/serving/classify. "
-        "Was: tensorflow/serving/predict",
-    )
-    _fill(request.model_spec, {"signature": "x"})
-    assert refusal(call.classify, request)[1] == "No signature was found with the name: x"
-    _fill(request.model_spec, {"signature": "classify"})
-    request.input.Clear()
-    assert refusal(call.classify, request)[1] == "Input is empty."
-
-
-def test_multi_inference_answers_each_task(call: Stubs) -> None:
-    request = inference_pb2.MultiInferenceRequest()
-    for name in ("classify", "regress"):
-        task = request.tasks.add(method_name=f"tensorflow/serving/{name}")
-        _fill(task.model_spec, {"signature": name})
-    request.input.example_list.examples.extend(examples_of(b"abc"))
-    first, second = call.multi_inference(request, timeout=PATIENCE).results
-    assert first.classification_result.classifications[0].classes[0].label == "odd"
-    assert second.regression_result.regressions[0].value == 3
-    assert second.model_spec.signature_name == "regress"
-    request.tasks[1].model_spec.signature_name = "classify"
-    assert "Duplicate evaluation of signature: classify" in refusal(call.multi_inference, request)
-    request.tasks[1].model_spec.name = "other"
-    assert "must access the same model name" in refusal(call.multi_inference, request)[1]
-    del request.tasks[1]
-    request.tasks[0].method_name = "tensorflow/serving/predict"
-    assert refusal(call.multi_inference, request)[0] is grpc.StatusCode.UNIMPLEMENTED
-    del request.tasks[:]
-    assert refusal(call.multi_inference, request)[0] is grpc.StatusCode.INVALID_ARGUMENT
+def test_what_no_model_has_a_signature_for_is_unimplemented(call: Stubs) -> None:
+    for method, request in (
+        (call.classify, classification_pb2.ClassificationRequest()),
+        (call.regress, regression_pb2.RegressionRequest()),
+        (call.multi_inference, inference_pb2.MultiInferenceRequest()),
+    ):
+        assert refusal(method, request) == (
+            grpc.StatusCode.UNIMPLEMENTED,
+            "Only Predict is served: no model here has a signature for anything else",
+        )
 
 
 def test_metadata_is_packed_as_a_signature_map(call: Stubs) -> None:
@@ -252,7 +195,7 @@ def test_metadata_is_packed_as_a_signature_map(call: Stubs) -> None:
     assert response.model_spec.version.value == 2
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
-    assert signatures.signature_def["classify"].method_name == "tensorflow/serving/classify"
+    assert signatures.signature_def["sum"].method_name == "tensorflow/serving/predict"
     request.metadata_field[:] = ["weights"]
     assert refusal(call.metadata, request)[1] == "Metadata field weights is not supported"
     request.metadata_field[:] = []

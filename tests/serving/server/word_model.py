@@ -16,34 +16,21 @@ v1 = tf.compat.v1
 def export_word_model(directory: Path, *, offset: int = 0) -> Path:
     """Writes the model and returns `directory`.
 
-    | signature | method | gives for each word |
-    |---|---|---|
-    | `serving_default` | predict | `length`: its length plus `offset`; `word`: itself |
-    | `sum` | predict | `sum`: of two vectors `a` and `b` |
-    | `classify` | classify | of the feature `word`: classes `odd`, `even`, scores |
-    | `regress` | regress | of the feature `word`: its length |
+    | signature | gives |
+    |---|---|
+    | `serving_default` | for each word `length`: its length plus `offset`; `word`: itself |
+    | `sum` | `sum`: of two vectors `a` and `b` |
 
-    Every signature refuses empty words.
+    Empty words are refused.
     """
     with tf.Graph().as_default(), v1.Session() as session:
         shift = v1.get_variable("shift", initializer=tf.constant(offset))
         text = v1.placeholder(tf.string, [None], name="text")
         a = v1.placeholder(tf.float32, [None, 3], name="a")
         b = v1.placeholder(tf.float32, [None, 3], name="b")
-        examples = v1.placeholder(tf.string, [None], name="examples")
-        feature = tf.io.FixedLenFeature([], tf.string)
-        word = tf.io.parse_example(examples, {"word": feature})["word"]
-        odd = tf.cast(_length(word) % 2, tf.float32)
-        classes = tf.tile(tf.constant([["odd", "even"]]), [tf.size(word), 1])
         signatures = {
             "serving_default": _predict({"text": text}, _echo(text, shift)),
             "sum": _predict({"a": a, "b": b}, {"sum": tf.add(a, b)}),
-            "classify": v1.saved_model.classification_signature_def(
-                examples, classes, tf.stack([odd, 1 - odd], axis=1)
-            ),
-            "regress": v1.saved_model.regression_signature_def(
-                examples, tf.cast(_length(word), tf.float32)
-            ),
         }
         session.run(v1.global_variables_initializer())
         builder = v1.saved_model.Builder(str(directory))
