@@ -23,6 +23,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from serving.saved_model.versions import newest_complete
+
 CLIENTS: Final = (1, 8, 32)
 LATENCY_TARGET: Final = 2.0
 THROUGHPUT_TARGET: Final = 0.8
@@ -34,10 +36,10 @@ def newest(folder: Path) -> Path:
     Raises:
       SystemExit: there is none.
     """
-    versions = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
-    if not versions:
+    version = newest_complete(folder)
+    if version is None:
         raise SystemExit(f"{folder} holds no version; `oneshot run` pushes one")
-    return max(versions, key=lambda entry: int(entry.name))
+    return version
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from rich.table import Table
 from benchmarks.airflow_demo.service import Airflow, AirflowError, running_airflow
 from data_ingest.sources.glyphs import write_glyphs
 from pipeline.runs.workspace import Workspace, new_run_id
+from serving.saved_model.versions import versions
 
 _BAR_CELLS = 28
 
@@ -192,8 +193,8 @@ def main() -> int:
 
     def show(airflow: Airflow, shown: Demonstration) -> None:
         console.print(timeline_table(shown.tries))
-        for span, versions in shown.served.items():
-            console.print(f"served after span {span} ({_SPANS[span]}): {versions}")
+        for span, served in shown.served.items():
+            console.print(f"served after span {span} ({_SPANS[span]}): {served}")
         if arguments.stay:
             console.print(f"Airflow's pages: {airflow.url} (Ctrl-C ends it)")
             signal.pause()
@@ -253,7 +254,7 @@ def demonstrate(
                 worker = _kill_worker(airflow, runs[span], workspace)
                 tell(f"killed Airflow's worker, process {worker}, during the training")
             state = _state_at_end(airflow, runs[span])
-            served[span] = _versions(workspace)
+            served[span] = versions(workspace.serving_model)
             tell(f"span {span}: Airflow's run is a {state}; served: {served[span]}")
         instances = {span: _instances(airflow, run_id) for span, run_id in runs.items()}
         shown = Demonstration(
@@ -357,14 +358,6 @@ def _ended_runs(airflow: Airflow) -> set[str]:
 def _instances(airflow: Airflow, run_id: str) -> dict[str, dict[str, Any]]:
     found = airflow.get(f"dags/{_DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
     return {instance["task_id"]: instance for instance in found}
-
-
-def _versions(workspace: Workspace) -> list[int]:
-    if not workspace.serving_model.is_dir():
-        return []
-    return sorted(
-        int(path.name) for path in workspace.serving_model.iterdir() if path.name.isdigit()
-    )
 
 
 def _wait_for(

@@ -20,6 +20,7 @@ from data_ingest.errors import InputError
 from data_ingest.sampling.trials import FewShotTrial
 from data_ingest.sources.layout import ImageFile, ImageReader
 from serving.saved_model.loader import LoadedModel
+from serving.saved_model.versions import is_complete
 
 Recogniser = Callable[[Sequence[FewShotTrial]], Iterator[npt.NDArray[np.floating[Any]]]]
 
@@ -226,7 +227,7 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
 
 def check_model(model: Path) -> None:
     """Raises `InputError` where there is no SavedModel."""
-    if not (model / "saved_model.pb").is_file():
+    if not is_complete(model):
         raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
 
 

@@ -18,9 +18,8 @@ from components.pusher.versions import (
     is_remote,
     push_to_object_store,
     push_version,
-    rolled_back_versions,
-    versions,
 )
+from serving.saved_model.versions import rolled_back_versions, versions
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import posixpath
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tfx.dsl.io import fileio
@@ -18,10 +18,9 @@ from data_ingest.durable import (
     synchronize_folder,
     temporary_name,
 )
+from serving.saved_model.versions import ROLLED_BACK_PREFIX, SAVED_MODEL, is_complete, numbered
 
 _log = logging.getLogger(__name__)
-
-ROLLED_BACK_PREFIX = "rolled-back-"
 
 
 def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.time) -> Path:
@@ -43,7 +42,7 @@ def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.ti
       FileNotFoundError: `source` holds no `saved_model.pb`.
       OSError: the copy failed, for instance for want of space; nothing of it is left.
     """
-    if not (source / "saved_model.pb").is_file():
+    if not is_complete(source):
         raise FileNotFoundError(errno.ENOENT, "there is no SavedModel", str(source))
     base.mkdir(parents=True, exist_ok=True)
     remove_stale(base)
@@ -51,9 +50,7 @@ def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.ti
     try:
         copy_durably(source, temporary)
         while True:
-            taken = [*versions(base), *rolled_back_versions(base)]
-            version = max([int(now()), *(number + 1 for number in taken)])
-            target = base / str(version)
+            target = base / str(_next_version((entry.name for entry in base.iterdir()), now))
             try:
                 temporary.rename(target)
             except OSError as error:
@@ -65,25 +62,6 @@ def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.ti
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def versions(base: Path) -> list[int]:
-    """Numbers of the versions in a base path, ascending; empty if it does not exist."""
-    if not base.is_dir():
-        return []
-    return sorted(
-        int(entry.name) for entry in base.iterdir() if entry.name.isascii() and entry.name.isdigit()
-    )
-
-
-def rolled_back_versions(base: Path) -> dict[int, Path]:
-    """Folders of the versions that `withdraw_version` took out of service, by number."""
-    found = {}
-    for entry in base.glob(f"{ROLLED_BACK_PREFIX}*"):
-        number = entry.name.removeprefix(ROLLED_BACK_PREFIX)
-        if number.isascii() and number.isdigit():
-            found[int(number)] = entry
-    return found
 
 
 def withdraw_version(base: Path, version: int) -> None:
@@ -126,15 +104,19 @@ def remove_stale(base: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def _next_version(names: Iterable[str], now: Callable[[], float]) -> int:
+    """The time in seconds, or a number above all that are or were used in a base path."""
+    names = list(names)
+    taken = [*numbered(names), *numbered(names, prefix=ROLLED_BACK_PREFIX)]
+    return max([int(now()), *(number + 1 for number in taken)])
+
+
 def _sizes(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_size
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-SAVED_MODEL = "saved_model.pb"
 
 
 def is_remote(path: str) -> bool:
@@ -148,17 +130,17 @@ def newest_version(base: str) -> str | None:
     A name that is no number is none, as for TF Serving: neither what a push is still writing nor
     what was withdrawn counts.
     """
-    complete = [
-        number
-        for number in version_numbers(base)
-        if fileio.exists(posixpath.join(base, str(number), SAVED_MODEL))
-    ]
-    return posixpath.join(base, str(max(complete))) if complete else None
+    for name in reversed(numbered(names_in(base)).values()):
+        folder = posixpath.join(base, name)
+        if fileio.exists(posixpath.join(folder, SAVED_MODEL)):
+            return folder
+    return None
 
 
-def version_numbers(base: str) -> list[int]:
-    """Numbers of the versions in a base path, ascending; empty if it does not exist."""
-    return _numbers(base, prefix="")
+def names_in(base: str) -> list[str]:
+    """Names of the entries of a folder, local or remote; empty if it does not exist."""
+    # Object stores list folders with a slash at the end.
+    return [str(name).rstrip("/") for name in fileio.listdir(base)] if fileio.isdir(base) else []
 
 
 def push_to_object_store(
@@ -184,8 +166,7 @@ def push_to_object_store(
     files = _files(source)
     if SAVED_MODEL not in files:
         raise FileNotFoundError(f"there is no SavedModel in {source}")
-    taken = [*version_numbers(base), *_numbers(base, prefix=ROLLED_BACK_PREFIX)]
-    version = max([int(now()), *(number + 1 for number in taken)])
+    version = _next_version(names_in(base), now)
     target = posixpath.join(base, str(version))
     try:
         for name in sorted(files, key=lambda name: (name == SAVED_MODEL, name)):
@@ -197,15 +178,6 @@ def push_to_object_store(
             fileio.rmtree(target)
         raise
     return target, version
-
-
-def _numbers(base: str, *, prefix: str) -> list[int]:
-    if not fileio.isdir(base):
-        return []
-    # Object stores list folders with a slash at the end.
-    names = [str(name).rstrip("/") for name in fileio.listdir(base)]
-    ends = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    return sorted(int(end) for end in ends if end.isascii() and end.isdigit())
 
 
 def _files(folder: str) -> list[str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from data_ingest.errors import InputError
 from pipeline.runs.logs import console_logging, run_logging
 from serving.errors import ServingError
+from serving.saved_model.versions import is_complete
 
 if TYPE_CHECKING:
     from serving.server.server import LocalServer, ServerOptions
@@ -250,7 +251,7 @@ def _check(arguments: argparse.Namespace) -> None:
             f"{base_path}: no such folder; `oneshot run` pushes a model there, "
             "--model_base_path names another folder"
         )
-    if (base_path / "saved_model.pb").is_file():
+    if is_complete(base_path):
         raise InputError(
             f"{base_path} is one version; --model_base_path is the folder around it: "
             f"{base_path.parent}"

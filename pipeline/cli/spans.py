@@ -12,13 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from components.pusher.versions import versions
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore
 from pipeline.config import load_config
 from pipeline.runs.logs import console_logging, run_logging
 from pipeline.runs.workspace import Workspace
+from serving.saved_model.versions import versions
 
 if TYPE_CHECKING:
     from pipeline.retraining.drift import DriftReport, Measurement

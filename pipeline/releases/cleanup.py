@@ -16,11 +16,12 @@ from components.pusher.earlier_models import (
     is_pushed,
     sound_models,
 )
-from components.pusher.versions import remove_stale, remove_version, rolled_back_versions, versions
+from components.pusher.versions import remove_stale, remove_version
 from data_ingest.errors import InputError
 from pipeline.releases.promotion import LABELS, Promotions
 from pipeline.runs.history import RunRecord
 from pipeline.runs.workspace import Workspace
+from serving.saved_model.versions import rolled_back_versions, versions
 
 _DAY: Final = 86_400.0
 _RUN_CONTEXT: Final = "pipeline_run"

@@ -18,7 +18,7 @@ from typing import Final
 
 from ml_metadata import MetadataStore
 
-from components.pusher.versions import rolled_back_versions, versions, withdraw_version
+from components.pusher.versions import withdraw_version
 from data_ingest.durable import write_text_atomically
 from data_ingest.errors import InputError
 from pipeline.config import PushSettings
@@ -26,6 +26,7 @@ from pipeline.releases.history import Action, Change, PromotionHistory
 from pipeline.releases.label_file import LabelFile
 from pipeline.runs.workspace import Workspace
 from serving.deploy.models_config import CANARY, STABLE
+from serving.saved_model.versions import rolled_back_versions, versions
 
 _log = logging.getLogger(__name__)
 LABELS: Final = (STABLE, CANARY)

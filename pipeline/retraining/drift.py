@@ -35,6 +35,7 @@ from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore
 from pipeline.settings import DriftSettings
 from serving.saved_model.loader import LoadedModel
+from serving.saved_model.versions import is_complete
 
 DIVERGENCE: Final = "jensen_shannon_divergence"
 LABEL_SHIFT: Final = "l_infinity"
@@ -124,7 +125,7 @@ def measure_drift(
     Raises:
       InputError: the images of one are no longer those that landed, or `model` is none.
     """
-    if model is not None and not (model / "saved_model.pb").is_file():
+    if model is not None and not is_complete(model):
         raise InputError(f"{model}: no saved_model.pb here; give the folder of a version")
     for one in (span, *reference):
         one.check()

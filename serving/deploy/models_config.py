@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from data_ingest.durable import replace_file
+from serving.saved_model.versions import versions
 
 STABLE: Final = "stable"
 CANARY: Final = "canary"
@@ -113,13 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.folder
     if not folder.is_dir():
         parser.error(f"there is no folder {folder}")
-    versions = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
-    newest = max(versions, default=0)
+    there = versions(folder)
+    newest = max(there, default=0)
     try:
         text = models_config(
             folder.resolve().name,
             base_path=options.base_path or f"/models/{folder.resolve().name}",
-            versions=versions,
+            versions=there,
             labels={
                 CANARY: newest if options.canary is None else options.canary,
                 STABLE: newest if options.stable is None else options.stable,

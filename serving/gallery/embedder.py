@@ -11,6 +11,7 @@ import numpy as np
 from serving.errors import Code, ServingError
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
+from serving.saved_model.versions import is_complete, newest_complete
 
 if TYPE_CHECKING:
     from serving.client.base import BlockingClient
@@ -66,7 +67,7 @@ class FolderEmbedder:
         Example:
           FolderEmbedder(Path("output/serving_model/siamese"))
         """
-        self._pinned = folder.name if (folder / "saved_model.pb").is_file() else None
+        self._pinned = folder.name if is_complete(folder) else None
         self._base = folder.parent if self._pinned else folder
         self._lock = threading.Lock()
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
@@ -74,18 +75,14 @@ class FolderEmbedder:
     def latest(self) -> str:
         if self._pinned is not None:
             return self._pinned
-        versions = [
-            int(path.parent.name)
-            for path in self._base.glob("*/saved_model.pb")
-            if path.parent.name.isdecimal()
-        ]
-        if not versions:
+        newest = newest_complete(self._base)
+        if newest is None:
             raise ServingError(
                 Code.NOT_FOUND,
                 f"no model in {self._base}: give the folder that `oneshot run` pushes to, or one "
                 "version in it",
             )
-        return str(max(versions))
+        return newest.name
 
     def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
         import tensorflow as tf
@@ -137,7 +134,7 @@ class FolderEmbedder:
     def _folder(self, version: str) -> Path:
         folder = self._base / version
         # A version is a plain name; anything else would be a path of the caller's choice.
-        if Path(version).name != version or not (folder / "saved_model.pb").is_file():
+        if Path(version).name != version or not is_complete(folder):
             raise ServingError(
                 Code.NOT_FOUND, f"version {version} of the model is not in {self._base}"
             )

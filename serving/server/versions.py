@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.errors import Code, ServingError
+from serving.saved_model.versions import version_folders
 from serving.server.batching import BatchingOptions, BatchScheduler
 from serving.server.loaded_version import LoadedVersion, load_version
 
@@ -58,9 +59,6 @@ class VersionStates:
         return [self._states[known] for known in sorted(self._states, reverse=True)]
 
 
-_LARGEST: Final = 2**63 - 1
-
-
 @dataclass(frozen=True)
 class Latest:
     """The highest `count` versions (TF Serving's default, with 1)."""
@@ -93,21 +91,6 @@ class Specific:
 
 
 Policy = Latest | All | Specific
-
-
-def version_folders(base_path: Path) -> dict[int, Path]:
-    """Folders with numeric names, by version; anything else is passed over.
-
-    Raises:
-      OSError: `base_path` is missing or unreadable.
-    """
-    found: dict[int, Path] = {}
-    for entry in sorted(base_path.iterdir()):
-        if not (entry.name.isascii() and entry.name.isdecimal() and entry.is_dir()):
-            continue
-        if (version := int(entry.name)) <= _LARGEST:
-            found.setdefault(version, entry)
-    return found
 
 
 Fingerprint = tuple[tuple[str, int, int], ...]

@@ -14,10 +14,11 @@ import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
 
 from components.pusher.earlier_models import MODEL_ID, rolled_back, sound_models
-from components.pusher.versions import has_same_files, push_version, versions
+from components.pusher.versions import has_same_files, push_version
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import parse_url
 from pipeline.runs.workspace import Workspace
+from serving.saved_model.versions import versions
 
 _Artifact = metadata_store_pb2.Artifact
 _Event = metadata_store_pb2.Event

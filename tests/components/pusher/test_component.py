@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
-from components.pusher import versions
+from components.pusher import versions as pusher_versions
 from components.pusher.component import Executor
 from components.pusher.earlier_models import MODEL_ID, NOT_PUSHED_BECAUSE, ROLLED_BACK
 from components.pusher.versions import (
@@ -23,10 +23,10 @@ from components.pusher.versions import (
     has_same_files,
     push_version,
     remove_version,
-    rolled_back_versions,
     withdraw_version,
 )
 from data_ingest.durable import temporary_name
+from serving.saved_model.versions import rolled_back_versions, versions
 
 Push = Callable[..., standard_artifacts.PushedModel]
 
@@ -86,7 +86,7 @@ def test_the_number_of_a_version_that_was_rolled_back_is_not_used_again(
     withdraw_version(tmp_path, 101)
     withdraw_version(tmp_path, 101)  # no effect
     assert rolled_back_versions(tmp_path) == {101: tmp_path / "rolled-back-101"}
-    assert versions.versions(tmp_path) == [100]
+    assert versions(tmp_path) == [100]
     assert push_version(source, tmp_path, now=lambda: 100.0).name == "102"
 
 
@@ -125,22 +125,23 @@ def test_pushes_at_the_same_time_all_get_whole_versions(source: Path, tmp_path: 
 def test_a_number_taken_between_looking_and_renaming_is_skipped(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = []
+    looked: list[list[str]] = []
+    next_version = pusher_versions._next_version
 
-    def blind_at_first(base: Path) -> list[int]:
-        looked.append(base)
-        return [] if len(looked) == 1 else [100]
+    def blind_at_first(names: Iterable[str], now: Callable[[], float]) -> int:
+        looked.append(list(names))
+        return 100 if len(looked) == 1 else next_version(looked[-1], now)
 
     push_version(source, tmp_path / "base", now=lambda: 100.0)
-    monkeypatch.setattr(versions, "versions", blind_at_first)
+    monkeypatch.setattr(pusher_versions, "_next_version", blind_at_first)
     assert push_version(source, tmp_path / "base", now=lambda: 100.0).name == "101"
 
 
 PUSH = """
 import os, shutil, sys
 from pathlib import Path
-from components import versions
-from components.versions import push_version
+from components.pusher import versions
+from components.pusher.versions import push_version
 
 step, source, base = sys.argv[1:]
 def die(*args, **kwargs):
@@ -155,7 +156,7 @@ def copy_some(*args, real_copy=shutil.copyfile, **kwargs):
 if step == "in the middle of the copy":
     shutil.copyfile = copy_some
 elif step == "after the copy":
-    versions.versions = die
+    versions._next_version = die
 elif step == "before the rename":
     Path.rename = die
 elif step == "after the rename":
@@ -225,7 +226,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(copied) > 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
-    monkeypatch.setattr(versions.shutil, "copyfile", copyfile)
+    monkeypatch.setattr(pusher_versions.shutil, "copyfile", copyfile)
 
 
 def test_a_full_disk_leaves_nothing_behind(source: Path, tmp_path: Path, small_disk: None) -> None:
@@ -319,7 +320,7 @@ def test_a_model_that_was_rolled_back_is_not_pushed_again(
     result = pushed(rolled_back=f"version {version} was rolled back" if known_to_mlmd else "")
     assert result.get_int_custom_property("pushed") == 0
     assert f"version {version}" in result.get_string_custom_property(NOT_PUSHED_BECAUSE)
-    assert versions.versions(tmp_path / "base") == []
+    assert versions(tmp_path / "base") == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tfx.utils import proto_utils
 
 from components.pusher.component import Executor
 from components.pusher.earlier_models import ABSENT, ServedModel_Executor
-from components.pusher.versions import newest_version, push_to_object_store, version_numbers
+from components.pusher.versions import names_in, newest_version, push_to_object_store
 from components.trainer.checkpoints import FitCheckpoint
 
 FILES = ("saved_model.pb", "variables/variables.index", "assets.extra/model.keras")
@@ -92,12 +92,12 @@ def test_a_copy_that_fails_leaves_no_version(
     monkeypatch.setattr(fileio, "copy", fail)
     with pytest.raises(OSError, match="quota"):
         push_to_object_store(f"{model.uri}/Format-Serving", base)
-    assert version_numbers(base) == []
+    assert names_in(base) == []
 
 
 def test_a_version_without_its_last_file_is_not_served_yet(base: str) -> None:
     tf.io.gfile.makedirs(f"{base}/5")
-    assert version_numbers(base) == [5]
+    assert names_in(base) == ["5"]
     assert newest_version(base) is None
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from components.pusher.earlier_models import rolled_back
-from components.pusher.versions import versions
 from data_ingest.errors import InputError
 from pipeline.cli.main import main
 from pipeline.config import PushSettings
 from pipeline.releases.promotion import Promotions
 from serving.deploy.models_config import CANARY, STABLE, ModelEntry, read_entry
+from serving.saved_model.versions import versions
 from tests.pipeline.killed import oneshot_killed
 from tests.pipeline.recorded_runs import RecordedRuns
 

@@ -12,9 +12,9 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2
 
 from components.pusher.earlier_models import rolled_back
-from components.pusher.versions import versions
 from pipeline.cli.main import main
 from pipeline.runs.workspace import Workspace
+from serving.saved_model.versions import versions
 from tests.pipeline.test_run import arguments, run
 
 Artifact = metadata_store_pb2.Artifact

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,26 +14,9 @@ from serving.server.versions import (
     VersionStates,
     VersionStatus,
     fingerprint,
-    version_folders,
 )
 
 VERSIONS = st.sets(st.integers(0, 2**63 - 1), max_size=8)
-
-
-def test_only_folders_with_numeric_names_are_versions(tmp_path: Path) -> None:
-    for name in ("1", "20", "003", ".4-x", "5a", "-6", "latest", "٧", "99999999999999999999"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "8").write_text("a file")
-    assert version_folders(tmp_path) == {
-        1: tmp_path / "1",
-        20: tmp_path / "20",
-        3: tmp_path / "003",
-    }
-
-
-def test_a_missing_base_path_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        version_folders(tmp_path / "nowhere")
 
 
 @given(versions=VERSIONS, count=st.integers(1, 4))
