@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from components.trainer.recipe import PRESETS, Preset, TrainSettings
+from components.trainer.recipe import PRESET_ONLY, PRESETS, Preset, Recipe, TrainSettings
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -19,6 +19,22 @@ def test_what_is_set_overrides_the_preset_and_zero_counts_as_set() -> None:
     recipe = TrainSettings(steps=7, augmentation=0, quarter_turns=False, ema=0.0).recipe()
     assert (recipe.steps, recipe.augmentation, recipe.quarter_turns, recipe.ema) == (7, 0, False, 0)
     assert recipe.widths == TrainSettings().recipe().widths
+
+
+def test_every_field_of_a_recipe_but_a_presets_own_is_an_option_with_its_description() -> None:
+    options = TrainSettings.model_fields
+    for name, field in Recipe.model_fields.items():
+        assert (name in options) != (name in PRESET_ONLY)
+        if name in options:
+            assert options[name].description == field.description
+            assert options[name].default == (None if field.is_required() else field.default)
+
+
+def test_null_is_the_presets_value() -> None:
+    assert TrainSettings(preset="accurate", steps=None, views=None).recipe().steps == 12_000
+    for preset, values in PRESETS.items():
+        recipe = TrainSettings(preset=preset).recipe()
+        assert {name: getattr(recipe, name) for name in values} == values
 
 
 def test_settings_survive_the_trip_through_json() -> None:
@@ -68,6 +84,9 @@ def test_a_batch_length_or_rate_that_is_set_holds_on_a_gpu_too(own: dict[str, ob
     [
         ({"step": 3}, "step"),
         ({"steps": 0}, "steps"),
+        ({"widths": (8, 0)}, "widths.1"),
+        ({"loss": "triplet"}, "loss"),
+        ({"warmup_steps": 3}, "warmup_steps"),
         ({"widths": (8, 8, 8, 8, 8, 8), "image_size": 35}, "image_size"),
         ({"preset": "koch2015", "image_size": 50}, "image_size"),
         ({"preset": "koch2015", "widths": (8, 8)}, "widths"),
