@@ -12,13 +12,9 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
-from components.pusher.earlier_models import MODEL_ID, NOT_PUSHED_BECAUSE, rolled_back
-from components.pusher.versions import (
-    has_same_files,
-    is_remote,
-    push_to_object_store,
-    push_version,
-)
+from components.pusher.object_store import is_remote, push_to_object_store
+from components.pusher.pushed_models import MODEL_ID, NOT_PUSHED_BECAUSE, rolled_back
+from components.pusher.versions import has_same_files, push_version
 from serving.saved_model.versions import rolled_back_versions, versions
 
 _log = logging.getLogger(__name__)
@@ -46,7 +42,7 @@ class Executor(executor.Executor):
         copied last.
 
         The PushedModel's custom properties are TFX's: `pushed` (0 or 1), `pushed_destination` and
-        `pushed_version`, and those of `components.pusher.earlier_models`.
+        `pushed_version`, and those of `components.pusher.pushed_models`.
 
         Raises:
           OSError: the model could not be written; the base path is as it was.

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.pusher.earlier_models import (
+from components.pusher.pushed_models import (
     MODEL_ID,
     custom_int,
     custom_text,

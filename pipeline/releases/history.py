@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.pusher.earlier_models import (
+from components.pusher.pushed_models import (
     MODEL_ID,
     ROLLED_BACK,
     custom_int,

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
 from components.evaluator.eval_config import read_metrics, refusals
-from components.pusher.earlier_models import NOT_PUSHED_BECAUSE, custom_text
+from components.pusher.pushed_models import NOT_PUSHED_BECAUSE, custom_text
 from components.serving_gate.component import REPORT as GATE_REPORT
 from data_ingest.durable import write_text_atomically
 from data_ingest.sources.dataset import Dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
 
-from components.pusher.earlier_models import MODEL_ID, rolled_back, sound_models
+from components.pusher.pushed_models import MODEL_ID, rolled_back, sound_models
 from components.pusher.versions import has_same_files, push_version
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import parse_url

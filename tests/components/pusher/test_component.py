@@ -17,7 +17,7 @@ from tfx.utils import proto_utils
 
 from components.pusher import versions as pusher_versions
 from components.pusher.component import Executor
-from components.pusher.earlier_models import MODEL_ID, NOT_PUSHED_BECAUSE, ROLLED_BACK
+from components.pusher.pushed_models import MODEL_ID, NOT_PUSHED_BECAUSE, ROLLED_BACK
 from components.pusher.versions import (
     TEMPORARY_PREFIX,
     has_same_files,
@@ -126,14 +126,14 @@ def test_a_number_taken_between_looking_and_renaming_is_skipped(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[list[str]] = []
-    next_version = pusher_versions._next_version
+    next_version = pusher_versions.next_version
 
     def blind_at_first(names: Iterable[str], now: Callable[[], float]) -> int:
         looked.append(list(names))
         return 100 if len(looked) == 1 else next_version(looked[-1], now)
 
     push_version(source, tmp_path / "base", now=lambda: 100.0)
-    monkeypatch.setattr(pusher_versions, "_next_version", blind_at_first)
+    monkeypatch.setattr(pusher_versions, "next_version", blind_at_first)
     assert push_version(source, tmp_path / "base", now=lambda: 100.0).name == "101"
 
 
@@ -141,7 +141,7 @@ PUSH = """
 import os, shutil, sys
 from pathlib import Path
 from components.pusher import versions
-from components.pusher.versions import push_version
+from components.pusher.versions import (push_version)
 
 step, source, base = sys.argv[1:]
 def die(*args, **kwargs):

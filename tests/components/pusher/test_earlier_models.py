@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfx.types import standard_artifacts
 
-from components.pusher.earlier_models import MODEL_ID, ROLLED_BACK, PushedModelStrategy
+from components.pusher.earlier_models import PushedModelStrategy
+from components.pusher.pushed_models import MODEL_ID, ROLLED_BACK
 
 
 def model(number: int, *, rolled_back: bool = False) -> standard_artifacts.Model:

@@ -13,7 +13,7 @@ from tfx.utils import proto_utils
 
 from components.pusher.component import Executor
 from components.pusher.earlier_models import ABSENT, ServedModel_Executor
-from components.pusher.versions import names_in, newest_version, push_to_object_store
+from components.pusher.object_store import names_in, newest_version, push_to_object_store
 from components.trainer.checkpoints import FitCheckpoint
 
 FILES = ("saved_model.pb", "variables/variables.index", "assets.extra/model.keras")

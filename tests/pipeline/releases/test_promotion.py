@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.pusher.earlier_models import rolled_back
+from components.pusher.pushed_models import rolled_back
 from data_ingest.errors import InputError
 from pipeline.cli.main import main
 from pipeline.config import PushSettings

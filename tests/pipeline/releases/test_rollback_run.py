@@ -11,7 +11,7 @@ import ml_metadata
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 
-from components.pusher.earlier_models import rolled_back
+from components.pusher.pushed_models import rolled_back
 from pipeline.cli.main import main
 from pipeline.runs.workspace import Workspace
 from serving.saved_model.versions import versions
