@@ -3,27 +3,24 @@
 import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.durable import write_text_atomically
 from data_ingest.errors import InputError
 from data_ingest.sources.resolve import DATA_VARIABLE, Dataset, resolve
-from pipeline.config import PipelineConfig, load_config
+from pipeline.cli.shared import CONFIGURED, DATA, Context, add_command
+from pipeline.config import PipelineConfig
 from pipeline.runners.cluster import (
     Cluster,
     PathMap,
     Spans,
     Volume,
     check_cluster,
+    checked_cron,
     newest_window,
     require_pipeline_spec,
 )
-from pipeline.runners.kubeflow import checked_cron, recurring_run, vertex_schedule
-from pipeline.runs.logs import console_logging, run_logging
 
 if TYPE_CHECKING:
     from pipeline.runners.kubeflow import CompiledPipeline
@@ -31,17 +28,15 @@ if TYPE_CHECKING:
 DEFAULT_IMAGE: Final = "siamese-oneshot:latest"
 
 
-def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    """Adds `compile` to the subcommands of `oneshot`.
-
-    Args:
-      commands: what `add_subparsers` returned.
-      parents: parsers of `--json`, `--verbose`, `--config`, `--set` and `--data`.
-    """
-    parser = commands.add_parser(
+def add_parsers(commands: Any) -> None:
+    """Adds the command to those of `oneshot`."""
+    parser = add_command(
+        commands,
         "compile",
-        parents=list(parents),
-        help="write the pipeline for Kubeflow Pipelines or Vertex AI",
+        _compile,
+        CONFIGURED,
+        DATA,
+        text="write the pipeline for Kubeflow Pipelines or Vertex AI",
         description="Writes the pipeline for Kubeflow Pipelines or Vertex AI. Of the images only "
         "the names are read, to know which one-shot trials they can make.",
     )
@@ -87,25 +82,23 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("--project", help="Google Cloud project of a schedule of Vertex AI")
     parser.add_argument("--location", help="region of a schedule of Vertex AI")
-    parser.set_defaults(command=_compile)
 
 
-def _compile(arguments: argparse.Namespace) -> int:
-    file_format = _format(arguments)
-    config = load_config(arguments.config, arguments.overrides)
+def _compile(context: Context) -> None:
+    options, config = context.options, context.config
+    file_format = _format(options)
     require_pipeline_spec()
-    path_map = PathMap.parse(arguments.map)
-    cluster = _cluster(arguments, config)
-    if arguments.schedule is not None:
-        checked_cron(arguments.schedule)
-        if arguments.vertex and not (arguments.project and arguments.location):
+    path_map = PathMap.parse(options.map)
+    cluster = _cluster(options, config)
+    if options.schedule is not None:
+        checked_cron(options.schedule)
+        if options.vertex and not (options.project and options.location):
             raise InputError("--schedule: with --vertex also give --project and --location")
-    with ExitStack() as stack:
-        stack.enter_context(console_logging(sys.stderr))
-        dataset = _dataset(arguments, config, path_map)
+    with context.progress():
+        dataset = _dataset(options, config, path_map)
         there = path_map.to_cluster(dataset)
         check_cluster(config, there, cluster)
-        stack.enter_context(run_logging(Path(os.devnull), verbose=arguments.verbose))
+    with context.quiet_libraries():
         from data_ingest.records.plan import expected_protocols
         from pipeline.runners.kubeflow import compile_pipeline
 
@@ -115,73 +108,68 @@ def _compile(arguments: argparse.Namespace) -> int:
             protocols=expected_protocols(dataset.containers(), config.pairs),
             cluster=cluster,
         )
-        texts = {arguments.out: compiled.yaml() if file_format == "yaml" else compiled.json()}
-        schedule = _schedule(arguments, config, compiled)
-        if schedule is not None:
-            beside = arguments.out.with_name(f"{arguments.out.stem}.schedule.json")
-            texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
+        texts = {options.out: compiled.yaml() if file_format == "yaml" else compiled.json()}
+        schedule = _schedule(options, config, compiled)
+    if schedule is not None:
+        beside = options.out.with_name(f"{options.out.stem}.schedule.json")
+        texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
     for path, text in texts.items():
         write_text_atomically(path, text)
-    if arguments.json:
-        names = ("pipeline", "schedule")
-        written = dict(zip(names, map(str, texts), strict=False))
-        sys.stdout.write(json.dumps(written) + "\n")
-    else:
-        sys.stdout.write("".join(f"{path}\n" for path in texts))
-    return 0
+    paths = [str(path) for path in texts]
+    context.show(dict(zip(("pipeline", "schedule"), paths, strict=False)), *paths)
 
 
-def _format(arguments: argparse.Namespace) -> str:
-    named = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}.get(arguments.out.suffix.lower())
-    file_format = arguments.format or named or ("json" if arguments.vertex else "yaml")
-    if file_format == "json" and not arguments.vertex:
+def _format(options: argparse.Namespace) -> str:
+    named = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}.get(options.out.suffix.lower())
+    file_format = options.format or named or ("json" if options.vertex else "yaml")
+    if file_format == "json" and not options.vertex:
         raise InputError(
-            f"--out {arguments.out}: open-source Kubeflow takes YAML; JSON is for --vertex"
+            f"--out {options.out}: open-source Kubeflow takes YAML; JSON is for --vertex"
         )
     # Kubeflow's and Vertex AI's clients go by the name.
     if named != file_format:
-        raise InputError(f"--out {arguments.out}: a file of --format {file_format} is named so")
+        raise InputError(f"--out {options.out}: a file of --format {file_format} is named so")
     return str(file_format)
 
 
-def _dataset(arguments: argparse.Namespace, config: PipelineConfig, path_map: PathMap) -> Dataset:
-    if arguments.spans:
-        if arguments.data is not None:
+def _dataset(options: argparse.Namespace, config: PipelineConfig, path_map: PathMap) -> Dataset:
+    if options.spans:
+        if options.data is not None:
             raise InputError("--data and --spans contradict: leave one of them out")
-        folder = path_map.from_cluster(Path(_spans_folder(arguments)))
+        folder = path_map.from_cluster(Path(_spans_folder(options)))
         return newest_window(folder, config.retrain.window)
-    if not (arguments.data or config.dataset.data or os.environ.get(DATA_VARIABLE)):
+    if not (options.data or config.dataset.data or os.environ.get(DATA_VARIABLE)):
         raise InputError(
             "--data: name the images that the cluster trains on (or --spans); what a run here "
             "downloads or generates the cluster does not see"
         )
     return resolve(
         config.dataset,
-        data=arguments.data,
+        data=options.data,
         environ=os.environ,
         synthetic_dir=Path(os.devnull),
     )
 
 
-def _spans_folder(arguments: argparse.Namespace) -> str:
-    output = arguments.output.rstrip("/")
+def _spans_folder(options: argparse.Namespace) -> str:
+    output = options.output.rstrip("/")
     if output.startswith("gs://"):
         output = f"/gcs/{output.removeprefix('gs://')}"
     return f"{output}/spans"
 
 
-def _cluster(arguments: argparse.Namespace, config: PipelineConfig) -> Cluster:
-    if arguments.gpus is not None and arguments.gpu is None:
+def _cluster(options: argparse.Namespace, config: PipelineConfig) -> Cluster:
+    if options.gpus is not None and options.gpu is None:
         raise InputError("--gpus: say which with --gpu, e.g. --gpu nvidia-tesla-t4")
     return Cluster(
-        image=arguments.image,
-        output=arguments.output,
-        vertex=arguments.vertex,
-        pipeline_root=arguments.pipeline_root,
-        gpu=arguments.gpu,
-        gpus=1 if arguments.gpus is None else arguments.gpus,
-        volume=_volume(arguments.volume),
-        spans=Spans(_spans_folder(arguments), config.retrain.window) if arguments.spans else None,
+        image=options.image,
+        output=options.output,
+        vertex=options.vertex,
+        pipeline_root=options.pipeline_root,
+        gpu=options.gpu,
+        gpus=1 if options.gpus is None else options.gpus,
+        volume=_volume(options.volume),
+        spans=Spans(_spans_folder(options), config.retrain.window) if options.spans else None,
     )
 
 
@@ -195,17 +183,19 @@ def _volume(text: str | None) -> Volume | None:
 
 
 def _schedule(
-    arguments: argparse.Namespace, config: PipelineConfig, compiled: "CompiledPipeline"
+    options: argparse.Namespace, config: PipelineConfig, compiled: "CompiledPipeline"
 ) -> dict[str, Any] | None:
-    if arguments.schedule is None:
+    if options.schedule is None:
         return None
+    from pipeline.runners.kubeflow import recurring_run, vertex_schedule
+
     name = config.pipeline_name
-    if not arguments.vertex:
-        return recurring_run(compiled, arguments.schedule, name=name)
+    if not options.vertex:
+        return recurring_run(compiled, options.schedule, name=name)
     return vertex_schedule(
         compiled,
-        arguments.schedule,
+        options.schedule,
         name=name,
-        project=arguments.project,
-        location=arguments.location,
+        project=options.project,
+        location=options.location,
     )

@@ -1,4 +1,4 @@
-"""What a run needs, looked at before it starts: `oneshot doctor`."""
+"""`oneshot doctor`: looks at what a run needs before it starts."""
 
 import importlib
 import json
@@ -7,33 +7,31 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.text import Text
 
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
 from data_ingest.sources.resolve import find
+from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command
+from pipeline.runs.status import ExitCode
 
-PYTHONS: Final = ((3, 10), (3, 13))
+_PYTHONS: Final = ((3, 10), (3, 13))
 """Oldest and newest version that the stack is published for."""
-
-SHOWN_PACKAGES: Final = ("tfx", "tensorflow", "keras", "apache-beam", "ml-metadata", "numpy")
-
+_SHOWN_PACKAGES: Final = ("tfx", "tensorflow", "keras", "apache-beam", "ml-metadata", "numpy")
 # Their native parts are the ones that scripts/bootstrap.py may have to adapt; importing them shows.
-NATIVE_MODULES: Final = {
+_NATIVE_MODULES: Final = {
     "ml-metadata": "ml_metadata.metadata_store.metadata_store",
     "tensorflow-data-validation": "tensorflow_data_validation",
 }
-
-FATAL_DISK_BYTES: Final = 2**30
-SPARSE_DISK_BYTES: Final = 4 * 2**30
-SPARSE_MEMORY_BYTES: Final = 3 * 2**30
+_FATAL_DISK_BYTES: Final = 2**30
+_SPARSE_DISK_BYTES: Final = 4 * 2**30
+_SPARSE_MEMORY_BYTES: Final = 3 * 2**30
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,32 @@ class Check:
     detail: str
     remedy: str = ""
 
+    @property
+    def stops_a_run(self) -> bool:
+        return self.fatal and not self.ok
+
+
+def add_parsers(commands: Any) -> None:
+    """Adds the command to those of `oneshot`."""
+    add_command(
+        commands, "doctor", _doctor, OUTPUT, CONFIGURED, DATA, text="what would stop a run here"
+    )
+
+
+def _doctor(context: Context) -> ExitCode:
+    checks = diagnose(
+        context.config.dataset, data=context.options.data, output=context.workspace.root
+    )
+    context.show([asdict(check) for check in checks], *told(checks))
+    return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
+
 
 def diagnose(
     settings: DatasetSettings,
     *,
     data: Path | None,
     output: Path,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> list[Check]:
     """Looks at all that a run needs; changes nothing and asks no server.
 
@@ -68,58 +85,57 @@ def diagnose(
       settings: where images are to come from.
       data: a folder or zip named on the command line.
       output: where a run would write.
-      environ: environment variables; this process's by default.
+      environ: environment variables.
     """
     root = Path(__file__).resolve().parents[2]
     adapted = adapted_modules(Path(sys.prefix))
     with _native_code_silenced():
-        imported = [
-            *(
-                check_native_module(package, module, adapted=adapted)
-                for package, module in NATIVE_MODULES.items()
-            ),
-            check_devices(),
+        native = [
+            check_native_module(package, module, adapted=adapted)
+            for package, module in _NATIVE_MODULES.items()
         ]
+        devices = check_devices()
     return [
         check_python(sys.version_info[:2]),
         check_packages(root / "requirements.lock"),
-        *imported,
+        *native,
+        devices,
         check_memory(Path("/proc/meminfo")),
-        check_data(settings, data=data, environ=os.environ if environ is None else environ),
+        check_data(settings, data=data, environ=environ),
         check_writable(output),
         check_disk(output),
     ]
 
 
-def print_checks(checks: Sequence[Check], console: Console) -> None:
+def told(checks: Sequence[Check]) -> Iterator[Text]:
     """A line for each check, with the remedy under those that need one, and a closing line."""
     width = max(len(check.name) for check in checks)
     for check in checks:
-        mark = Text("ok  ", "green") if check.ok else Text("FAIL", "bold red")
+        mark = ("ok  ", "green") if check.ok else ("FAIL", "bold red")
         if not check.ok and not check.fatal:
-            mark = Text("note", "yellow")
-        console.print(mark, Text(f"{check.name:<{width}}  {check.detail}"), soft_wrap=True)
+            mark = ("note", "yellow")
+        yield Text.assemble(mark, f" {check.name:<{width}}  {check.detail}")
         if check.remedy:
-            console.print(Text(f"{'':<{width + 7}}{check.remedy}"), soft_wrap=True)
-    stopping = [check.name for check in checks if check.fatal and not check.ok]
+            yield Text(f"{'':<{width + 7}}{check.remedy}")
+    stopping = [check.name for check in checks if check.stops_a_run]
     if stopping:
-        console.print(Text(f"A run would fail: see {', '.join(stopping)}.", "bold red"))
+        yield Text(f"A run would fail: see {', '.join(stopping)}.", "bold red")
     else:
-        console.print("Nothing here would stop a run.")
+        yield Text("Nothing here would stop a run.")
+
+
+def _check(name: str, ok: bool, detail: str, *, remedy: str, fatal: bool = True) -> Check:
+    return Check(name, ok, fatal, detail, "" if ok else remedy)
 
 
 def check_python(version: tuple[int, ...]) -> Check:
     """Whether the packages are published for this Python."""
-    oldest, newest = PYTHONS
-    found = ".".join(map(str, version))
-    return Check(
+    oldest, newest = _PYTHONS
+    return _check(
         "python",
-        ok=oldest <= version[:2] <= newest,
-        fatal=True,
-        detail=f"{found} at {sys.executable}",
-        remedy=""
-        if oldest <= version[:2] <= newest
-        else "install Python 3.10 to 3.13, then `make PYTHON=python3.11 setup`",
+        oldest <= version[:2] <= newest,
+        f"{'.'.join(map(str, version))} at {sys.executable}",
+        remedy="install Python 3.10 to 3.13, then `make PYTHON=python3.11 setup`",
     )
 
 
@@ -131,7 +147,10 @@ def check_packages(lock: Path, installed: Callable[[str], str] = metadata.versio
         the versions are only shown.
       installed: gives a package's version, or raises `PackageNotFoundError`.
     """
-    pins = [Requirement(line) for line in _pin_lines(lock)]
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    pins = [
+        Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")
+    ]
     pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
     missing, different = [], []
     for pin in pins:
@@ -152,7 +171,7 @@ def check_packages(lock: Path, installed: Callable[[str], str] = metadata.versio
             detail="; ".join(found),
             remedy="`make setup` brings .venv up to date; if it does not: `make clean setup`",
         )
-    shown = ", ".join(f"{name} {installed(name)}" for name in SHOWN_PACKAGES)
+    shown = ", ".join(f"{name} {installed(name)}" for name in _SHOWN_PACKAGES)
     return Check("packages", ok=True, fatal=True, detail=f"{shown}; {len(pins)} as pinned")
 
 
@@ -170,11 +189,10 @@ def check_native_module(
     try:
         importlib.import_module(module)
     except Exception as error:
-        return Check(
+        return _check(
             package,
-            ok=False,
-            fatal=True,
-            detail=f"cannot be imported: {type(error).__name__}: {error}",
+            False,
+            f"cannot be imported: {type(error).__name__}: {error}",
             remedy="`make clean setup` installs and adapts it anew",
         )
     folder = module.partition(".")[0]
@@ -200,21 +218,20 @@ def check_devices(driver: Path = Path("/proc/driver/nvidia/version")) -> Check:
         gpus = tf.config.list_physical_devices("GPU")
         names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
     except Exception as error:
-        return Check(
+        return _check(
             "devices",
-            ok=False,
-            fatal=True,
-            detail=f"TensorFlow does not work: {type(error).__name__}: {error}",
+            False,
+            f"TensorFlow does not work: {type(error).__name__}: {error}",
             remedy="`make clean setup` installs it anew",
         )
     cores = f"{len(os.sched_getaffinity(0))} CPU cores"
     if not gpus and driver.exists():
-        return Check(
+        return _check(
             "devices",
-            ok=False,
-            fatal=False,
-            detail=f"{cores}; there is an NVIDIA driver, but TensorFlow sees no GPU",
+            False,
+            f"{cores}; there is an NVIDIA driver, but TensorFlow sees no GPU",
             remedy="`make setup GPU=1` adds CUDA",
+            fatal=False,
         )
     found = ", ".join(str(name or "GPU") for name in names) if gpus else "no GPU"
     return Check("devices", ok=True, fatal=True, detail=f"{cores}, {found}")
@@ -227,13 +244,12 @@ def check_memory(meminfo: Path) -> Check:
         available = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return Check("memory", ok=True, fatal=False, detail="unknown")
-    enough = available >= SPARSE_MEMORY_BYTES
-    return Check(
+    return _check(
         "memory",
-        ok=enough,
+        available >= _SPARSE_MEMORY_BYTES,
+        f"{available / 2**30:.1f} GiB available",
+        remedy="close other programs: a run takes about 3 GiB",
         fatal=False,
-        detail=f"{available / 2**30:.1f} GiB available",
-        remedy="" if enough else "close other programs: a run takes about 3 GiB",
     )
 
 
@@ -245,32 +261,30 @@ def check_data(
         return Check("data", ok=True, fatal=True, detail=find(settings, data=data, environ=environ))
     except InputError as error:
         remedy = "name a folder or zip of images: --data PATH, or OMNIGLOT_DIR=PATH"
-        return Check("data", ok=False, fatal=True, detail=str(error), remedy=remedy)
+        return _check("data", False, str(error), remedy=remedy)
 
 
 def check_writable(output: Path) -> Check:
     """Whether a run could write where it is to write."""
     place = _existing_part(output)
     writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return Check(
+    return _check(
         "output",
-        ok=writable,
-        fatal=True,
-        detail=f"{output}" if writable else f"{place} is not a folder that you may write to",
-        remedy="" if writable else "name another folder: --output DIR",
+        writable,
+        f"{output}" if writable else f"{place} is not a folder that you may write to",
+        remedy="name another folder: --output DIR",
     )
 
 
 def check_disk(output: Path) -> Check:
     """Whether what a run makes fits on the disk."""
     free = shutil.disk_usage(_existing_part(output)).free
-    remedy = "free some space, or name a folder on a larger disk: --output DIR"
-    return Check(
+    return _check(
         "disk",
-        ok=free >= SPARSE_DISK_BYTES,
-        fatal=free < FATAL_DISK_BYTES,
-        detail=f"{free / 2**30:.1f} GiB free for {output}",
-        remedy="" if free >= SPARSE_DISK_BYTES else remedy,
+        free >= _SPARSE_DISK_BYTES,
+        f"{free / 2**30:.1f} GiB free for {output}",
+        remedy="free some space, or name a folder on a larger disk: --output DIR",
+        fatal=free < _FATAL_DISK_BYTES,
     )
 
 
@@ -287,14 +301,6 @@ def _native_code_silenced() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(saved, 2)
         os.close(saved)
-
-
-def _pin_lines(lock: Path) -> list[str]:
-    try:
-        lines = lock.read_text().splitlines()
-    except OSError:
-        return []
-    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _existing_part(path: Path) -> Path:

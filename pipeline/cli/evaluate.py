@@ -1,21 +1,16 @@
-"""`oneshot evaluate`: how good is an exported model on images it never saw?"""
+"""`oneshot evaluate`: one-shot accuracy of an exported model on images it never saw."""
 
 import argparse
-import json
-import os
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from data_ingest.errors import InputError
-from pipeline.runs.logs import run_logging
+from pipeline.cli.shared import Context, add_command, table
 
 if TYPE_CHECKING:
     from components.evaluator.offline import Accuracy, Evaluation, WayResult
@@ -28,17 +23,13 @@ _NAMED_CLASSES: Final = 5
 _MOST_COLUMNS: Final = 8
 
 
-def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    """Adds `evaluate` to the subcommands of `oneshot`.
-
-    Args:
-      commands: what `add_subparsers` returned.
-      parents: parsers of `--json` and `--verbose`.
-    """
-    parser = commands.add_parser(
+def add_parsers(commands: Any) -> None:
+    """Adds the command to those of `oneshot`."""
+    parser = add_command(
+        commands,
         "evaluate",
-        parents=list(parents),
-        help="one-shot accuracy of an exported model on any images",
+        _evaluate,
+        text="one-shot accuracy of an exported model on any images",
         description="Asks a model which of --way classes of one group (alphabet) a query image "
         "belongs to, each class shown by --shots reference images. Query and references are drawn "
         "by different writers where writers are known. Several references are combined by the mean "
@@ -80,7 +71,6 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
         metavar="FILE.png",
         help="picture of the classes that are most often taken for each other",
     )
-    parser.set_defaults(command=_evaluate)
 
 
 def _ways(text: str) -> list[int]:
@@ -94,95 +84,78 @@ def _ways(text: str) -> list[int]:
     return list(range(first, last + 1))
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    chosen = {name: getattr(arguments, name) for name in _DEFAULTS}
+def _evaluate(context: Context) -> None:
+    options = context.options
+    chosen = {name: getattr(options, name) for name in _DEFAULTS}
     given = [f"--{name}" for name, value in chosen.items() if value is not None]
-    if arguments.official is not None and given:
+    if options.official is not None and given:
         raise InputError(f"{' and '.join(given)}: the trials of --official leave no choice of that")
-    picture = arguments.confusions
+    picture = options.confusions
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"--confusions {picture}: name a file that ends in .png")
     chosen = {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()}
-    with run_logging(Path(os.devnull), verbose=arguments.verbose):
+    with context.quiet_libraries():
         from components.evaluator.mistakes import draw_confusions
         from components.evaluator.offline import check_model, evaluate_model
         from components.evaluator.trials import official_trials, within_trials
         from data_ingest.sources.layout import ImageReader, list_images
 
-        check_model(arguments.model)
+        check_model(options.model)
         with ImageReader() as reader:
-            if arguments.official is not None:
-                trials = official_trials(arguments.official, reader)
+            if options.official is not None:
+                trials = official_trials(options.official, reader)
             else:
                 ways = list(dict.fromkeys(way for part in chosen.pop("way") for way in part))
-                files = list_images(arguments.images)
+                files = list_images(options.images)
                 trials = within_trials(files, reader, ways=ways, **chosen)
-            result = evaluate_model(arguments.model, trials, baselines=arguments.baselines)
+            result = evaluate_model(options.model, trials, baselines=options.baselines)
             if picture is not None:
                 draw_confusions(result.confusions, trials.images, picture)
-    if arguments.json:
-        json.dump(result.document(), sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    else:
-        _print(result, Console(highlight=False, markup=False, soft_wrap=True))
-        if picture is not None:
-            Console(highlight=False, markup=False, soft_wrap=True).print(f"Confusions {picture}")
-    return 0
+        accuracies = _accuracies(result)
+    context.show(result.document(), accuracies, *_groups(result.results), *_notes(result, picture))
 
 
-def _print(result: "Evaluation", console: Console) -> None:
-    console.print(_accuracies(result))
-    groups = _groups(result.results)
-    if groups is not None:
-        console.print(groups)
+def _notes(result: "Evaluation", picture: Path | None) -> Iterator[str]:
     for left, rows in groupby(result.results, key=lambda one: one.groups_without_trials):
         first, *_, last = [f"{one.way}-" for one in rows] * 2
         ways = first if first == last else f"{first} to {last}"
         if left:
-            console.print(
-                f"No {ways}way trials, for want of classes or of --trials: {', '.join(left)}"
-            )
+            yield f"No {ways}way trials, for want of classes or of --trials: {', '.join(left)}"
     if result.classes_left_out:
         named = ", ".join(result.classes_left_out[:_NAMED_CLASSES])
         more = len(result.classes_left_out) - _NAMED_CLASSES
-        console.print(
+        yield (
             f"Left out, with fewer than {result.shots + 1} images by different writers: {named}"
             + (f" and {more} more classes" if more > 0 else "")
         )
     if result.rejected_images:
-        console.print(f"{result.rejected_images} unreadable images were left out")
+        yield f"{result.rejected_images} unreadable images were left out"
     if result.protocol == "official" and result.results[0].baselines:
-        console.print(
-            "Published for Omniglot's own runs (Lake et al. 2015): Modified Hausdorff 38.8 % wrong"
-        )
+        published = "Published for Omniglot's own runs (Lake et al. 2015)"
+        yield f"{published}: Modified Hausdorff 38.8 % wrong"
+    if picture is not None:
+        yield f"Confusions {picture}"
 
 
 def _accuracies(result: "Evaluation") -> Table:
     from components.evaluator.baselines import BASELINES
 
-    title = "One-shot accuracy" if result.shots == 1 else f"{result.shots}-shot accuracy"
-    place = "published runs" if result.protocol == "official" else "within groups"
-    table = _table(f"{title}, {place}")
-    for heading in ("trials", "recogniser", "accuracy", "95 % interval", "wrong", "chance"):
-        left = heading in ("trials", "recogniser")
-        table.add_column(heading, justify="left" if left else "right")
+    rows = []
     for one in result.results:
         chance = f"{100 * one.chance:.1f} %"
-        table.add_row(f"{one.way}-way", "model", *_figures(one), chance)
+        rows.append((f"{one.way}-way", "model", *_figures(one), chance))
         for baseline in BASELINES:
             if baseline.name in one.baselines:
-                figures = _figures(one.baselines[baseline.name])
-                table.add_row("", baseline.title, *figures, chance)
-    return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
+                rows.append(("", baseline.title, *_figures(one.baselines[baseline.name]), chance))
+    title = "One-shot accuracy" if result.shots == 1 else f"{result.shots}-shot accuracy"
+    place = "published runs" if result.protocol == "official" else "within groups"
+    figures = ("accuracy", "95 % interval", "wrong", "chance")
+    return table(
+        ("trials", "recogniser", *figures),
+        rows,
+        title=f"{title}, {place}",
+        right=figures,
+        folded=("recogniser",),
     )
 
 
@@ -197,16 +170,20 @@ def _figures(one: "Accuracy | WayResult") -> tuple[str, str, str]:
     )
 
 
-def _groups(results: "Sequence[WayResult]") -> Table | None:
-    """Accuracy of the model by group; None where that says nothing or is too wide to read."""
+def _groups(results: "Sequence[WayResult]") -> Iterator[Table]:
+    """Accuracy of the model by group; none where that says nothing or is too wide to read."""
     names = sorted({group for one in results for group in one.by_group})
     if len(names) < 2 or len(results) > _MOST_COLUMNS:
-        return None
-    table = _table("The model, by group")
-    table.add_column("group")
-    for one in results:
-        table.add_column(f"{one.way}-way", justify="right")
-    for name in names:
-        shares = (one.by_group.get(name) for one in results)
-        table.add_row(name, *("" if share is None else f"{100 * share:.1f} %" for share in shares))
-    return table
+        return
+    shares = {name: [one.by_group.get(name) for one in results] for name in names}
+    ways = [f"{one.way}-way" for one in results]
+    yield table(
+        ("group", *ways),
+        (
+            (name, *("" if share is None else f"{100 * share:.1f} %" for share in row))
+            for name, row in shares.items()
+        ),
+        title="The model, by group",
+        right=ways,
+        folded=("group",),
+    )

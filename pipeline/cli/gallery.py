@@ -1,58 +1,51 @@
-"""`oneshot gallery`: people by name, enrolled, recognised and forgotten.
+"""`oneshot gallery`: identities are enrolled by name, recognised and forgotten.
 
-Exit codes are those of `oneshot`, and 4 from `verify` for "not the same": a script that opens a
-door on success opens it for nobody else, whatever went wrong. `identify` exits with 0 for someone
-unknown too: the question was answered.
+`verify` exits with `ExitCode.DIFFERENT` for "not the same": a script that opens a door on success
+opens it for nobody else, whatever went wrong. `identify` exits with 0 for someone unknown too: the
+question was answered.
 """
 
 import argparse
-import json
 import logging
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from data_ingest.errors import InputError, naming
-from pipeline.runs.logs import run_logging
+from pipeline.cli.shared import Context, Handler, add_command, table
+from pipeline.runs.status import ExitCode
 
 if TYPE_CHECKING:
-    from serving.gallery import Gallery, Identity
+    from serving.gallery import CohortImage, Gallery, Identity
     from serving.gallery.embedder import Embedder
 
-EXIT_DONE: Final = 0
-EXIT_DIFFERENT: Final = 4
-DEFAULT_GALLERY: Final = "output/gallery.db"
-DEFAULT_MODEL: Final = "output/serving_model/siamese"
-PAGE: Final = 1000
+_PAGE: Final = 1000
+_BASES: Final = {
+    "model": "the people held out when the model was trained",
+    "cohort": "the outsiders given with --images",
+    "gallery": "those enrolled",
+    "scores": "the model's scores alone",
+}
 
 
-def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    """Adds `gallery` to the subcommands of `oneshot`.
-
-    Args:
-      commands: what `add_subparsers` returned.
-      parents: parsers of `--json` and `--verbose`.
-    """
+def add_parsers(commands: Any) -> None:
+    """Adds the group to the commands of `oneshot`."""
     gallery = commands.add_parser("gallery", help="recognise people by one image of each")
     actions = gallery.add_subparsers(required=True, metavar="ACTION")
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
         "--gallery",
-        default=DEFAULT_GALLERY,
+        default="output/gallery.db",
         metavar="FILE_OR_URL",
         help="SQLite file, or postgresql://user:password@host/database (%(default)s)",
     )
     where.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
+        default="output/serving_model/siamese",
         metavar="DIR_OR_URL",
         help="folder of pushed versions or of one version, or http://host:port of a server "
         "(%(default)s)",
@@ -64,12 +57,8 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
         help="chance that an outsider is taken for someone (0.01)",
     )
 
-    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = actions.add_parser(
-            name, parents=[*parents, where], help=text, description=text
-        )
-        parser.set_defaults(command=command)
-        return parser
+    def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
+        return add_command(actions, name, handler, where, text=text, description=text)
 
     enroll = add("enroll", _enroll, "enrol images under a name, one or more")
     enroll.add_argument("name", metavar="NAME")
@@ -95,96 +84,85 @@ def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> Non
     add("erase", _erase, "clear the database's files of what was removed (PostgreSQL: slow)")
 
 
-def _enroll(arguments: argparse.Namespace) -> int:
-    images = [_read(path) for path in arguments.images]
-    with _open(arguments) as gallery:
-        enrolment = gallery.enroll(arguments.name, images)
+def _enroll(context: Context) -> None:
+    images = [_read(path) for path in context.options.images]
+    with _open(context) as (gallery, _):
+        enrolment = gallery.enroll(context.options.name, images)
         advice = gallery.status().threshold.advice
     text = f"{enrolment.name}: {_images(enrolment.added)} enrolled"
     if enrolment.known:
         text += f", {enrolment.known} there already"
     _advise(advice)
-    return _show(arguments, enrolment, text)
+    _show(context, enrolment, text)
 
 
-def _identify(arguments: argparse.Namespace) -> int:
-    image = _read(arguments.image)
-    with _open(arguments) as gallery:
-        found = gallery.identify(image, limit=arguments.limit)
+def _identify(context: Context) -> None:
+    image = _read(context.options.image)
+    with _open(context) as (gallery, _):
+        found = gallery.identify(image, limit=context.options.limit)
         advice = gallery.status().threshold.advice
     _advise(advice)
-    lines = [found.name if found.name is not None else "unknown"]
-    for candidate in found.candidates:
-        mark = "above" if candidate.logit > found.threshold else "below"
-        lines.append(
-            f"  {candidate.name}: score {candidate.score:.4f}, logit {candidate.logit:.2f}, "
-            f"{mark} the threshold {found.threshold:.2f}"
-        )
-    return _show(arguments, found, "\n".join(lines))
+    candidates = (
+        f"  {one.name}: score {one.score:.4f}, logit {one.logit:.2f}, "
+        f"{'above' if one.logit > found.threshold else 'below'} the threshold {found.threshold:.2f}"
+        for one in found.candidates
+    )
+    _show(context, found, found.name if found.name is not None else "unknown", *candidates)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    image = _read(arguments.image)
-    with _open(arguments) as gallery:
-        found = gallery.verify(arguments.name, image)
+def _verify(context: Context) -> ExitCode:
+    image = _read(context.options.image)
+    with _open(context) as (gallery, _):
+        found = gallery.verify(context.options.name, image)
     _show(
-        arguments,
+        context,
         found,
         f"{'same' if found.same else 'different'}: score {found.score:.4f}, logit "
         f"{found.logit:.2f}, threshold {found.threshold:.2f}",
     )
-    return EXIT_DONE if found.same else EXIT_DIFFERENT
+    return ExitCode.DONE if found.same else ExitCode.DIFFERENT
 
 
-def _remove(arguments: argparse.Namespace) -> int:
-    with _open(arguments) as gallery:
-        removal = gallery.remove(arguments.name)
+def _remove(context: Context) -> None:
+    with _open(context) as (gallery, _):
+        removal = gallery.remove(context.options.name)
     if not removal.images:
         raise InputError(f"nobody is enrolled as {removal.name!r}; see `oneshot gallery list`")
     text = f"{removal.name}: {_images(removal.images)} removed"
     if not removal.erased:
         text += "; the database's files may hold them until `oneshot gallery erase`"
-    return _show(arguments, removal, text)
+    _show(context, removal, text)
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _list(context: Context) -> None:
     from serving.gallery.records import reply_of
 
-    with _open(arguments) as gallery:
+    with _open(context) as (gallery, _):
         identities: list[Identity] = []
         while page := gallery.identities(
-            after=identities[-1].name if identities else "", limit=PAGE
+            after=identities[-1].name if identities else "", limit=_PAGE
         ):
             identities += page
     replies = [reply_of(identity) for identity in identities]
-    if arguments.json:
-        return _print_json(replies)
-    table = Table()
-    table.add_column("name")
-    table.add_column("images", justify="right")
-    table.add_column("since")
-    for reply in replies:
-        # Names are anything, and must not be taken for markup.
-        table.add_row(Text(reply["name"]), str(len(reply["images"])), reply["created"])
-    Console(highlight=False).print(table)
-    return EXIT_DONE
+    rows = ((one["name"], str(len(one["images"])), one["created"]) for one in replies)
+    context.show(
+        replies, table(("name", "images", "since"), rows, right=("images",), folded=("name",))
+    )
 
 
-def _status(arguments: argparse.Namespace) -> int:
+def _status(context: Context) -> None:
     from serving.gallery.records import reply_of
 
-    with _open(arguments) as gallery:
+    with _open(context) as (gallery, _):
         reply = reply_of(gallery.status())
-    if arguments.json:
-        return _print_json(reply)
-    lines = [f"{key}: {value}" for key, value in reply.items() if key != "calibration"]
-    lines += [f"calibration {key}: {value}" for key, value in reply["calibration"].items()]
-    return _show(arguments, reply, "\n".join(lines))
+    calibration = {f"calibration {key}": value for key, value in reply["calibration"].items()}
+    told = {key: value for key, value in reply.items() if key != "calibration"} | calibration
+    context.show(reply, *(f"{key}: {value}" for key, value in told.items()))
 
 
-def _rebuild(arguments: argparse.Namespace) -> int:
+def _rebuild(context: Context) -> None:
     with (
-        _open_beside_console(arguments) as (gallery, console),
+        _open(context) as (gallery, console),
         Progress(console=Console(file=console), transient=True) as progress,
     ):
         bar = progress.add_task("embedding")
@@ -197,14 +175,15 @@ def _rebuild(arguments: argparse.Namespace) -> int:
         else f"the gallery answers with version {rebuilt.version} "
         f"({_images(rebuilt.images)} embedded; before: {rebuilt.before or 'none'})"
     )
-    return _show(arguments, rebuilt, text)
+    _show(context, rebuilt, text)
 
 
-def _calibrate(arguments: argparse.Namespace) -> int:
+def _calibrate(context: Context) -> None:
     from serving.gallery.records import calibration_of
 
-    cohort = None if arguments.images is None else _cohort(arguments.images)
-    with _open(arguments) as gallery:
+    images = context.options.images
+    cohort = None if images is None else _cohort(images)
+    with _open(context) as (gallery, _):
         status = gallery.calibrate(cohort)
     calibration = calibration_of(status)
     bound = status.threshold.logit
@@ -212,15 +191,15 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if calibration["people"]:
         text += f" ({calibration['pairs']} pairs, {calibration['people']} people)"
     _advise(status.threshold.advice)
-    return _show(arguments, {**calibration, "threshold": bound}, text)
+    context.show({**calibration, "threshold": bound}, text)
 
 
-_BASES: Final = {
-    "model": "the people held out when the model was trained",
-    "cohort": "the outsiders given with --images",
-    "gallery": "those enrolled",
-    "scores": "the model's scores alone",
-}
+def _erase(context: Context) -> None:
+    with _open(context) as (gallery, _):
+        erased = gallery.erase()
+    if not erased:
+        raise RuntimeError("another process keeps the database busy: try again later")
+    context.show({"erased": True}, "nothing of what was removed is left in the files")
 
 
 def _advise(advice: str | None) -> None:
@@ -229,15 +208,7 @@ def _advise(advice: str | None) -> None:
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"note: {advice}")
 
 
-def _erase(arguments: argparse.Namespace) -> int:
-    with _open(arguments) as gallery:
-        erased = gallery.erase()
-    if not erased:
-        raise RuntimeError("another process keeps the database busy: try again later")
-    return _show(arguments, {"erased": True}, "nothing of what was removed is left in the files")
-
-
-def _cohort(images: Path) -> "list[Any]":
+def _cohort(images: Path) -> "list[CohortImage]":
     from data_ingest.sources.layout import ImageReader, list_images
     from serving.gallery import CohortImage
 
@@ -261,27 +232,21 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def _open(arguments: argparse.Namespace) -> "Iterator[Gallery]":
-    with _open_beside_console(arguments) as (gallery, _):
-        yield gallery
-
-
-@contextmanager
-def _open_beside_console(arguments: argparse.Namespace) -> "Iterator[tuple[Gallery, TextIO]]":
+def _open(context: Context) -> "Iterator[tuple[Gallery, TextIO]]":
     """The gallery, and stderr, which is closed to TensorFlow's C++ code meanwhile."""
     from serving.errors import Code, ServingError
     from serving.gallery import open_gallery
     from serving.gallery.gallery import FALSE_ACCEPT_RATE
 
-    rate = arguments.false_accept_rate
-    if not arguments.verbose:
+    rate = context.options.false_accept_rate
+    if not context.options.verbose:
         # It says of each load that the loader of TF Serving is an old one.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with run_logging(Path(os.devnull), verbose=arguments.verbose) as console:
+    with context.quiet_libraries() as console:
         try:
             with open_gallery(
-                arguments.gallery,
-                _embedder(arguments.model),
+                context.options.gallery,
+                _embedder(context.options.model),
                 false_accept_rate=FALSE_ACCEPT_RATE if rate is None else rate,
                 # One question: reading the whole gallery would take longer than to search it.
                 in_memory=False,
@@ -312,19 +277,10 @@ def _embedder(model: str) -> "Embedder":
     return FolderEmbedder(Path(model))
 
 
-def _show(arguments: argparse.Namespace, answer: Any, text: str) -> int:
+def _show(context: Context, answer: Any, *told: RenderableType) -> None:
     from serving.gallery.records import reply_of
 
-    if arguments.json:
-        return _print_json(reply_of(answer))
-    Console(highlight=False, markup=False, soft_wrap=True).print(text)
-    return EXIT_DONE
-
-
-def _print_json(document: "dict[str, Any] | Sequence[Any]") -> int:
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
-    return EXIT_DONE
+    context.show(reply_of(answer), *told)
 
 
 def _images(count: int) -> str:

@@ -1,46 +1,40 @@
-"""`oneshot retrain`: the one command that every scheduler calls."""
+"""`oneshot retrain`, the one command that every scheduler calls, and `oneshot notify`."""
 
 import argparse
-import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Final, get_args
 
 from data_ingest.errors import InputError
-from pipeline.config import STAGES, load_config
-from pipeline.runs.logs import console_logging
-from pipeline.runs.workspace import Workspace
+from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, print_json
+from pipeline.config import STAGES
+from pipeline.runs.status import ExitCode
 from pipeline.settings import Event
 
 _EXIT_CODES: Final = {
-    "failed": 1,
-    "timeout": 1,
-    "replaced": 1,
-    "refused": 2,
-    "not blessed": 3,
-    "blocked": 3,
+    "failed": ExitCode.FAILED,
+    "timeout": ExitCode.FAILED,
+    "replaced": ExitCode.FAILED,
+    "refused": ExitCode.USAGE,
+    "not blessed": ExitCode.NOT_BLESSED,
+    "blocked": ExitCode.NOT_BLESSED,
 }
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def add_parser(
-    commands: Any, parents: Sequence[argparse.ArgumentParser], configured: argparse.ArgumentParser
-) -> None:
-    """Adds `retrain` to the subcommands of `oneshot`.
-
-    Args:
-      commands: what `add_subparsers` returned.
-      parents: parsers of `--json`, `--verbose` and `--output`.
-      configured: parser of `--config` and `--set`.
-    """
-    parser = commands.add_parser(
+def add_parsers(commands: Any) -> None:
+    """Adds the group to the commands of `oneshot`."""
+    parser = add_command(
+        commands,
         "retrain",
-        parents=[*parents, configured],
-        help="train on the spans that have landed, and promote the model if it is blessed",
+        _retrain,
+        OUTPUT,
+        CONFIGURED,
+        text="train on the spans that have landed, and promote the model if it is blessed",
         description="Trains on a window of spans (see `oneshot ingest`) and promotes the model if "
         "it is blessed. One at a time; a span is trained on once. Without a terminal and --json "
         "it says nothing unless something happened, and then one line of JSON.",
@@ -77,52 +71,54 @@ def add_parser(
         dest="tell_failure",
         help="whoever calls this tries again, and tells of the failure if that is no use",
     )
-    parser.set_defaults(command=retrain_command)
+
+    notify = add_command(
+        commands,
+        "notify",
+        _notify,
+        CONFIGURED,
+        text="tell whom the settings name, from a scheduler or to try the settings",
+        description="Sends a notice by webhook and mail, as `notify` in the configuration says. "
+        "Exit code 1 where that did not succeed, or where nobody is to be told of such an event.",
+    )
+    notify.add_argument("event", choices=get_args(Event))
+    notify.add_argument("title", help="one line")
+    notify.add_argument(
+        "--detail", action="append", default=[], metavar="KEY=VALUE", help="repeatable"
+    )
 
 
-def retrain_command(arguments: argparse.Namespace) -> int:
-    """Runs `oneshot retrain` and returns its exit code.
-
-    Raises:
-      InputError: configuration or data cannot be used.
-      RuntimeError: the lease or ML Metadata cannot be reached.
-    """
+def _retrain(context: Context) -> ExitCode:
     from pipeline.retraining.outcome import Outcome
     from pipeline.retraining.retrain import Request, retrain
-    from pipeline.runs.metadata_store import locate
 
-    config = load_config(arguments.config, arguments.overrides)
-    workspace = Workspace(arguments.output.absolute(), config.push.model_name)
-    metadata = locate(config.metadata, workspace)
-    unattended = not (arguments.json or arguments.verbose or sys.stdout.isatty())
+    options, config = context.options, context.config
+    workspace, metadata = context.workspace, context.metadata
+    unattended = not (options.json or options.verbose or sys.stdout.isatty())
     request = Request(
-        span=arguments.span,
-        stage=arguments.stage,
-        timeout_seconds=arguments.timeout,
-        overrun=arguments.overrun,
-        tell_failure=arguments.tell_failure,
+        span=options.span,
+        stage=options.stage,
+        timeout_seconds=options.timeout,
+        overrun=options.overrun,
+        tell_failure=options.tell_failure,
         quiet=unattended,
-        verbose=arguments.verbose,
+        verbose=options.verbose,
     )
-    logs = (
-        nullcontext()
-        if unattended
-        else console_logging(sys.stderr, verbose=arguments.verbose, secrets=metadata.secrets)
-    )
+    logs = nullcontext() if unattended else context.progress(metadata.secrets)
     with _ended_by_sigterm(), logs:
         try:
             outcome = retrain(config, workspace, metadata, request)
         except InputError as error:
-            outcome = Outcome("refused", arguments.span, error=str(error))
+            outcome = Outcome("refused", options.span, error=str(error))
         except (RuntimeError, OSError) as error:
-            outcome = Outcome("failed", arguments.span, error=str(error))
-    if arguments.json or (unattended and outcome.something_happened):
-        sys.stdout.write(json.dumps(outcome.document()) + "\n")
+            outcome = Outcome("failed", options.span, error=str(error))
+    if options.json or (unattended and outcome.something_happened):
+        print_json(outcome.document(), indent=None)
     elif not unattended:
-        sys.stdout.write(f"{outcome}\n")
+        print(outcome)
     if outcome.error and outcome.something_happened:
-        sys.stderr.write(f"oneshot: {outcome.error}\n")
-    return _EXIT_CODES.get(outcome.status, 0)
+        print(f"oneshot: {outcome.error}", file=sys.stderr)
+    return _EXIT_CODES.get(outcome.status, ExitCode.DONE)
 
 
 @contextmanager
@@ -147,47 +143,21 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def add_notify_parser(
-    commands: Any, parents: Sequence[argparse.ArgumentParser], configured: argparse.ArgumentParser
-) -> None:
-    """Adds `notify` to the subcommands of `oneshot`.
-
-    Args:
-      commands: what `add_subparsers` returned.
-      parents: parsers of `--json` and `--verbose`.
-      configured: parser of `--config` and `--set`.
-    """
-    parser = commands.add_parser(
-        "notify",
-        parents=[*parents, configured],
-        help="tell whom the settings name, from a scheduler or to try the settings",
-        description="Sends a notice by webhook and mail, as `notify` in the configuration says. "
-        "Exit code 1 where that did not succeed, or where nobody is to be told of such an event.",
-    )
-    parser.add_argument("event", choices=get_args(Event))
-    parser.add_argument("title", help="one line")
-    parser.add_argument(
-        "--detail", action="append", default=[], metavar="KEY=VALUE", help="repeatable"
-    )
-    parser.set_defaults(command=_notify)
-
-
-def _notify(arguments: argparse.Namespace) -> int:
+def _notify(context: Context) -> ExitCode:
     from pipeline.retraining.notify import Notice, Notifier
 
+    event = context.options.event
     details = {}
-    for detail in arguments.detail:
+    for detail in context.options.detail:
         key, separator, value = detail.partition("=")
         if not separator or not key:
             raise InputError(f"--detail {detail}: write KEY=VALUE")
         details[key] = value
-    settings = load_config(arguments.config, arguments.overrides).notify
-    with console_logging(sys.stderr, verbose=arguments.verbose):
-        notifier = Notifier(settings)
-        told = notifier.tells_of(arguments.event)
-        sent = told and notifier.send(Notice(arguments.event, arguments.title, details))
+    notifier = Notifier(context.config.notify)
+    told = notifier.tells_of(event)
+    with context.progress():
+        sent = told and notifier.send(Notice(event, context.options.title, details))
     if not told:
-        sys.stderr.write(f"oneshot: nobody is to be told of {arguments.event}; see notify\n")
-    if arguments.json:
-        sys.stdout.write(json.dumps({"sent": sent}) + "\n")
-    return 0 if sent else 1
+        print(f"oneshot: nobody is to be told of {event}; see notify", file=sys.stderr)
+    context.show({"sent": sent})
+    return ExitCode.DONE if sent else ExitCode.FAILED

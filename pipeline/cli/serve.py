@@ -3,13 +3,11 @@
 import argparse
 import gc
 import ipaddress
-import json
 import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,136 +15,102 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.runs.logs import console_logging, run_logging
+from pipeline.cli.shared import OUTPUT, Context, add_command, print_json
 from serving.errors import ServingError
 from serving.saved_model.versions import is_complete
 
 if TYPE_CHECKING:
+    from serving.server.models import ModelSetup
     from serving.server.server import LocalServer, ServerOptions
-
 
 MODEL_NAME: Final = "siamese"
 TOKEN_VARIABLE: Final = "ONESHOT_TOKEN"
-_MIB: Final = 1024 * 1024
+_log = logging.getLogger(__name__)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds all flags but those that every command has."""
-    _flag(parser, "port", type=int, default=8500, help="gRPC, 0: any free port (%(default)s)")
-    _flag(
-        parser,
-        "rest_api_port",
-        type=int,
-        default=8501,
-        help="REST, 0: any free port (%(default)s)",
+def add_parsers(commands: Any) -> None:
+    """Adds the command to those of `oneshot`."""
+    parser = add_command(
+        commands,
+        "serve",
+        _serve,
+        OUTPUT,
+        text="serve the pushed model like TF Serving, over gRPC and REST",
+        description="Serves models for development, tests and small sites, with the gRPC and REST "
+        "APIs and the flags of TF Serving, which is what to use for production at scale. Flags may "
+        "be written with dashes too.",
     )
-    _flag(parser, "host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    _flag(parser, "model_name", help=f"({MODEL_NAME})")
-    _flag(
-        parser,
+
+    def flag(name: str, text: str, **settings: Any) -> None:
+        parser.add_argument(f"--{name}", dest=name, help=text, **settings)
+        if "_" in name:
+            # Absent, it must not undo what the other spelling has set.
+            settings["default"] = argparse.SUPPRESS
+            dashed = f"--{name.replace('_', '-')}"
+            parser.add_argument(dashed, dest=name, help=argparse.SUPPRESS, **settings)
+
+    def switch(name: str, text: str, *, default: bool) -> None:
+        flag(name, text, type=_boolean, nargs="?", const=True, default=default)
+
+    flag("port", "gRPC, 0: any free port (%(default)s)", type=int, default=8500)
+    flag("rest_api_port", "REST, 0: any free port (%(default)s)", type=int, default=8501)
+    flag("host", "address to listen on (%(default)s)", default="127.0.0.1")
+    flag("model_name", f"({MODEL_NAME})")
+    flag(
         "model_base_path",
+        "folder of the version folders (OUTPUT/serving_model/NAME)",
         type=Path,
-        help="folder of the version folders (OUTPUT/serving_model/NAME)",
     )
-    _flag(
-        parser,
+    flag(
         "model_config_file",
+        "ModelServerConfig in text format, instead of name and base path",
         type=Path,
-        help="ModelServerConfig in text format, instead of name and base path",
     )
-    _flag(
-        parser,
+    flag(
         "model_config_file_poll_wait_seconds",
+        "read the file again that often, 0: never (%(default)s)",
         type=_not_negative,
         default=0.0,
-        help="read the file again that often, 0: never (%(default)s)",
     )
-    _flag(
-        parser,
+    flag(
         "file_system_poll_wait_seconds",
+        "look for new versions that often (%(default)s)",
         type=_positive,
         default=1.0,
-        help="look for new versions that often (%(default)s)",
     )
-    _flag(
-        parser,
+    switch(
         "allow_version_labels_for_unavailable_models",
-        type=_boolean,
-        nargs="?",
-        const=True,
+        "a reload may give a new label to a version that is not loaded yet",
         default=False,
-        help="a reload may give a new label to a version that is not loaded yet",
     )
-    _flag(
-        parser,
+    switch(
         "enable_model_warmup",
-        type=_boolean,
-        nargs="?",
-        const=True,
+        "replay warm-up requests before a version is served (%(default)s)",
         default=True,
-        help="replay warm-up requests before a version is served (%(default)s)",
     )
-    _flag(
-        parser,
-        "enable_batching",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=True,
-        help="merge the requests of a moment (%(default)s)",
-    )
-    _flag(
-        parser,
-        "batching_parameters_file",
-        type=Path,
-        help="BatchingParameters in text format",
-    )
-    _flag(
-        parser,
-        "rest_api_timeout_in_ms",
-        type=_positive,
-        default=30000.0,
-        help="(%(default)s)",
-    )
-    _flag(
-        parser,
+    switch("enable_batching", "merge the requests of a moment (%(default)s)", default=True)
+    flag("batching_parameters_file", "BatchingParameters in text format", type=Path)
+    flag("rest_api_timeout_in_ms", "(%(default)s)", type=_positive, default=30000.0)
+    flag(
         "gallery",
+        "also serve this gallery under /v1/gallery: SQLite file, or postgresql://...",
         metavar="FILE_OR_URL",
-        help="also serve this gallery under /v1/gallery: SQLite file, or postgresql://...",
     )
-    _flag(
-        parser,
-        "max_body_bytes",
-        type=int,
-        default=64 * _MIB,
-        help="largest request (%(default)s)",
-    )
-    _flag(
-        parser,
+    flag("max_body_bytes", "largest request (%(default)s)", type=int, default=64 * 2**20)
+    flag(
         "token_file",
-        type=Path,
-        help=f"file with a token that every request must bring as 'Authorization: Bearer TOKEN'; "
+        "file with a token that every request must bring as 'Authorization: Bearer TOKEN'; "
         f"or set {TOKEN_VARIABLE}",
+        type=Path,
     )
-    _flag(parser, "tls_certificate", type=Path, help="PEM file; answers TLS only, see --tls_key")
-    _flag(parser, "tls_key", type=Path, help="PEM file")
-    _flag(
-        parser,
+    flag("tls_certificate", "PEM file; answers TLS only, see --tls_key", type=Path)
+    flag("tls_key", "PEM file", type=Path)
+    flag(
         "shutdown_seconds",
+        "given to requests under way when the server is stopped (%(default)s)",
         type=_not_negative,
         default=30.0,
-        help="given to requests under way when the server is stopped (%(default)s)",
     )
-
-
-def _flag(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    names = [f"--{name}"]
-    parser.add_argument(*names, dest=name, **settings)
-    if "_" in name:
-        settings["help"] = argparse.SUPPRESS
-        # Absent, it must not undo what the other spelling has set.
-        settings["default"] = argparse.SUPPRESS
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, **settings)
 
 
 def _boolean(text: str) -> bool:
@@ -173,47 +137,22 @@ def _not_negative(text: str) -> float:
     return number
 
 
-_log = logging.getLogger(__name__)
-
-
-def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
-    """Adds `serve` to the subcommands of `oneshot`.
-
-    Args:
-      commands: what `add_subparsers` returned.
-      parents: parsers of `--json`, `--verbose` and `--output`.
-    """
-    parser = commands.add_parser(
-        "serve",
-        parents=list(parents),
-        help="serve the pushed model like TF Serving, over gRPC and REST",
-        description="Serves models for development, tests and small sites, with the gRPC and REST "
-        "APIs and the flags of TF Serving, which is what to use for production at scale. Flags may "
-        "be written with dashes too.",
-    )
-    add_flags(parser)
-    parser.set_defaults(command=serve)
-
-
-def serve(arguments: argparse.Namespace) -> int:
+def _serve(context: Context) -> None:
     """Serves until SIGTERM or SIGINT; with `--json` says on stdout where it listens.
-
-    Returns:
-      the exit code.
 
     Raises:
       InputError: flags, files or folders that cannot be used.
       OSError: a port is taken.
       RuntimeError: the gallery cannot be opened.
     """
-    _check(arguments)
-    with _told_to_stop() as stop, console_logging(sys.stderr, verbose=arguments.verbose):
-        # TensorFlow greets on stderr whatever it is told; only our own lines are for people.
-        with run_logging(Path(os.devnull), verbose=arguments.verbose):
+    flags = context.options
+    _check(flags)
+    with _told_to_stop() as stop, context.progress():
+        with context.quiet_libraries():
             from serving.server.server import LocalServer
-        if not arguments.verbose:
+        if not flags.verbose:
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
-        options = _options(arguments)
+        options = _options(flags)
         _warn_of_exposure(options)
         # What is here now stays: collections after a version is unloaded need not look at it.
         gc.collect()
@@ -223,29 +162,28 @@ def serve(arguments: argparse.Namespace) -> int:
         except ServingError as error:
             raise RuntimeError(error.message) from error
         with server:
-            _announce(server, as_json=arguments.json)
-            _watch_config(arguments, server, stop)
+            _announce(server, as_json=flags.json)
+            _watch_config(flags, server, stop)
             _log.info("Stopping; requests under way are finished first")
-    return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(flags: argparse.Namespace) -> None:
     """What can be told before TensorFlow is loaded."""
     for name in ("port", "rest_api_port"):
-        if not 0 <= getattr(arguments, name) <= 65535:
-            raise InputError(f"--{name}: 0 to 65535, not {getattr(arguments, name)}")
-    if arguments.port == arguments.rest_api_port != 0:
+        if not 0 <= getattr(flags, name) <= 65535:
+            raise InputError(f"--{name}: 0 to 65535, not {getattr(flags, name)}")
+    if flags.port == flags.rest_api_port != 0:
         raise InputError("--rest_api_port cannot be the same as --port")
-    if (arguments.tls_certificate is None) != (arguments.tls_key is None):
+    if (flags.tls_certificate is None) != (flags.tls_key is None):
         raise InputError("--tls_certificate and --tls_key are needed together")
-    if arguments.model_config_file is not None:
-        if arguments.model_name is not None or arguments.model_base_path is not None:
+    if flags.model_config_file is not None:
+        if flags.model_name is not None or flags.model_base_path is not None:
             raise InputError(
                 "--model_config_file names the models: leave out --model_name and --model_base_path"
             )
-        _file(arguments.model_config_file)
+        _file(flags.model_config_file)
         return
-    base_path = _base_path(arguments)
+    base_path = _base_path(flags)
     if not base_path.is_dir():
         raise InputError(
             f"{base_path}: no such folder; `oneshot run` pushes a model there, "
@@ -258,78 +196,65 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _options(arguments: argparse.Namespace) -> "ServerOptions":
+def _options(flags: argparse.Namespace) -> "ServerOptions":
     from serving.server.grpc.thread import TlsFiles
     from serving.server.rest.protocol import RestOptions
     from serving.server.server import ServerOptions
 
     tls = None
-    if arguments.tls_certificate is not None:
-        tls = TlsFiles(_file(arguments.tls_certificate), _file(arguments.tls_key))
+    if flags.tls_certificate is not None:
+        tls = TlsFiles(_file(flags.tls_certificate), _file(flags.tls_key))
     return ServerOptions(
-        _models(arguments),
-        host=arguments.host,
-        grpc_port=arguments.port,
-        rest_port=arguments.rest_api_port,
-        token=_token(arguments.token_file),
+        _models(flags),
+        host=flags.host,
+        grpc_port=flags.port,
+        rest_port=flags.rest_api_port,
+        token=_token(flags.token_file),
         tls=tls,
         rest=RestOptions(
-            max_body_bytes=arguments.max_body_bytes,
-            request_seconds=arguments.rest_api_timeout_in_ms / 1000,
+            max_body_bytes=flags.max_body_bytes,
+            request_seconds=flags.rest_api_timeout_in_ms / 1000,
         ),
-        max_message_bytes=arguments.max_body_bytes,
-        labels_may_wait=arguments.allow_version_labels_for_unavailable_models,
-        shutdown_seconds=arguments.shutdown_seconds,
-        gallery=arguments.gallery,
+        max_message_bytes=flags.max_body_bytes,
+        labels_may_wait=flags.allow_version_labels_for_unavailable_models,
+        shutdown_seconds=flags.shutdown_seconds,
+        gallery=flags.gallery,
     )
 
 
-def _models(arguments: argparse.Namespace) -> dict[str, Any]:
+def _models(flags: argparse.Namespace) -> "dict[str, ModelSetup]":
     """The models to serve, by name."""
-    if arguments.model_config_file is not None:
-        return _configured_models(arguments)
-    from serving.server.models import ModelSetup
+    from serving.server.batching import BatchingOptions
+    from serving.server.config_files import ConfigError, read_batching_parameters, read_model_config
+    from serving.server.models import HostOptions, ModelSetup
 
-    name = arguments.model_name or MODEL_NAME
-    return {name: ModelSetup(_base_path(arguments).absolute(), _host_options(arguments))}
-
-
-def _base_path(arguments: argparse.Namespace) -> Path:
-    path: Path | None = arguments.model_base_path
-    name = arguments.model_name or MODEL_NAME
-    return path or arguments.output / "serving_model" / name
-
-
-def _configured_models(arguments: argparse.Namespace) -> dict[str, Any]:
-    from serving.server.config_files import ConfigError, read_model_config
-
+    parameters, file = flags.batching_parameters_file, flags.model_config_file
     try:
-        models = read_model_config(arguments.model_config_file, defaults=_host_options(arguments))
+        batching = BatchingOptions()
+        if parameters is not None:
+            batching = read_batching_parameters(parameters, defaults=batching)
+        host = HostOptions(
+            poll_seconds=flags.file_system_poll_wait_seconds,
+            warmup=flags.enable_model_warmup,
+            batching=replace(batching, enabled=flags.enable_batching),
+        )
+        if file is None:
+            return {_name(flags): ModelSetup(_base_path(flags).absolute(), host)}
+        models = read_model_config(file, defaults=host)
     except ConfigError as error:
         raise InputError(str(error)) from error
     if not models:
-        raise InputError(f"{arguments.model_config_file}: no models in it")
+        raise InputError(f"{file}: no models in it")
     return models
 
 
-def _host_options(arguments: argparse.Namespace) -> Any:
-    from serving.server.batching import BatchingOptions
-    from serving.server.config_files import ConfigError, read_batching_parameters
-    from serving.server.models import HostOptions
+def _name(flags: argparse.Namespace) -> str:
+    return flags.model_name or MODEL_NAME
 
-    batching = BatchingOptions()
-    if arguments.batching_parameters_file is not None:
-        try:
-            batching = read_batching_parameters(
-                arguments.batching_parameters_file, defaults=batching
-            )
-        except ConfigError as error:
-            raise InputError(str(error)) from error
-    return HostOptions(
-        poll_seconds=arguments.file_system_poll_wait_seconds,
-        warmup=arguments.enable_model_warmup,
-        batching=replace(batching, enabled=arguments.enable_batching),
-    )
+
+def _base_path(flags: argparse.Namespace) -> Path:
+    path: Path | None = flags.model_base_path
+    return path or flags.output / "serving_model" / _name(flags)
 
 
 def _token(file: Path | None) -> str | None:
@@ -385,15 +310,12 @@ def _announce(server: "LocalServer", *, as_json: bool) -> None:
             "rest": server.rest_url,
             "models": sorted(server.state.hosts),
         }
-        sys.stdout.write(json.dumps(where) + "\n")
-        sys.stdout.flush()
+        print_json(where, indent=None)
 
 
-def _watch_config(
-    arguments: argparse.Namespace, server: "LocalServer", stop: threading.Event
-) -> None:
+def _watch_config(flags: argparse.Namespace, server: "LocalServer", stop: threading.Event) -> None:
     """Waits for the end, and meanwhile reloads the configuration file when it changes."""
-    file, seconds = arguments.model_config_file, arguments.model_config_file_poll_wait_seconds
+    file, seconds = flags.model_config_file, flags.model_config_file_poll_wait_seconds
     if file is None or not seconds:
         stop.wait()
         return
@@ -404,7 +326,7 @@ def _watch_config(
             continue
         known = content
         try:
-            server.state.reload(_configured_models(arguments))
+            server.state.reload(_models(flags))
         except (InputError, ServingError) as error:
             _log.error("%s: not taken over: %s", file, error)
         else:

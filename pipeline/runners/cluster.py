@@ -1,6 +1,7 @@
 """Where a compiled pipeline is to run, and what cannot work there."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ _BEAM_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "DataflowRunner": ("--project", "--region", "--temp_location", "--sdk_container_image"),
     "FlinkRunner": ("--flink_master", "--environment_type"),
 }
+_CRON_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
+_CRON_FIELD: Final = re.compile(r"[0-9A-Za-z*,/-]+")
 
 
 @dataclass(frozen=True)
@@ -208,3 +211,20 @@ def newest_window(folder: Path, length: int) -> Dataset:
     if not numbers:
         raise InputError(f"{folder}: no span to train on; `oneshot ingest` lands one")
     return store.window(max(numbers), length)
+
+
+def checked_cron(cron: str) -> str:
+    """The five fields of a cron line, one space apart.
+
+    Raises:
+      InputError: there are more or fewer, or one holds characters that have no meaning there.
+    """
+    fields = cron.split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise InputError(
+            f"--schedule {cron!r}: give five fields ({', '.join(_CRON_FIELDS)}), e.g. '0 3 * * *'"
+        )
+    for name, field in zip(_CRON_FIELDS, fields, strict=True):
+        if not _CRON_FIELD.fullmatch(field):
+            raise InputError(f"--schedule {cron!r}: {field!r} is no {name}")
+    return " ".join(fields)

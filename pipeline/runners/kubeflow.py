@@ -1,7 +1,6 @@
 """The graph as Kubeflow Pipelines and Vertex AI read it (pipeline spec 2.1)."""
 
 import json
-import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -9,11 +8,15 @@ from typing import Any, Final
 
 import yaml
 
-from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
 from pipeline.dag import create_pipeline
-from pipeline.runners.cluster import Cluster, check_cluster, require_pipeline_spec
+from pipeline.runners.cluster import (
+    Cluster,
+    check_cluster,
+    checked_cron,
+    require_pipeline_spec,
+)
 
 STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
 EXAMPLES_NODE: Final = "PairExampleGen"
@@ -164,10 +167,6 @@ def _platform(spec: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
 
 
-_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
-_FIELD: Final = re.compile(r"[0-9A-Za-z*,/-]+")
-
-
 def recurring_run(compiled: "CompiledPipeline", cron: str, *, name: str) -> dict[str, Any]:
     """Body of `POST /apis/v2beta1/recurringruns` of open-source Kubeflow Pipelines.
 
@@ -220,20 +219,3 @@ def vertex_schedule(
             "pipelineJob": compiled.job,
         },
     }
-
-
-def checked_cron(cron: str) -> str:
-    """The five fields of a cron line, one space apart.
-
-    Raises:
-      InputError: there are more or fewer, or one holds characters that have no meaning there.
-    """
-    fields = cron.split()
-    if len(fields) != len(_FIELDS):
-        raise InputError(
-            f"--schedule {cron!r}: give five fields ({', '.join(_FIELDS)}), e.g. '0 3 * * *'"
-        )
-    for name, field in zip(_FIELDS, fields, strict=True):
-        if not _FIELD.fullmatch(field):
-            raise InputError(f"--schedule {cron!r}: {field!r} is no {name}")
-    return " ".join(fields)

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     """Wrong usage, configuration or data."""
     NOT_BLESSED = 3
     """Finished, but what is served stays: the model is not blessed, or the span drifted."""
+    DIFFERENT = 4
+    """`gallery verify`: not the same."""
     INTERRUPTED = 130
     """By Ctrl-C, as shells have it: 128 + SIGINT."""
 

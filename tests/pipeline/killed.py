@@ -23,7 +23,7 @@ def fatal(*args, **kwargs):
         original(*args, **kwargs)
     os.kill(os.getpid(), 9)
 setattr(owner, name, fatal)
-from pipeline.cli import main
+from pipeline.cli.main import main
 sys.exit(main(sys.argv[4:]))
 """
 

@@ -97,7 +97,7 @@ def test_a_run_leaves_a_blessed_model_that_the_serving_loader_accepts(
 
 def test_every_node_is_announced_with_its_number(output: Path, first: dict[str, Any]) -> None:
     log = next((output / "runs").glob("[0-9]*/run.log")).read_text()
-    announced = re.findall(r"pipeline\.local: \[(\d)/9\] (\w+)", log)
+    announced = re.findall(r"pipeline\.runners\.local: \[(\d)/9\] (\w+)", log)
     assert [int(number) for number, _ in announced] == list(range(1, 10))
     assert {node for _, node in announced} >= NODES
     assert log.count("pipeline.runners.local:       done in") == 9

@@ -16,7 +16,7 @@ from pipeline.cli.doctor import Check
 
 def _printed(checks: list[Check]) -> str:
     stream = io.StringIO()
-    doctor.print_checks(checks, Console(file=stream, width=80))
+    Console(file=stream, width=80).print(*doctor.told(checks), sep="\n", soft_wrap=True)
     return stream.getvalue()
 
 

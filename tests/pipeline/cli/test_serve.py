@@ -15,35 +15,24 @@ import httpx
 import pytest
 
 from data_ingest.errors import InputError
-from pipeline.cli.serve import add_parser
+from pipeline.cli.main import command_parser
+from pipeline.cli.shared import Context
 from serving.client.rest import Client
 from tests.serving.server.word_model import export_word_model, push
 
 PATIENCE = 120.0
-STARTED_ALONE = """
-import argparse, sys
-from tests.pipeline.test_serve_cli import parse
-arguments = parse(sys.argv[1:])
-sys.exit(arguments.command(arguments))
-"""
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true")
-    common.add_argument("--verbose", action="store_true")
-    common.add_argument("--output", type=Path, default=Path("output"))
-    add_parser(parser.add_subparsers(), [common])
-    return parser.parse_args(["serve", *arguments])
+def parse(*arguments: str) -> argparse.Namespace:
+    return command_parser().parse_args(["serve", *arguments])
 
 
 @contextmanager
 def served(*arguments: str, **environment: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A server process, and what it said about itself."""
-    command = [sys.executable, "-c", STARTED_ALONE, "--json", "--port=0", "--rest-api-port=0"]
+    command = [sys.executable, "-m", "pipeline.cli.main", "serve", "--json"]
     with subprocess.Popen(
-        [*command, *arguments],
+        [*command, "--port=0", "--rest-api-port=0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -126,9 +115,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, arguments: list[str], mess
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"")
     (tmp_path / "token").write_text("two\nlines")
-    parsed = parse([argument.format(tmp=tmp_path) for argument in arguments])
+    parsed = parse(*(argument.format(tmp=tmp_path) for argument in arguments))
     with pytest.raises(InputError, match=message):
-        parsed.command(parsed)
+        parsed.handler(Context(parsed))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +125,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, arguments: list[str], mess
 )
 def test_values_of_the_wrong_kind_are_usage_errors(argument: str) -> None:
     with pytest.raises(SystemExit) as error:
-        parse([argument])
+        parse(argument)
     assert error.value.code == 2
 
 
@@ -146,10 +135,10 @@ def test_flags_have_tf_servings_names_with_dashes_or_underscores() -> None:
             flag.replace("_", dash)
             for flag in ("rest_api_port=1", "model_name=m", "enable_batching=false")
         ]
-        parsed = parse([f"--{flag}" for flag in flags])
+        parsed = parse(*(f"--{flag}" for flag in flags))
         assert (parsed.rest_api_port, parsed.model_name, parsed.enable_batching) == (1, "m", False)
-    assert parse([]).rest_api_port == 8501
-    assert parse(["--enable_batching"]).enable_batching is True
+    assert parse().rest_api_port == 8501
+    assert parse("--enable_batching").enable_batching is True
 
 
 @pytest.mark.parametrize(
@@ -161,6 +150,6 @@ def test_a_server_that_others_can_reach_says_so(
 ) -> None:
     from pipeline.cli.serve import _options, _warn_of_exposure
 
-    _warn_of_exposure(_options(parse([f"--host={host}", f"--model_base_path={tmp_path}"])))
+    _warn_of_exposure(_options(parse(f"--host={host}", f"--model_base_path={tmp_path}")))
     assert ("not only on this machine" in caplog.text) is exposed
     assert ("--token_file" in caplog.text) is exposed

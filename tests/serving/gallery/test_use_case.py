@@ -23,8 +23,8 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import gallery as gallery_cli
-from pipeline.cli.gallery import EXIT_DIFFERENT, EXIT_DONE
 from pipeline.cli.main import main
+from pipeline.runs.status import ExitCode
 from serving.client.rest import Client
 from serving.errors import ServingError
 from serving.gallery.embedder import FolderEmbedder, ServerEmbedder, probe_image
@@ -205,11 +205,11 @@ def test_the_same_picture_opens_the_door_and_anybody_elses_does_not(
 ) -> None:
     for person in EMPLOYEES:
         oneshot("enroll", person, pictures[person][0])
-    assert oneshot("verify", EMPLOYEES[0], pictures[EMPLOYEES[0]][0])[0] == EXIT_DONE
+    assert oneshot("verify", EMPLOYEES[0], pictures[EMPLOYEES[0]][0])[0] == ExitCode.DONE
     code, answer = oneshot(
         "verify", EMPLOYEES[0], pictures[EMPLOYEES[1]][0], "--false-accept-rate", "0.001"
     )
-    assert (code, answer["same"]) == (EXIT_DIFFERENT, False)
+    assert (code, answer["same"]) == (ExitCode.DIFFERENT, False)
 
 
 def test_what_cannot_be_done_is_a_usage_error_with_the_reason(
@@ -259,7 +259,7 @@ def test_a_cohort_is_a_folder_of_other_people(
             shutil.copy(picture, tmp_path / "others" / person)
     _, found = oneshot("calibrate", "--images", tmp_path / "others")
     assert found["people"] > 0
-    assert oneshot("verify", EMPLOYEES[0], pictures[EMPLOYEES[0]][0])[0] == EXIT_DONE
+    assert oneshot("verify", EMPLOYEES[0], pictures[EMPLOYEES[0]][0])[0] == ExitCode.DONE
 
 
 def test_folder_and_servers_give_the_same_vectors(

@@ -1,0 +1,118 @@
+"""`oneshot run`, `runs` and `report`: a run of the pipeline, those so far, and their reports."""
+
+import logging
+import os
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from data_ingest.errors import InputError
+from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, table
+from pipeline.runs.logs import run_logging
+from pipeline.runs.status import ExitCode
+from pipeline.runs.workspace import new_run_id
+
+if TYPE_CHECKING:
+    from pipeline.runs.history import RunRecord
+
+_log = logging.getLogger(__name__)
+
+
+def add_parsers(commands: Any) -> None:
+    """Adds the group to the commands of `oneshot`."""
+    add_command(commands, "run", _run, OUTPUT, CONFIGURED, DATA, text="images to a pushed model")
+    runs = add_command(commands, "runs", _runs, OUTPUT, CONFIGURED, text="history of runs")
+    runs.add_argument("--limit", type=int, default=20, help="newest runs shown (%(default)s)")
+    report = add_command(
+        commands, "report", _report, OUTPUT, text="write (again) the report of a run"
+    )
+    report.add_argument("run_id", nargs="?", default="latest", help="run id (%(default)s)")
+
+
+def _run(context: Context) -> ExitCode:
+    config, workspace, metadata = context.config, context.workspace, context.metadata
+    # A wrong path or an unreadable archive is told before TensorFlow loads.
+    from data_ingest.sources.resolve import resolve
+
+    run_id = new_run_id()
+    run_dir = workspace.run_dir(run_id)
+    log_file = run_dir / "run.log"
+    with context.lease().held(run_id=run_id, command="run") as hold:
+        with context.progress():
+            dataset = resolve(
+                config.dataset,
+                data=context.options.data,
+                environ=os.environ,
+                synthetic_dir=workspace.synthetic_data,
+            )
+        with run_logging(log_file, verbose=context.options.verbose, secrets=metadata.secrets):
+            _log.info("Data     %s", dataset.description)
+            _log.info("Log      %s", log_file)
+            _log.info("Loading  TensorFlow and TFX")
+            try:
+                from pipeline.runners.local import run_pipeline
+                from pipeline.runs.history import RunRecord
+
+                run_pipeline(
+                    config=config,
+                    dataset=dataset,
+                    workspace=workspace,
+                    metadata=metadata,
+                    run=RunRecord(run_id=run_id, state="running", started=time.time()),
+                    check_lease=hold.check,
+                )
+            except Exception as error:
+                logging.getLogger("oneshot").exception("the run failed")
+                # Python 3.10 has no add_note.
+                error.__notes__ = [f"Log: {log_file}"]
+                raise
+            from pipeline.runs.report import try_to_write_report
+
+            try_to_write_report(run_dir)
+    from pipeline.runs.summary import SUMMARY_FILE, print_summary, read_summary
+
+    summary = read_summary(run_dir)
+    # With --json stdout carries nothing but the summary.
+    console = Console(stderr=context.options.json, highlight=False)
+    print_summary(summary, console, workspace=workspace)
+    if context.options.json:
+        print((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
+    return ExitCode.DONE if summary.blessed else ExitCode.NOT_BLESSED
+
+
+def _runs(context: Context) -> None:
+    with context.quiet_libraries():
+        records = context.history().runs()[: context.options.limit]
+    headings = ("run", "data", "state", "accuracy", "blessed", "pushed", "time")
+    context.show(
+        [asdict(record) for record in records],
+        table(headings, map(_row, records), right=("accuracy", "time")),
+    )
+
+
+def _row(record: "RunRecord") -> tuple[str, ...]:
+    return (
+        record.run_id,
+        record.dataset if record.span is None else f"span {record.span}",
+        record.state if record.stage == "push" else f"{record.state} ({record.stage})",
+        "" if record.accuracy is None else f"{100 * record.accuracy:.1f} %",
+        "" if record.blessed is None else ("yes" if record.blessed else "no"),
+        str(record.pushed_version or ""),
+        "" if record.seconds is None else f"{record.seconds:.0f} s",
+    )
+
+
+def _report(context: Context) -> None:
+    run_dir = context.workspace.run_dir(context.options.run_id).resolve()
+    if not (run_dir / "summary.json").is_file():
+        raise InputError(
+            f"{run_dir}: no summary.json here; `oneshot runs` lists the runs, and only a "
+            "finished one has a report"
+        )
+    with context.quiet_libraries():
+        from pipeline.runs.report import write_report
+
+        path = write_report(run_dir)
+    context.show({"report": str(path)}, str(path))

@@ -1,0 +1,103 @@
+"""The command line as a whole: what it imports, how it prints, and how it ends."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_ingest.errors import InputError
+from pipeline.cli import main as command_line
+from pipeline.cli.shared import OUTPUT, Context, Handler, add_command, print_json, table
+from pipeline.runs.status import ExitCode
+
+
+@pytest.fixture
+def try_command(monkeypatch: pytest.MonkeyPatch) -> list[Handler]:
+    """What a command `try` does; the last one counts."""
+    handlers: list[Handler] = []
+
+    class Group:
+        @staticmethod
+        def add_parsers(commands: Any) -> None:
+            add_command(commands, "try", lambda context: handlers[-1](context), OUTPUT, text="try")
+
+    monkeypatch.setattr(command_line, "_GROUPS", (Group,))
+    return handlers
+
+
+def test_help_is_given_without_tensorflow_tfx_or_beam() -> None:
+    code = (
+        "import sys; from pipeline.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'tensorflow', 'keras', 'tfx', 'apache_beam', 'ml_metadata', 'grpc'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("run", "evaluate", "serve", "gallery", "retrain", "promote", "doctor"):
+        assert f"    {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("no such key"), ExitCode.USAGE, "oneshot: no such key\n"),
+        (RuntimeError("it broke"), ExitCode.FAILED, "oneshot: it broke\n"),
+        (OSError("disk full"), ExitCode.FAILED, "oneshot: disk full\n"),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "oneshot: interrupted; the same command"),
+    ],
+)
+def test_an_error_ends_with_its_exit_code_and_one_line(
+    error: BaseException,
+    code: ExitCode,
+    said: str,
+    try_command: list[Handler],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(context: Context) -> None:
+        raise error
+
+    try_command.append(fail)
+    assert command_line.main(["try"]) == code
+    out, err = capsys.readouterr()
+    assert (out, err[: len(said)]) == ("", said)
+
+
+def test_a_result_is_a_table_for_people_and_json_for_scripts(
+    try_command: list[Handler], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show(context: Context) -> ExitCode:
+        rows = (("[b]Zoë :cat:", "1"), ("x", "22"))
+        context.show({"names": ["Zoë"]}, table(("name", "images"), rows, right=("images",)), "end")
+        return ExitCode.NOT_BLESSED
+
+    try_command.append(show)
+    assert command_line.main(["try"]) == 3
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "─" not in line] == [
+        "name          images",
+        "[b]Zoë :cat:       1",
+        "x                 22",
+        "end",
+    ]
+    assert command_line.main(["try", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out) == {"names": ["Zoë"]}
+
+
+def test_a_path_that_is_not_utf_8_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"path": "a\udcff"})
+    assert json.loads(capsys.readouterr().out) == {"path": "a\udcff"}
+
+
+def test_the_workspace_is_of_the_configured_model(tmp_path: Path) -> None:
+    common = {"output": Path("out"), "overrides": ["push.model_name=words"]}
+    config = tmp_path / "config.yaml"
+    config.touch()
+    context = Context(argparse.Namespace(**common, config=config))
+    assert context.workspace.serving_model == Path("out/serving_model/words").absolute()
+    assert Context(argparse.Namespace(output=Path("out"))).workspace.model_name == "siamese"
