@@ -141,7 +141,7 @@ PUSH = """
 import os, shutil, sys
 from pathlib import Path
 from components.pusher import versions
-from components.pusher.versions import (push_version)
+from components.pusher.versions import push_version
 
 step, source, base = sys.argv[1:]
 def die(*args, **kwargs):
@@ -156,7 +156,7 @@ def copy_some(*args, real_copy=shutil.copyfile, **kwargs):
 if step == "in the middle of the copy":
     shutil.copyfile = copy_some
 elif step == "after the copy":
-    versions._next_version = die
+    versions.next_version = die
 elif step == "before the rename":
     Path.rename = die
 elif step == "after the rename":
