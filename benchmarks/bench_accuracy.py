@@ -22,6 +22,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from data_ingest.durable import write_atomically
+
 TRIALS: Final = 4000
 OFFICIAL: Final = "official_20way_accuracy"
 WITHIN: Final = "within_20way_accuracy_4000"
@@ -111,9 +113,7 @@ def measure(line: Line, seed: int, *, folder: Path, images: Path, more: Sequence
         "images_per_second": summary["train_images_per_second"],
         "device": summary["device"],
     }
-    temporary = results.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(results)
+    write_atomically(results, json.dumps(found, indent=2) + "\n")
     return found
 
 

@@ -30,6 +30,7 @@ from components.trainer.fit import OneShotValidation, fit
 from components.trainer.model import embedding_function
 from components.trainer.pair_data import PairData
 from components.trainer.recipe import PRESETS, Recipe
+from data_ingest.durable import write_atomically
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from data_ingest.sampling.splits import split_index
 from data_ingest.settings import PairSettings
@@ -157,9 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         found = measure(recipe, options.data, trials=options.trials)
         row = {"name": options.name, "recipe": document, **found}
-        temporary = options.results.with_suffix(".tmp")
-        temporary.write_text(json.dumps([*known, row], indent=1) + "\n", encoding="utf-8")
-        temporary.replace(options.results)
+        write_atomically(options.results, json.dumps([*known, row], indent=1) + "\n")
     Console(width=110).print(table(_read(options.results)))
     return 0
 

@@ -1,44 +1,55 @@
-"""Files that appear whole or not at all."""
+"""Writes files and copies folders so that each appears whole or not at all, and stays.
+
+What is written here is on the disk, not in a cache, when the call returns.
+"""
 
 import os
 import shutil
 import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from data_ingest.errors import naming
 
-TEMPORARY_PREFIX = ".tmp-"
+TEMPORARY_PREFIX: Final = ".tmp-"
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """`write_bytes_atomically` of a text, as UTF-8."""
-    write_bytes_atomically(path, text.encode())
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Makes or replaces a file; a text is written as UTF-8. Missing folders are made.
 
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` beside `path` and renames it into place; makes missing folders."""
+    Raises:
+      OSError: it cannot be written; a file that was there before is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    with replacing(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a file beside `path`, which takes its place when the block ends without error."""
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        with naming(path), staged.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        rename_durably(staged, path)
     finally:
         staged.unlink(missing_ok=True)
 
 
-def temporary_name() -> str:
-    """A name that tells who is writing: host, process, and when that process started."""
-    pid = os.getpid()
-    writer = f"{socket.gethostname()}-{pid}-{process_started(pid)}"
-    return f"{TEMPORARY_PREFIX}{writer}-{uuid.uuid4().hex[:8]}"
+def rename_durably(source: Path, target: Path) -> None:
+    """Renames a file, or a folder, whose content is on the disk already; replaces a file."""
+    source.rename(target)
+    synchronize(target.parent)
 
 
 def copy_durably(source: Path, target: Path) -> None:
-    """Copies a tree and waits until files and folders are on the disk.
+    """Copies a folder with everything in it.
 
     Unlike `shutil.copytree`, which goes on and gathers the errors, it stops at the first.
 
@@ -50,23 +61,27 @@ def copy_durably(source: Path, target: Path) -> None:
         copy = target / entry.name
         if entry.is_dir():
             copy_durably(entry, copy)
-            continue
-        shutil.copyfile(entry, copy)
-        descriptor = os.open(copy, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    synchronize_folder(target)
+        else:
+            shutil.copyfile(entry, copy)
+            synchronize(copy)
+    synchronize(target)
 
 
-def synchronize_folder(folder: Path) -> None:
-    """Waits until a folder's own entries are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def synchronize(path: Path) -> None:
+    """Waits until the bytes of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def temporary_name() -> str:
+    """A name that tells who is writing: host, process, and when that process started."""
+    pid = os.getpid()
+    writer = f"{socket.gethostname()}-{pid}-{process_started(pid)}"
+    return f"{TEMPORARY_PREFIX}{writer}-{uuid.uuid4().hex[:8]}"
 
 
 def process_started(pid: int) -> str:
@@ -83,30 +98,3 @@ def process_started(pid: int) -> str:
     # field 22 (proc(5)), the 20th behind it.
     fields = stat.rpartition(")")[2].split()
     return "0" if fields[0] in "ZX" else fields[19]
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Writes a new file that is on the disk, not in a cache, when this returns."""
-    with naming(path), path.open("x", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync(folder: Path) -> None:
-    """Brings the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a server may read it at any moment."""
-    unfinished = path.with_name(f".{path.name}.new")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from components.evaluator.baselines import gray_picture
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import TrialImages
-from data_ingest.durable import write_bytes_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.records.features import Pair, read_pairs, serialize_pair
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
@@ -116,7 +116,7 @@ def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: 
         axes.set_title(_title(confusion), fontsize=8, loc="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    write_bytes_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _title(confusion: Confusion) -> str:

@@ -12,7 +12,7 @@ from data_ingest.durable import (
     TEMPORARY_PREFIX,
     copy_durably,
     process_started,
-    synchronize_folder,
+    rename_durably,
     temporary_name,
 )
 from serving.saved_model.versions import ROLLED_BACK_PREFIX, is_complete, numbered
@@ -49,12 +49,11 @@ def push_version(source: Path, base: Path, *, now: Callable[[], float] = time.ti
         while True:
             target = base / str(next_version((entry.name for entry in base.iterdir()), now))
             try:
-                temporary.rename(target)
+                rename_durably(temporary, target)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
                 continue
-            synchronize_folder(base)
             return target
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -68,8 +67,7 @@ def withdraw_version(base: Path, version: int) -> None:
     """
     folder = base / str(version)
     if folder.is_dir():
-        folder.rename(base / f"{ROLLED_BACK_PREFIX}{version}")
-        synchronize_folder(base)
+        rename_durably(folder, base / f"{ROLLED_BACK_PREFIX}{version}")
 
 
 def remove_version(base: Path, version: int) -> None:

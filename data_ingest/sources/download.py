@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 import httpx
 from tqdm import tqdm
 
+from data_ingest.durable import rename_durably, synchronize
 from data_ingest.errors import InputError, naming
 from data_ingest.sources.layout import list_images
 
@@ -183,7 +184,8 @@ def _fetch_checked(
             f"{url} is not what was expected: {problem}. Nothing was kept; try again later, or "
             f"put the official {archive.name} into a folder and name it with --data"
         )
-    part.replace(directory / archive.name)
+    synchronize(part)
+    rename_durably(part, directory / archive.name)
     _log.info("Downloaded %s", directory / archive.name)
 
 

@@ -5,9 +5,7 @@ The same settings and seed give the same pixels on every platform: coordinates a
 """
 
 import logging
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data_ingest.errors import naming
+from data_ingest.durable import replacing
 
 Floats = NDArray[np.float64]
 
@@ -267,28 +265,15 @@ def write_glyphs(
       writers: drawings of each character, at most 99.
       first_alphabet: number of the first alphabet.
     """
-    with (
-        naming(path),
-        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".glyphs-", delete=False) as stream,
-    ):
-        temporary = Path(stream.name)
-        try:
-            with zipfile.ZipFile(stream, "w") as archive:
-                for number in range(first_alphabet, first_alphabet + alphabets):
-                    for member, png in _alphabet_images(
-                        number, characters=characters, writers=writers, seed=seed
-                    ):
-                        entry = zipfile.ZipInfo(f"{path.stem}/{member}", _EPOCH)
-                        entry.create_system = 3
-                        entry.external_attr = 0o644 << 16
-                        archive.writestr(entry, png)
-            stream.flush()
-            os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for number in range(first_alphabet, first_alphabet + alphabets):
+            for member, png in _alphabet_images(
+                number, characters=characters, writers=writers, seed=seed
+            ):
+                entry = zipfile.ZipInfo(f"{path.stem}/{member}", _EPOCH)
+                entry.create_system = 3
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, png)
     _log.debug("%s: %d alphabets of %d characters", path, alphabets, characters)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import zipfile
 import zlib
 from collections import defaultdict
@@ -70,19 +69,16 @@ class NewImages:
         """
         listings = [int(self.located.listing[row]) for row in rows]
         listings.sort(key=lambda listing: self._reading.found[listing][1])
-        with naming(path), path.open("xb") as stream, ImageReader() as reader:
-            with zipfile.ZipFile(stream, "w") as archive:
-                for listing in listings:
-                    found, entry = self._reading.found[listing]
-                    data, reason = reader.read_checked(self._reading.files[listing])
-                    if reason is not None or _digest(data) != found.digest:
-                        raise InputError(
-                            f"{found.file} changed while it was being read: wait until the "
-                            "images are complete, and run again"
-                        )
-                    archive.writestr(zipfile.ZipInfo(entry.name), data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with naming(path), ImageReader() as reader, zipfile.ZipFile(path, "x") as archive:
+            for listing in listings:
+                found, entry = self._reading.found[listing]
+                data, reason = reader.read_checked(self._reading.files[listing])
+                if reason is not None or _digest(data) != found.digest:
+                    raise InputError(
+                        f"{found.file} changed while it was being read: wait until the "
+                        "images are complete, and run again"
+                    )
+                archive.writestr(zipfile.ZipInfo(entry.name), data)
 
 
 def read_images(sources: Sequence[Path]) -> Reading:

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from data_ingest.durable import sync, write_durably
+from data_ingest.durable import rename_durably, synchronize, write_atomically
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index
@@ -271,16 +271,16 @@ class SpanStore:
             for side, own in rows.items():
                 if len(own):
                     images.write(staged / f"{side}.zip", own)
-            write_durably(staged / RECORD, span.model_dump_json(indent=2) + "\n")
+            write_atomically(staged / RECORD, span.model_dump_json(indent=2) + "\n")
             for path in staged.iterdir():
                 # Not the folder: its owner could then not delete the output folder any more.
                 path.chmod(0o444)
-            sync(staged)
-            staged.rename(final)
+                synchronize(path)
+            synchronize(staged)
+            rename_durably(staged, final)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        sync(self.root)
         return span
 
     def _decision(self, name: str) -> dict[str, Any]:
@@ -297,13 +297,8 @@ class SpanStore:
         self.span(number)
         record = {"excluded": excluded, "readmitted": readmitted, "at": _now()}
         with self._alone():
-            folder = self.root / "decisions"
-            folder.mkdir(exist_ok=True)
-            staged = folder / f"{_STAGED}{number}"
-            staged.unlink(missing_ok=True)
-            write_durably(staged, json.dumps(record, indent=2) + "\n")
-            staged.replace(folder / f"span-{number}.json")
-            sync(folder)
+            path = self.root / "decisions" / f"span-{number}.json"
+            write_atomically(path, json.dumps(record, indent=2) + "\n")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from data_ingest.sources.resolve import DATA_VARIABLE, Dataset, resolve
 from pipeline.cli.shared import CONFIGURED, DATA, Context, add_command
@@ -114,7 +114,7 @@ def _compile(context: Context) -> None:
         beside = options.out.with_name(f"{options.out.stem}.schedule.json")
         texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
     for path, text in texts.items():
-        write_text_atomically(path, text)
+        write_atomically(path, text)
     paths = [str(path) for path in texts]
     context.show(dict(zip(("pipeline", "schedule"), paths, strict=False)), *paths)
 

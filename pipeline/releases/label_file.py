@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data_ingest.durable import replace_file
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from pipeline.config import PushSettings
 from pipeline.runs.workspace import Workspace
@@ -69,7 +69,7 @@ class LabelFile:
             loaded=set(loaded).intersection(there),
             before=self._text(),
         )
-        replace_file(self.path, text)
+        write_atomically(self.path, text)
 
     def make_loadable(self, version: int, *, there: Sequence[int]) -> None:
         """Waits until servers had the chance to load a version, so that a label can move to it.

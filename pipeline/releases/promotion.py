@@ -19,7 +19,7 @@ from typing import Final
 from ml_metadata import MetadataStore
 
 from components.pusher.versions import withdraw_version
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from pipeline.config import PushSettings
 from pipeline.releases.history import Action, Change, PromotionHistory
@@ -208,7 +208,7 @@ class Promotions:
             why=why,
             when=now,
         )
-        write_text_atomically(self._journal, json.dumps(asdict(change)) + "\n")
+        write_atomically(self._journal, json.dumps(asdict(change)) + "\n")
         self._carry_out(change)
         return change
 

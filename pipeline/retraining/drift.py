@@ -18,7 +18,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 
 from components.evaluator.offline import TrialResults, run_trials
 from components.evaluator.statistics import wilson_interval
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import EVALUATION
 from data_ingest.sampling.index import ImageIndex, ImageRef
@@ -111,7 +111,7 @@ def check_drift(
     reference = before[-settings.reference_spans :]
     report = measure_drift(span, reference, model=model, settings=settings)
     text = json.dumps(report.document(), indent=2) + "\n"
-    write_text_atomically(reports / f"span-{number}.json", text)
+    write_atomically(reports / f"span-{number}.json", text)
     if report.blocked:
         store.exclude(number, f"drift: {', '.join(one.feature for one in report.findings)}")
     return report

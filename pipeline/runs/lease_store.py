@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 
 WAIT_SECONDS: Final = 10.0
@@ -62,7 +62,7 @@ class FileLeaseStore:
                 text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
                 changed = change(text, now)
                 if changed is not None:
-                    write_text_atomically(self._path, changed)
+                    write_atomically(self._path, changed)
         except OSError as error:
             raise LeaseStoreError(f"{self._path}: {error}") from error
 

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from ml_metadata.proto import metadata_store_pb2
 
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from pipeline.config import MetadataSettings
 from pipeline.runs.lease import DEFAULT_TTL, Lease
@@ -173,7 +173,7 @@ def locate(
 def remember(location: MetadataLocation, workspace: Workspace) -> None:
     """Notes in the output folder which store holds its history, for `locate` to insist on."""
     if location.sqlite_file != workspace.metadata_db and not _note(workspace).exists():
-        write_text_atomically(_note(workspace), f"{location}\n")
+        write_atomically(_note(workspace), f"{location}\n")
 
 
 def parse_url(url: str) -> MetadataLocation:

@@ -12,7 +12,7 @@ import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from pipeline.runs.summary import (
     HUMAN_ACCURACY,
     KOCH_2015_ACCURACY,
@@ -57,7 +57,7 @@ def write_report(run_dir: Path) -> Path:
         zip=zip,
     )
     path = run_dir / "report.html"
-    write_text_atomically(path, html)
+    write_atomically(path, html)
     return path
 
 
@@ -106,7 +106,7 @@ def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
             model=Path(model) / "Format-Serving", examples=Path(examples), most=12
         )
     ]
-    write_text_atomically(file, json.dumps(found) + "\n")
+    write_atomically(file, json.dumps(found) + "\n")
     return found
 
 

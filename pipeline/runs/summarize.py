@@ -12,7 +12,7 @@ from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
 from components.evaluator.eval_config import read_metrics, refusals
 from components.pusher.pushed_models import NOT_PUSHED_BECAUSE, custom_text
 from components.serving_gate.component import REPORT as GATE_REPORT
-from data_ingest.durable import write_text_atomically
+from data_ingest.durable import write_atomically
 from data_ingest.sources.dataset import Dataset
 from pipeline.runs.history import NodeRun, RunHistory
 from pipeline.runs.report import carry_over
@@ -72,7 +72,7 @@ def summarize(
         artifacts=artifacts,
         per_group=per_group,
     )
-    write_text_atomically(
+    write_atomically(
         workspace.run_dir(run_id) / SUMMARY_FILE,
         json.dumps(asdict(summary), indent=2) + "\n",
     )
@@ -139,7 +139,7 @@ def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:
     known = _read_json(cache)
     if not known:
         known = pixel_nearest_neighbour_accuracy(Path(examples_uri))
-        write_text_atomically(cache, json.dumps(known) + "\n")
+        write_atomically(cache, json.dumps(known) + "\n")
     return known
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from data_ingest.durable import replace_file
+from data_ingest.durable import write_atomically
 from serving.saved_model.versions import versions
 
 STABLE: Final = "stable"
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    replace_file(options.file, text)
+    write_atomically(options.file, text)
     return 0
 
 

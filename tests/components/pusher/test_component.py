@@ -142,6 +142,7 @@ import os, shutil, sys
 from pathlib import Path
 from components.pusher import versions
 from components.pusher.versions import push_version
+from data_ingest import durable
 
 step, source, base = sys.argv[1:]
 def die(*args, **kwargs):
@@ -160,7 +161,7 @@ elif step == "after the copy":
 elif step == "before the rename":
     Path.rename = die
 elif step == "after the rename":
-    versions.synchronize_folder = lambda folder: (
+    durable.synchronize = lambda folder: (
         die() if folder == Path(base) else None)
 push_version(Path(source), Path(base), now=lambda: 100.0)
 """

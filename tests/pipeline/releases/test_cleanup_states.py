@@ -35,8 +35,8 @@ DAY = 86_400.0
 LIVE = metadata_store_pb2.Artifact.LIVE
 # Every step between which a process can die.
 STEPS = (
-    "pipeline.releases.promotion.write_text_atomically",
-    "pipeline.releases.label_file.replace_file",
+    "pipeline.releases.promotion.write_atomically",
+    "pipeline.releases.label_file.write_atomically",
     "pipeline.releases.promotion.withdraw_version",
     "pipeline.releases.history.PromotionHistory.mark_rolled_back",
     "pipeline.releases.history.PromotionHistory.record",

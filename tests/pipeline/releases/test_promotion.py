@@ -280,9 +280,9 @@ def test_the_commands_tell_people_and_programs(
 
 
 STEPS = [
-    ("pipeline.releases.promotion.write_text_atomically", "after"),
-    ("pipeline.releases.label_file.replace_file", "before"),
-    ("pipeline.releases.label_file.replace_file", "after"),
+    ("pipeline.releases.promotion.write_atomically", "after"),
+    ("pipeline.releases.label_file.write_atomically", "before"),
+    ("pipeline.releases.label_file.write_atomically", "after"),
     ("pipeline.releases.promotion.withdraw_version", "before"),
     ("pipeline.releases.promotion.withdraw_version", "after"),
     ("pipeline.releases.history.PromotionHistory.mark_rolled_back", "before"),
@@ -338,7 +338,7 @@ def test_a_rollback_killed_before_it_began_has_changed_nothing(folder: Folder) -
     oneshot_killed(
         "rollback",
         f"--output={folder.root}",
-        target="pipeline.releases.promotion.write_text_atomically",
+        target="pipeline.releases.promotion.write_atomically",
         when="before",
     )
     folder.promotions.complete()
@@ -348,9 +348,9 @@ def test_a_rollback_killed_before_it_began_has_changed_nothing(folder: Folder) -
 @pytest.mark.parametrize(
     ("target", "when", "call"),
     [
-        ("pipeline.releases.promotion.write_text_atomically", "after", 1),
-        ("pipeline.releases.label_file.replace_file", "after", 1),
-        ("pipeline.releases.label_file.replace_file", "after", 2),
+        ("pipeline.releases.promotion.write_atomically", "after", 1),
+        ("pipeline.releases.label_file.write_atomically", "after", 1),
+        ("pipeline.releases.label_file.write_atomically", "after", 2),
         ("pipeline.releases.history.PromotionHistory.record", "after", 1),
     ],
 )
