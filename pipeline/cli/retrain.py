@@ -12,17 +12,9 @@ from typing import Any, Final, get_args
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, print_json
 from pipeline.config import STAGES
-from pipeline.runs.status import ExitCode
+from pipeline.runs.status import ExitCode, Status
 from pipeline.settings import Event
 
-_EXIT_CODES: Final = {
-    "failed": ExitCode.FAILED,
-    "timeout": ExitCode.FAILED,
-    "replaced": ExitCode.FAILED,
-    "refused": ExitCode.USAGE,
-    "not blessed": ExitCode.NOT_BLESSED,
-    "blocked": ExitCode.NOT_BLESSED,
-}
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -109,16 +101,16 @@ def _retrain(context: Context) -> ExitCode:
         try:
             outcome = retrain(config, workspace, metadata, request)
         except InputError as error:
-            outcome = Outcome("refused", options.span, error=str(error))
+            outcome = Outcome(Status.REFUSED, options.span, error=str(error))
         except (RuntimeError, OSError) as error:
-            outcome = Outcome("failed", options.span, error=str(error))
-    if options.json or (unattended and outcome.something_happened):
+            outcome = Outcome(Status.FAILED, options.span, error=str(error))
+    if options.json or (unattended and outcome.status.something_happened):
         print_json(outcome.document(), indent=None)
     elif not unattended:
         print(outcome)
-    if outcome.error and outcome.something_happened:
+    if outcome.error and outcome.status.something_happened:
         print(f"oneshot: {outcome.error}", file=sys.stderr)
-    return _EXIT_CODES.get(outcome.status, ExitCode.DONE)
+    return outcome.status.exit_code
 
 
 @contextmanager

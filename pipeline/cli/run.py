@@ -11,7 +11,7 @@ from rich.console import Console
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, table
 from pipeline.runs.logs import run_logging
-from pipeline.runs.status import ExitCode
+from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import new_run_id
 
 if TYPE_CHECKING:
@@ -52,17 +52,22 @@ def _run(context: Context) -> ExitCode:
             _log.info("Log      %s", log_file)
             _log.info("Loading  TensorFlow and TFX")
             try:
+                from ml_metadata import MetadataStore
+
+                from pipeline.releases.promotion import Promotions
                 from pipeline.runners.local import run_pipeline
                 from pipeline.runs.history import RunRecord
 
-                run_pipeline(
-                    config=config,
-                    dataset=dataset,
-                    workspace=workspace,
-                    metadata=metadata,
-                    run=RunRecord(run_id=run_id, state="running", started=time.time()),
-                    check_lease=hold.check,
-                )
+                store = MetadataStore(metadata.connection())
+                with Promotions(workspace, store, settings=config.push).followed():
+                    run_pipeline(
+                        config=config,
+                        dataset=dataset,
+                        workspace=workspace,
+                        metadata=metadata,
+                        run=RunRecord(run_id=run_id, state=Status.RUNNING, started=time.time()),
+                        check_lease=hold.check,
+                    )
             except Exception as error:
                 logging.getLogger("oneshot").exception("the run failed")
                 # Python 3.10 has no add_note.

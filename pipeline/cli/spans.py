@@ -71,7 +71,7 @@ def add_parsers(commands: Any) -> None:
     )
     drift.add_argument("--span", type=int, required=True, metavar="N")
     drift.add_argument(
-        "--model", type=Path, help="folder of a SavedModel (the newest version that was pushed)"
+        "--model", type=Path, help="folder of a SavedModel (the stable version, else the newest)"
     )
 
 
@@ -173,26 +173,18 @@ def _drift(context: Context) -> ExitCode:
     # Told before TensorFlow loads.
     store.span(span)
     with context.quiet_libraries():
+        from pipeline.releases.label_file import served_model
         from pipeline.retraining.drift import check_drift
 
         report = check_drift(
             store,
             span,
-            model=context.options.model or _newest_model(context),
+            model=context.options.model or served_model(workspace, config.push),
             settings=config.drift,
             reports=workspace.drift_reports,
         )
     context.show(report.document(), *_findings(report))
     return ExitCode.NOT_BLESSED if report.blocked else ExitCode.DONE
-
-
-def _newest_model(context: Context) -> Path | None:
-    """The newest pushed version; None where there is none."""
-    from serving.saved_model.versions import versions
-
-    base = context.workspace.serving_model
-    found = versions(base)
-    return base / str(max(found)) if found else None
 
 
 def _findings(report: "DriftReport") -> Iterator[RenderableType]:

@@ -9,7 +9,8 @@ from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from pipeline.config import PushSettings
 from pipeline.runs.workspace import Workspace
-from serving.deploy.models_config import ModelEntry, models_config, read_entry
+from serving.deploy.models_config import STABLE, ModelEntry, models_config, read_entry
+from serving.saved_model.versions import versions
 
 _log = logging.getLogger(__name__)
 
@@ -96,3 +97,14 @@ class LabelFile:
 
     def _text(self) -> str:
         return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+
+
+def served_model(workspace: Workspace, settings: PushSettings) -> Path | None:
+    """Folder of the stable version, or of the newest where none is stable; None: no versions yet.
+
+    Raises:
+      InputError: `models.config` cannot be read.
+    """
+    newest = max(versions(workspace.serving_model), default=None)
+    version = LabelFile(workspace, settings).entry().labels.get(STABLE, newest)
+    return None if version is None else workspace.serving_model / str(version)

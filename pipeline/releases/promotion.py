@@ -157,6 +157,18 @@ class Promotions:
                 if wanted != entry.loaded:
                     self._file.write(entry.labels, loaded=wanted, there=there)
 
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Around a run: completes what was cut off before it, then has servers load what it pushes.
+
+        Raises:
+          InputError: `models.config` cannot be read.
+        """
+        self.complete()
+        self.follow_push()
+        yield
+        self.follow_push()
+
     def complete(self) -> None:
         """Completes a change that was cut off, if there is one."""
         with self.unchanged():

@@ -83,6 +83,13 @@ class DriftReport:
     def findings(self) -> tuple[Measurement, ...]:
         return tuple(one for one in self.measurements if one.exceeded)
 
+    def __str__(self) -> str:
+        """What was found, on one line; empty if nothing was."""
+        return "; ".join(
+            f"{one.feature} {one.measure.replace('_', ' ')} {one.value:.3f} > {one.threshold:.3f}"
+            for one in self.findings
+        )
+
     def document(self) -> dict[str, Any]:
         """The report as JSON values, with the findings apart."""
         return {**asdict(self), "findings": [asdict(finding) for finding in self.findings]}

@@ -1,4 +1,4 @@
-"""What `oneshot retrain` hands to the process that does the work, and what comes back."""
+"""The process in which a retraining runs: what it is given, and what comes back."""
 
 import json
 import subprocess
@@ -6,12 +6,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import MetadataSettings, PipelineConfig
+from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
 from pipeline.runs.processes import Process, end_group
+from pipeline.runs.status import Status
+
+_LOOK_SECONDS: Final = 0.2
+_DEATH_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -62,44 +67,6 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a job ended.
-
-    Attributes:
-      state: `refused` is bad input, which trying again does not change; `blocked` and `skipped` are
-        what drift, or its absence, led to; `killed` ended without a word.
-      run: the record of the run as it is in the history; None where it did not get that far.
-      error: what is wrong, for people; empty if nothing is.
-      drift: what was found, for people; empty if nothing was.
-    """
-
-    state: Literal["done", "refused", "failed", "killed", "blocked", "skipped"]
-    run: RunRecord | None = None
-    error: str = ""
-    drift: str = ""
-
-    @property
-    def worth_another_try(self) -> bool:
-        """Whether it may end otherwise the next time."""
-        return self.state in ("failed", "killed")
-
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(line: str) -> "Result":
-        """Inverse of `to_json`."""
-        values = json.loads(line)
-        run = values.pop("run")
-        return Result(**values, run=None if run is None else RunRecord.from_dict(run))
-
-
-_LOOK_SECONDS: Final = 0.2
-_DEATH_SECONDS: Final = 30.0
-
-
 class Child:
     """One process at a time; `end` may be called from any thread at any time."""
 
@@ -116,7 +83,7 @@ class Child:
         quiet: bool,
         on_start: Callable[[int], None],
         check: Callable[[], None],
-    ) -> Result:
+    ) -> Outcome:
         """Does a job in a process of its own, and waits for its end.
 
         Args:
@@ -146,7 +113,7 @@ class Child:
             finally:
                 # Nothing that it started may outlive it: the next try would meet it at work.
                 self.end()
-        return _result(said, process.returncode)
+        return _outcome(said, process.returncode)
 
     def end(self) -> None:
         """Kills the process and its children, and waits until they are gone.
@@ -182,11 +149,11 @@ def _last_words(process: "subprocess.Popen[str]") -> str:
         return written.decode()
 
 
-def _result(said: str, code: int) -> Result:
+def _outcome(said: str, code: int) -> Outcome:
+    """What the process said last; it failed where it ended without a word."""
     lines = said.splitlines()
     if lines:
-        return Result.from_json(lines[-1])
-    if code >= 0:
-        return Result("killed", error=f"the training process ended with exit code {code}")
+        return Outcome.from_json(lines[-1])
+    how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
     hint = "; out of memory?" if code == -9 else ""
-    return Result("killed", error=f"the training process was killed by signal {-code}{hint}")
+    return Outcome(Status.FAILED, error=f"the training process {how}{hint}")

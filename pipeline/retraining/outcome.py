@@ -1,33 +1,21 @@
 """What became of a retraining: for people, for programs, and for whoever is to be told."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.runs.history import RunRecord
+from pipeline.runs.status import Status
 from pipeline.settings import Event
-
-Status = Literal[
-    "done",
-    "not blessed",
-    "nothing new",
-    "already trained",
-    "busy",
-    "blocked",
-    "skipped",
-    "failed",
-    "refused",
-    "timeout",
-    "replaced",
-]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a retraining.
+    """What became of a retraining, or of one try of it.
 
     Attributes:
-      status: in a word; nothing was done where it is `nothing new`, `already trained` or `busy`.
+      status: how it ended.
       span: the span it was for; None if none was chosen.
       run: the record of its last try; of an earlier run where that was enough; None if there is
         none.
@@ -39,14 +27,10 @@ class Outcome:
     run: RunRecord | None = None
     error: str = ""
 
-    @property
-    def something_happened(self) -> bool:
-        """Whether whoever is responsible wants to know of it."""
-        return self.status not in ("nothing new", "already trained", "busy", "skipped")
-
     def __str__(self) -> str:
         """A line for people."""
-        parts = [self.status if self.span is None else f"span {self.span}: {self.status}"]
+        status = self.status.text
+        parts = [status if self.span is None else f"span {self.span}: {status}"]
         run = self.run
         if run is not None and run.is_judged:
             if run.accuracy is not None:
@@ -58,18 +42,24 @@ class Outcome:
         return ", ".join(parts)
 
     def document(self) -> dict[str, Any]:
-        """For `--json` and logs."""
+        """For `--json` and logs: the record's fields, and the retraining's own."""
         run = {} if self.run is None else asdict(self.run)
         return {"status": self.status, **run, "span": self.span, "error": self.error}
 
+    def to_json(self) -> str:
+        """One line, from which `from_json` makes the same outcome."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(line: str) -> "Outcome":
+        values = json.loads(line)
+        run = values["run"] and RunRecord.from_dict(values["run"])
+        return Outcome(Status(values["status"]), values["span"], run, values["error"])
+
     def events(self) -> Iterator[Event]:
         """What people are to be told of."""
-        if not self.something_happened:
-            return
-        run = self.run
-        if run is not None and run.drift:
+        run, event = self.run, self.status.event
+        if self.status.something_happened and run is not None and run.drift:
             yield "drift"
-        if self.status in ("failed", "refused", "timeout"):
-            yield "failed"
-        elif run is not None and run.is_whole and run.blessed is not None:
-            yield "blessed" if run.blessed else "not_blessed"
+        if event == "failed" or (event is not None and run is not None and run.is_whole):
+            yield event

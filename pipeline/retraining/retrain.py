@@ -1,86 +1,29 @@
-"""One retraining from the choice of the span to the promoted label, watched all the way."""
+"""One retraining, from the choice of the span to the promoted label."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from ml_metadata import MetadataStore
 from ml_metadata.errors import StatusError
 
 from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
+from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore
 from pipeline.config import PipelineConfig, Stage
 from pipeline.releases.promotion import Promotions
-from pipeline.retraining.job import Child, Job, Result
+from pipeline.retraining.job import Child, Job
 from pipeline.retraining.notify import Notice, Notifier
-from pipeline.retraining.outcome import Outcome, Status
+from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.lease import Hold, Lease, LeaseBusyError, LeaseLostError
 from pipeline.runs.metadata_store import MetadataLocation
+from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace, new_run_id
-
-
-class LandedSpan(Protocol):
-    """As much of a `data_ingest.spans.span.Span` as is looked at."""
-
-    @property
-    def number(self) -> int: ...
-
-    @property
-    def excluded(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A span to train for.
-
-    Attributes:
-      span: its number; None where there is nothing to train on.
-      window: numbers of the spans that are trained on, ascending.
-      earlier: the newest whole run for this span; None if there is none, and it is to be trained.
-      begun: whether a stage of it has been done.
-    """
-
-    span: int | None
-    window: tuple[int, ...] = ()
-    earlier: RunRecord | None = None
-    begun: bool = False
-
-
-def choose(
-    spans: Sequence[LandedSpan], runs: Sequence[RunRecord], *, asked: int | None, length: int
-) -> Choice:
-    """Chooses the span that was asked for, or the newest if nothing is known of it yet.
-
-    Older spans than the newest are never chosen unasked: its window holds them, and a model of
-    older images would take the place of one of newer images.
-
-    Args:
-      spans: all that have landed, ascending.
-      runs: the history, the newest first.
-      asked: number of the span; None: the newest that is not yet trained on.
-      length: how many spans are trained on; 0: all.
-    """
-    usable = [span.number for span in spans if span.excluded is None]
-    number = asked if asked is not None else max(usable, default=None)
-    if number is None:
-        return Choice(None)
-    of_span = [run for run in runs if run.span == number]
-    whole = next((run for run in of_span if run.is_whole), None)
-    if asked is None and (whole is not None or any(run.state == "skipped" for run in of_span)):
-        return Choice(None, earlier=whole)
-    window = [other for other in usable if other <= number]
-    return Choice(
-        number,
-        tuple(window[-length:] if length else window),
-        whole,
-        begun=any(run.state == "done" for run in of_span),
-    )
-
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 0.2
@@ -107,14 +50,6 @@ class Request:
     tell_failure: bool = True
     quiet: bool = False
     verbose: bool = False
-
-
-class StoppedError(RuntimeError):
-    """The retraining was ended before it was done."""
-
-    def __init__(self, status: Literal["timeout", "replaced", "failed"], reason: str) -> None:
-        super().__init__(reason)
-        self.status: Literal["timeout", "replaced", "failed"] = status
 
 
 def retrain(
@@ -154,7 +89,7 @@ def retrain(
                 config, workspace, metadata, request, hold=hold, child=worker, deadline=deadline
             ).run(run_id)
     except LeaseBusyError as busy:
-        return Outcome("busy", error=f"{busy.holder} is under way")
+        return Outcome(Status.BUSY, error=f"{busy.holder} is under way")
 
 
 @contextmanager
@@ -173,6 +108,59 @@ def _held(
             time.sleep(_LOOK_SECONDS)
     with lease.held(run_id=run_id, command="retrain", on_lost=on_lost) as hold:
         yield hold
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A span to train for.
+
+    Attributes:
+      span: its number; None where there is nothing to train on.
+      window: numbers of the spans that are trained on, ascending.
+      earlier: the newest whole run for this span; None if there is none, and it is to be trained.
+      begun: whether a stage of it has been done.
+    """
+
+    span: int | None
+    window: tuple[int, ...] = ()
+    earlier: RunRecord | None = None
+    begun: bool = False
+
+
+def choose(
+    spans: Sequence[Span], runs: Sequence[RunRecord], *, asked: int | None, length: int
+) -> Choice:
+    """Chooses the span that was asked for, or the newest if nothing is known of it yet.
+
+    Older spans than the newest are never chosen unasked: its window holds them, and a model of
+    older images would take the place of one of newer images.
+
+    Args:
+      spans: all that have landed, ascending.
+      runs: the history, the newest first.
+      asked: number of the span; None: the newest that is not yet trained on.
+      length: how many spans are trained on; 0: all.
+    """
+    usable = [span.number for span in spans if span.excluded is None]
+    number = asked if asked is not None else max(usable, default=None)
+    if number is None:
+        return Choice(None)
+    of_span = [run for run in runs if run.span == number]
+    whole = next((run for run in of_span if run.is_whole), None)
+    skipped = any(run.state == Status.SKIPPED for run in of_span)
+    if asked is None and (whole is not None or skipped):
+        return Choice(None, earlier=whole)
+    window = [other for other in usable if other <= number]
+    begun = any(run.state == Status.DONE for run in of_span)
+    return Choice(number, tuple(window[-length:] if length else window), whole, begun)
+
+
+class _StoppedError(RuntimeError):
+    """The retraining was ended before it was done."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class _Retraining:
@@ -203,14 +191,13 @@ class _Retraining:
         try:
             outcome = self._outcome(run_id)
         except InputError as error:
-            outcome = Outcome("refused", self._request.span, error=str(error))
+            outcome = Outcome(Status.REFUSED, self._request.span, error=str(error))
         except (RuntimeError, OSError, StatusError) as error:
-            outcome = Outcome("failed", self._request.span, error=str(error))
+            outcome = Outcome(Status.FAILED, self._request.span, error=str(error))
         title = f"{self._config.pipeline_name}: {outcome}"
         for event in outcome.events():
-            if event == "failed" and not self._request.tell_failure:
-                continue
-            self._notifier.send(Notice(event, title, outcome.document()))
+            if event != "failed" or self._request.tell_failure:
+                self._notifier.send(Notice(event, title, outcome.document()))
         return outcome
 
     def _outcome(self, run_id: str) -> Outcome:
@@ -222,13 +209,12 @@ class _Retraining:
             asked=self._request.span,
             length=self._config.retrain.window,
         )
-        if choice.earlier is not None:
-            # It may have been cut off between its push and its promotion.
-            choice = replace(choice, earlier=self._promote(choice.earlier))
+        # It may have been cut off between its push and its promotion.
+        earlier = choice.earlier and self._promote(choice.earlier)
         if choice.span is None:
-            return Outcome("nothing new", run=choice.earlier)
-        if choice.earlier is not None:
-            return Outcome("already trained", choice.span, choice.earlier)
+            return Outcome(Status.NOTHING_NEW, run=earlier)
+        if earlier is not None:
+            return Outcome(Status.ALREADY_TRAINED, choice.span, earlier)
         dataset = store.window(choice.span, self._config.retrain.window)
         return self._try_often(run_id, choice, dataset)
 
@@ -236,7 +222,7 @@ class _Retraining:
         settings = self._config.retrain
         run = RunRecord(
             run_id=run_id,
-            state="running",
+            state=Status.RUNNING,
             started=time.time(),
             dataset=dataset.kind,
             command="retrain",
@@ -248,37 +234,29 @@ class _Retraining:
         )
         while True:
             try:
-                result = self._try(run, dataset, check_drift=not choice.begun)
-                if not result.worth_another_try or run.attempt == settings.attempts:
+                ended = self._try(run, dataset, check_drift=not choice.begun)
+                if not ended.status.retry or run.attempt == settings.attempts:
                     break
-                self._record(run, "failed", result.error)
-                self._pause(run.attempt, result.error)
-            except StoppedError as stopped:
+                self._record(run, ended.status, ended.error)
+                self._pause(run.attempt, ended.error)
+            except _StoppedError as stopped:
                 if not self._hold.lost:
                     run = self._record(run, stopped.status, str(stopped))
                 return Outcome(stopped.status, choice.span, run, str(stopped))
             except BaseException:
                 if not self._hold.lost:
-                    self._record(run, "interrupted", "stopped from outside")
+                    self._record(run, Status.INTERRUPTED, "stopped from outside")
                 raise
             run = replace(run, run_id=new_run_id(), started=time.time(), attempt=run.attempt + 1)
             self._hold.set_run_id(run.run_id)
-        return self._end(run, result)
+        run = ended.run or run
+        if ended.status is not Status.DONE:
+            run = self._record(run, ended.status, ended.error)
+            return Outcome(ended.status, run.span, run, ended.error)
+        run = self._promote(run)
+        return Outcome(Status.NOT_BLESSED if run.blessed is False else Status.DONE, run.span, run)
 
-    def _end(self, run: RunRecord, result: Result) -> Outcome:
-        """What a retraining came to whose last try ended by itself."""
-        if result.run is not None:
-            run = self._promote(result.run)
-            return Outcome("not blessed" if run.blessed is False else "done", run.span, run)
-        state: Status = "failed"
-        if result.state in ("blocked", "skipped"):
-            state = result.state
-        ended = self._record(replace(run, drift=result.drift), state, result.error)
-        return Outcome(
-            "refused" if result.state == "refused" else state, run.span, ended, result.error
-        )
-
-    def _try(self, run: RunRecord, dataset: Dataset, *, check_drift: bool) -> Result:
+    def _try(self, run: RunRecord, dataset: Dataset, *, check_drift: bool) -> Outcome:
         job = Job(
             config=self._config,
             dataset=dataset,
@@ -290,7 +268,7 @@ class _Retraining:
             verbose=self._request.verbose,
         )
         try:
-            result = self._child.run(
+            ended = self._child.run(
                 job,
                 log_file=self._workspace.run_dir(run.run_id) / "run.log",
                 quiet=self._request.quiet,
@@ -298,10 +276,10 @@ class _Retraining:
                 check=self._check,
             )
         except LeaseLostError as error:
-            raise StoppedError("failed", str(error)) from error
+            raise _StoppedError(Status.FAILED, str(error)) from error
         # What it came to is another's to note, or to promote, if the lease is.
         self._check_lease()
-        return result
+        return ended
 
     def _promote(self, run: RunRecord) -> RunRecord:
         """Moves the label to what a run pushed, unless that was done when it ended."""
@@ -320,11 +298,11 @@ class _Retraining:
         self._history.record(run)
         return run
 
-    def _record(self, run: RunRecord, state: str, error: str) -> RunRecord:
+    def _record(self, run: RunRecord, state: Status, error: str) -> RunRecord:
         """Notes how a try ended, unless it has noted itself that it was done."""
         self._history.close_interrupted(self._workspace.artifacts)
         for known in self._history.runs():
-            if known.run_id == run.run_id and known.state == "done":
+            if known.run_id == run.run_id and known.state == Status.DONE:
                 return known
         ended = replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
         self._history.record(ended)
@@ -347,14 +325,14 @@ class _Retraining:
             time.sleep(min(_LOOK_SECONDS, seconds))
 
     def _check(self) -> None:
-        """Raises StoppedError where it is time to stop."""
+        """Raises _StoppedError where it is time to stop."""
         self._check_lease()
         if self._hold.wanted_by:
-            raise StoppedError("replaced", f"replaced by run {self._hold.wanted_by}")
+            raise _StoppedError(Status.REPLACED, f"replaced by run {self._hold.wanted_by}")
         if time.monotonic() > self._deadline:
             seconds = self._request.timeout_seconds
-            raise StoppedError("timeout", f"not done after {seconds:.0f} s (--timeout)")
+            raise _StoppedError(Status.TIMEOUT, f"not done after {seconds:.0f} s (--timeout)")
 
     def _check_lease(self) -> None:
         if self._hold.lost:
-            raise StoppedError("failed", "the lease was lost; another host may be at work")
+            raise _StoppedError(Status.FAILED, "the lease was lost; another host may be at work")

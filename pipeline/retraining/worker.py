@@ -1,4 +1,4 @@
-"""The process in which a retraining runs: reads its job from stdin, writes its result to stdout.
+"""The process in which a retraining runs: reads its job from stdin, writes its outcome to stdout.
 
     python -m pipeline.retraining.worker PARENT
 
@@ -13,116 +13,98 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from ml_metadata import MetadataStore
 
 from data_ingest.errors import InputError
 from data_ingest.spans.store import SpanStore
+from pipeline.releases.label_file import served_model
 from pipeline.releases.promotion import Promotions
-from pipeline.retraining.job import Job, Result
+from pipeline.retraining.job import Job
+from pipeline.retraining.outcome import Outcome
 from pipeline.runs.lease import Watch
 from pipeline.runs.logs import run_logging
 from pipeline.runs.metadata_store import parse_url
+from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import Workspace
-from serving.deploy.models_config import STABLE
 
 _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
-def main(do: Callable[[Job], Result] | None = None) -> int:
+def main(do: Callable[[Job], Outcome] | None = None) -> int:
     """Does one job, by `do` if given."""
     _end_with_parent(int(sys.argv[1]))
     line = sys.stdin.readline()
     if not line:
-        return 1
+        return ExitCode.FAILED
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     job = Job.from_json(line)
     # The process that renews the lease may be stopped, as with Ctrl-Z, without having ended.
     lease = parse_url(job.metadata_url).lease()
     Watch(ask=lambda: lease.check(job.token), on_lost=_end_group).start()
-    result = (do or _run)(job)
-    sys.stdout.write(result.to_json() + "\n")
+    outcome = (do or _run)(job)
+    sys.stdout.write(outcome.to_json() + "\n")
     sys.stdout.flush()
-    return 0 if result.state == "done" else 1
+    return outcome.status.exit_code
 
 
-def _run(job: Job) -> Result:
+def _run(job: Job) -> Outcome:
     workspace = Workspace(job.output, job.config.push.model_name)
     metadata = parse_url(job.metadata_url)
     lease = metadata.lease()
-    log_file = workspace.run_dir(job.run.run_id) / "run.log"
+    run, span = job.run, job.run.span
+    log_file = workspace.run_dir(run.run_id) / "run.log"
     with run_logging(log_file, verbose=job.verbose, secrets=metadata.secrets):
         _log.info("Data     %s", job.dataset.description)
         _log.info("Log      %s", log_file)
         _log.info("Loading  TensorFlow and TFX")
         try:
+            from pipeline.retraining.drift import check_drift
             from pipeline.runners.local import run_pipeline
             from pipeline.runs.report import try_to_write_report
 
-            run = job.run
             if job.check_drift:
-                drift = _check_drift(job, workspace, run.span)
-                if isinstance(drift, Result):
-                    return drift
-                run = replace(run, drift=drift)
-            run = run_pipeline(
-                config=job.config,
-                dataset=job.dataset,
-                workspace=workspace,
-                metadata=metadata,
-                run=run,
-                check_lease=lambda: lease.check(job.token),
-            )
+                assert span is not None
+                report = check_drift(
+                    SpanStore(workspace.spans),
+                    span,
+                    model=served_model(workspace, job.config.push),
+                    settings=job.config.drift,
+                    reports=workspace.drift_reports,
+                )
+                run = replace(run, drift=str(report))
+                if report.findings:
+                    _log.warning("Drift    %s", report)
+                if report.blocked:
+                    error = (
+                        f"span {span} drifted and is excluded from training; after a look at it, "
+                        f"`oneshot spans readmit {span}` takes that back"
+                    )
+                    return Outcome(Status.BLOCKED, span, run, error)
+                wanted = job.config.retrain.trigger
+                if wanted == "drift" and report.reference and not report.findings:
+                    return Outcome(Status.SKIPPED, span, run)
+            store = MetadataStore(metadata.connection())
+            with Promotions(workspace, store, settings=job.config.push).followed():
+                run = run_pipeline(
+                    config=job.config,
+                    dataset=job.dataset,
+                    workspace=workspace,
+                    metadata=metadata,
+                    run=run,
+                    check_lease=lambda: lease.check(job.token),
+                )
             if run.is_judged:
                 try_to_write_report(workspace.run_dir(run.run_id))
         except InputError as error:
             logging.getLogger("oneshot").exception("the run was refused")
-            return Result("refused", error=str(error))
+            return Outcome(Status.REFUSED, span, error=str(error))
         except Exception as error:
             logging.getLogger("oneshot").exception("the run failed")
-            return Result("failed", error=f"{error}\nLog: {log_file}")
-    return Result("done", run=run)
-
-
-def _check_drift(job: Job, workspace: Workspace, span: int | None) -> str | Result:
-    """What was found; a Result where it is a reason not to train."""
-    from pipeline.retraining.drift import check_drift
-
-    assert span is not None
-    report = check_drift(
-        SpanStore(workspace.spans),
-        span,
-        model=_served_model(job, workspace),
-        settings=job.config.drift,
-        reports=workspace.drift_reports,
-    )
-    found = "; ".join(
-        f"{one.feature} {one.measure.replace('_', ' ')} {one.value:.3f} > {one.threshold:.3f}"
-        for one in report.findings
-    )
-    if found:
-        _log.warning("Drift    %s", found)
-    if report.blocked:
-        return Result(
-            "blocked",
-            error=f"span {span} drifted and is excluded from training; after a look at it, "
-            f"`oneshot spans readmit {span}` takes that back",
-            drift=found,
-        )
-    if job.config.retrain.trigger == "drift" and report.reference and not found:
-        return Result("skipped")
-    return found
-
-
-def _served_model(job: Job, workspace: Workspace) -> Path | None:
-    """The stable version, or the newest where none has that label; None where there is none."""
-    store = MetadataStore(parse_url(job.metadata_url).connection())
-    standing = Promotions(workspace, store, settings=job.config.push).standing()
-    version = standing.labels.get(STABLE, max(standing.versions, default=None))
-    return None if version is None else workspace.serving_model / str(version)
+            return Outcome(Status.FAILED, span, error=f"{error}\nLog: {log_file}")
+    return Outcome(Status.DONE, span, run)
 
 
 def _end_group(reason: str) -> None:

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 DAG_ID: Final = "oneshot_retraining"
 STAGES: Final = ("data", "train", "evaluate", "push")
 _NEW: Final = "new"
-_NOTHING_TO_DO: Final = ("nothing new", "skipped", "blocked")
+_NOTHING_TO_DO: Final = ("nothing_new", "skipped", "blocked")
 _EXIT_USAGE, _EXIT_NOT_BLESSED = 2, 3
 _GRACE_SECONDS: Final = 4.0  # less than the 5 s that Airflow leaves between SIGTERM and SIGKILL
 

@@ -33,16 +33,16 @@ from components.pusher.earlier_models import ABSENT
 from data_ingest.errors import InputError
 from pipeline.config import LOCAL_BEAM_RUNNERS
 from pipeline.runners.cluster import newest_window
+from pipeline.runs.status import ExitCode
 
 _log = logging.getLogger(__name__)
-EXIT_INPUT: Final = 2
 MOUNTS: Final[Mapping[str, str]] = MappingProxyType(
     {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
 )
 """Where Kubeflow's launcher and Vertex AI show an object store."""
 
 
-def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> int:
+def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> ExitCode:
     """Runs one node.
 
     Args:
@@ -81,9 +81,9 @@ def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> int:
         kubeflow_v2_run_executor.main((arguments, beam_args))
     except InputError as error:
         _log.error("%s", error)
-        return EXIT_INPUT
+        return ExitCode.USAGE
     _restore_uris(Path(invocation.outputs.output_file), mounts)
-    return 0
+    return ExitCode.DONE
 
 
 def runs_elsewhere(beam_args: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
 
 from pipeline.config import Stage
+from pipeline.runs.status import Status
 
 _log = logging.getLogger(__name__)
 _RUN_CONTEXT = "pipeline_run"
@@ -25,7 +26,7 @@ class RunRecord:
     """One run as the history tells it. Times are seconds since 1970, accuracies in [0, 1]."""
 
     run_id: str
-    state: str  # running, done, failed, interrupted, timeout, replaced, blocked or skipped
+    state: Status
     started: float
     dataset: str = ""
     command: str = "run"  # the `oneshot` command: run or retrain
@@ -47,19 +48,20 @@ class RunRecord:
     @property
     def is_judged(self) -> bool:
         """Whether it went as far as to say how good the model is."""
-        return self.state == "done" and self.stage in ("evaluate", "push")
+        return self.state == Status.DONE and self.stage in ("evaluate", "push")
 
     @property
     def is_whole(self) -> bool:
         """Whether it went all the way: what comes of a span is known then."""
-        return self.state == "done" and self.stage == "push"
+        return self.state == Status.DONE and self.stage == "push"
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "RunRecord":
         """Inverse of `dataclasses.asdict` after a trip through JSON, also of other versions."""
-        known = {field.name for field in fields(RunRecord)}
-        found = {name: value for name, value in values.items() if name in known}
-        return RunRecord(**{**found, "window": tuple(found.get("window", ()))})
+        names = {field.name for field in fields(RunRecord)}
+        known = {name: value for name, value in values.items() if name in names}
+        known |= {"state": Status(values["state"]), "window": tuple(values.get("window", ()))}
+        return RunRecord(**known)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class RunHistory:
                 for folder in artifacts.glob(f"*/*/{execution.id}"):
                     shutil.rmtree(folder, ignore_errors=True)
         for run in self.runs():
-            if run.state == "running":
-                self.record(replace(run, state="interrupted"))
+            if run.state == Status.RUNNING:
+                self.record(replace(run, state=Status.INTERRUPTED))
         return cut_off
 
     def _node_run(self, execution: metadata_store_pb2.Execution) -> NodeRun:

@@ -12,7 +12,9 @@ from components.pusher.pushed_models import rolled_back
 from data_ingest.errors import InputError
 from pipeline.cli.main import main
 from pipeline.config import PushSettings
+from pipeline.releases.label_file import served_model
 from pipeline.releases.promotion import Promotions
+from pipeline.runs.workspace import Workspace
 from serving.deploy.models_config import CANARY, STABLE, ModelEntry, read_entry
 from serving.saved_model.versions import versions
 from tests.pipeline.killed import oneshot_killed
@@ -76,6 +78,16 @@ def test_a_label_is_given_to_a_version_and_the_history_says_who_when_and_why(
     assert before <= first.when <= second.when <= time.time()
     assert second.labels == (CANARY,)
     assert second.who.partition("@")[2]
+
+
+def test_the_served_model_is_the_stable_one_else_the_newest(folder: Folder) -> None:
+    base, settings = folder.workspace.serving_model, PushSettings()
+    assert served_model(folder.workspace, settings) == base / str(folder.third)
+    folder.promotions.promote(folder.third, CANARY)
+    assert served_model(folder.workspace, settings) == base / str(folder.third)
+    folder.promotions.promote(folder.first, STABLE)
+    assert served_model(folder.workspace, settings) == base / str(folder.first)
+    assert served_model(Workspace(folder.root / "nothing"), settings) is None
 
 
 def test_servers_load_the_labelled_the_newest_and_the_one_to_go_back_to(folder: Folder) -> None:

@@ -161,7 +161,7 @@ def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.R
     said = json.loads(done.stdout)
     outcome.completed[said["status"]] += 1
     blessed = number % 3 != 0
-    expected = ("done", "nothing new") if blessed else ("not blessed", "nothing new")
+    expected = ("done", "nothing_new") if blessed else ("not_blessed", "nothing_new")
     assert said["status"] in expected, done.stderr
     watcher.end()
     outcome.looks += watcher.looks

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 
-from pipeline.retraining.job import Job, Result
+from pipeline.retraining.job import Job
+from pipeline.retraining.outcome import Outcome
+from pipeline.runs.status import Status
 
 if __name__ == "__main__":
     job = Job.from_json(sys.stdin.readline())
-    sys.stdout.write(Result("done", run=job.run).to_json() + "\n")
+    sys.stdout.write(Outcome(Status.DONE, run=job.run).to_json() + "\n")
     sys.stdout.flush()
     subprocess.Popen(["sleep", "600"])

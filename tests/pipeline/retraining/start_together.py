@@ -114,7 +114,7 @@ def start_two(
         results.append(json.loads(out))
     workers.end()
     statuses = sorted(result["status"] for result in results)
-    assert statuses in (["busy", "done"], ["done", "nothing new"]), statuses
+    assert statuses in (["busy", "done"], ["done", "nothing_new"]), statuses
     assert workers.most <= 1, f"{workers.most} at work at once"
     done = next(result for result in results if result["status"] == "done")
     assert done["span"] == number

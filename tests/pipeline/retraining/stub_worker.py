@@ -16,14 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.pusher.versions import push_version
-from pipeline.retraining.job import Job, Result
+from pipeline.retraining.job import Job
+from pipeline.retraining.outcome import Outcome
 from pipeline.retraining.worker import main
 from pipeline.runs.history import RunHistory
 from pipeline.runs.metadata_store import parse_url
+from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
 
 
-def work(job: Job) -> Result:
+def work(job: Job) -> Outcome:
     script_file = job.output / "script.json"
     script = json.loads(script_file.read_text()) if script_file.exists() else [{}]
     events = job.output / "events"
@@ -41,17 +43,17 @@ def work(job: Job) -> Result:
     if step.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
     if "fail" in step:
-        return Result("failed", error=step["fail"])
+        return Outcome(Status.FAILED, error=step["fail"])
     if "refuse" in step:
-        return Result("refused", error=step["refuse"])
+        return Outcome(Status.REFUSED, error=step["refuse"])
     blessed = step.get("blessed", True)
     version = None
     if job.run.stage == "push" and blessed:
         version = int(_push(job).name)
-    run = replace(job.run, state="done", blessed=blessed, pushed_version=version, seconds=0.0)
+    run = replace(job.run, state=Status.DONE, blessed=blessed, pushed_version=version, seconds=0.0)
     history.record(run)
     _note(events, "end", job)
-    return Result("done", run=run)
+    return Outcome(Status.DONE, run=run)
 
 
 def _push(job: Job) -> Path:

@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.retraining.retrain import LandedSpan, choose
+from pipeline.retraining.retrain import choose
 from pipeline.runs.history import RunRecord
+from pipeline.runs.status import Status
 
-STATES = ("done", "failed", "interrupted", "timeout", "replaced", "blocked", "skipped")
+ENDINGS = [status for status in Status if status is not Status.RUNNING]
 
 
 class Landed:
@@ -25,7 +26,7 @@ runs = st.lists(
     st.builds(
         RunRecord,
         run_id=st.text(max_size=3),
-        state=st.sampled_from(STATES),
+        state=st.sampled_from(ENDINGS),
         started=st.just(0.0),
         span=st.one_of(st.none(), st.integers(1, 40)),
         stage=st.sampled_from(("data", "train", "evaluate", "push")),
@@ -36,12 +37,12 @@ lengths = st.integers(0, 5)
 
 @given(spans, runs, lengths)
 def test_the_newest_usable_span_is_chosen_or_none(
-    spans: list[LandedSpan], runs: list[RunRecord], length: int
+    spans: list[Landed], runs: list[RunRecord], length: int
 ) -> None:
     choice = choose(spans, runs, asked=None, length=length)
     usable = [span.number for span in spans if span.excluded is None]
     of_newest = [run for run in runs if usable and run.span == max(usable)]
-    settled = any(run.is_whole or run.state == "skipped" for run in of_newest)
+    settled = any(run.is_whole or run.state is Status.SKIPPED for run in of_newest)
     if usable and not settled:
         assert choice.span == max(usable)
         assert choice.earlier is None
@@ -51,11 +52,11 @@ def test_the_newest_usable_span_is_chosen_or_none(
 
 @given(spans, runs, lengths)
 def test_nothing_new_once_the_chosen_span_is_done(
-    spans: list[LandedSpan], runs: list[RunRecord], length: int
+    spans: list[Landed], runs: list[RunRecord], length: int
 ) -> None:
     choice = choose(spans, runs, asked=None, length=length)
     if choice.span is not None:
-        done = RunRecord("new", "done", 1.0, span=choice.span)
+        done = RunRecord("new", Status.DONE, 1.0, span=choice.span)
         assert choose(spans, [done, *runs], asked=None, length=length).span is None
         again = choose(spans, [done, *runs], asked=choice.span, length=length)
         assert again.earlier == done
@@ -63,7 +64,7 @@ def test_nothing_new_once_the_chosen_span_is_done(
 
 @given(spans, runs, st.integers(1, 40), lengths)
 def test_a_window_ends_with_its_span_and_holds_the_usable_ones_before(
-    spans: list[LandedSpan], runs: list[RunRecord], asked: int, length: int
+    spans: list[Landed], runs: list[RunRecord], asked: int, length: int
 ) -> None:
     choice = choose(spans, runs, asked=asked, length=length)
     usable = [span.number for span in spans if span.excluded is None and span.number <= asked]
@@ -72,7 +73,7 @@ def test_a_window_ends_with_its_span_and_holds_the_usable_ones_before(
 
 
 @given(spans, lengths)
-def test_a_later_span_changes_no_earlier_window(spans: list[LandedSpan], length: int) -> None:
+def test_a_later_span_changes_no_earlier_window(spans: list[Landed], length: int) -> None:
     for count in range(1, len(spans) + 1):
         last = spans[count - 1].number
         early = choose(spans[:count], [], asked=last, length=length)
@@ -80,8 +81,8 @@ def test_a_later_span_changes_no_earlier_window(spans: list[LandedSpan], length:
 
 
 def test_stages_are_noticed_but_do_not_settle_a_span() -> None:
-    part = RunRecord("a", "done", 0.0, span=1, stage="train")
+    part = RunRecord("a", Status.DONE, 0.0, span=1, stage="train")
     choice = choose([Landed(1)], [part], asked=None, length=0)
     assert (choice.span, choice.begun, choice.earlier) == (1, True, None)
-    failed = RunRecord("a", "failed", 0.0, span=1)
+    failed = RunRecord("a", Status.FAILED, 0.0, span=1)
     assert not choose([Landed(1)], [failed], asked=None, length=0).begun

@@ -138,8 +138,8 @@ def test_the_newest_span_is_trained_on_once_and_promoted(place: Place) -> None:
     assert str(result["pushed_version"]) in config
     assert "stable" in config
 
-    assert place.run("--if-new")[1]["status"] == "nothing new"
-    assert place.run("--span", "2")[1]["status"] == "already trained"
+    assert place.run("--if-new")[1]["status"] == "nothing_new"
+    assert place.run("--span", "2")[1]["status"] == "already_trained"
     assert place.events() == ["begin", "end"]
     assert len(place.versions) == 1
 
@@ -174,8 +174,8 @@ def test_stages_do_not_count_as_trained(place: Place) -> None:
 def test_a_model_that_is_not_blessed_ends_with_3_and_is_not_tried_again(place: Place) -> None:
     place.script({"blessed": False})
     code, result = place.run("--if-new")
-    assert (code, result["status"], result["promoted"]) == (3, "not blessed", False)
-    assert place.run("--if-new")[1]["status"] == "nothing new"
+    assert (code, result["status"], result["promoted"]) == (3, "not_blessed", False)
+    assert place.run("--if-new")[1]["status"] == "nothing_new"
     assert not (place.output / "serving_model").exists()
 
 
@@ -326,7 +326,7 @@ def test_of_two_started_together_one_trains(
     results = [ended(process) for process in both]
     assert [code for code, _ in results] == [0, 0]
     statuses = sorted(result["status"] for _, result in results)
-    assert statuses in (["busy", "done"], ["done", "nothing new"])
+    assert statuses in (["busy", "done"], ["done", "nothing_new"])
     assert place.events() == ["begin", "end"]
 
 
@@ -388,7 +388,7 @@ def test_a_push_that_was_cut_off_before_its_promotion_is_promoted_later(place: P
     # As the worker leaves it; the command that would have promoted it was killed.
     history.record(replace(pushed, label="canary"))
     code, result = place.run("--if-new")
-    assert (code, result["status"], result["promoted"]) == (0, "nothing new", True)
+    assert (code, result["status"], result["promoted"]) == (0, "nothing_new", True)
     assert "canary" in (place.output / "serving_model" / "models.config").read_text()
 
 

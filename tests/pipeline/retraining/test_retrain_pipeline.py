@@ -89,7 +89,7 @@ def test_stages_are_done_one_after_the_other_and_once(
     assert {"Evaluator", "ServingGate", "Pusher"}.isdisjoint(summary["cached"])
     with LoadedModel(Path(summary["model_dir"])):
         pass
-    assert retrain(output, capfd)[1]["status"] == "nothing new"
+    assert retrain(output, capfd)[1]["status"] == "nothing_new"
 
 
 def test_everything_is_in_the_database_and_the_password_nowhere(
@@ -135,10 +135,10 @@ def test_a_bad_span_ends_with_3_and_the_model_that_is_served_stays(
     land(output)
     refused = ["--set", "evaluate={thresholds: {auc: {min: 0.9999}}}"]
     code, result = retrain(output, capfd, *refused)
-    assert (code, result["status"], result["pushed_version"]) == (3, "not blessed", None)
+    assert (code, result["status"], result["pushed_version"]) == (3, "not_blessed", None)
     assert result["span"] == 2
     assert config.read_text() == before
-    assert retrain(output, capfd)[1]["status"] == "nothing new"
+    assert retrain(output, capfd)[1]["status"] == "nothing_new"
 
 
 def test_a_span_that_drifted_is_excluded_before_anything_is_trained(
@@ -150,7 +150,7 @@ def test_a_span_that_drifted_is_excluded_before_anything_is_trained(
     assert "paper" in result["drift"]
     assert "readmit 3" in result["error"]
     assert RunHistory(parse_url(database).connection()).nodes(result["run_id"]) == []
-    assert retrain(output, capfd, "--set", "drift.action=block")[1]["status"] == "nothing new"
+    assert retrain(output, capfd, "--set", "drift.action=block")[1]["status"] == "nothing_new"
 
 
 def test_where_drift_is_the_trigger_only_a_span_that_drifted_is_trained_on(
@@ -161,10 +161,10 @@ def test_where_drift_is_the_trigger_only_a_span_that_drifted_is_trained_on(
     code, result = retrain(output, capfd, *trigger)
     assert (code, result["status"], result["span"]) == (0, "skipped", 4), result
     assert RunHistory(parse_url(database).connection()).nodes(result["run_id"]) == []
-    assert retrain(output, capfd, *trigger)[1]["status"] == "nothing new"
+    assert retrain(output, capfd, *trigger)[1]["status"] == "nothing_new"
     land(output, spoil=_inverted)
     code, result = retrain(output, capfd, *trigger)
-    assert result["status"] in ("done", "not blessed"), result
+    assert result["status"] in ("done", "not_blessed"), result
     assert "paper" in result["drift"]
     assert RunHistory(parse_url(database).connection()).nodes(result["run_id"])
 

@@ -24,7 +24,7 @@ _STAGES = ["data", "train", "evaluate", "push"]
 _CONFIG = "/from/a/variable.yaml"
 _HANGS = {"seconds": 600}
 _ANSWERS: dict[str, list[dict[str, Any]]] = {
-    "new data": [{"result": {"status": "nothing new", "span": None}}],
+    "new data": [{"result": {"status": "nothing_new", "span": None}}],
     "3 evaluate": [{"exit": 3, "result": {"blessed": False}}],
     "3 push": [{"exit": 3, "result": {"blessed": False}}],
     "14 data": [{"exit": 3, "result": {"status": "blocked", "error": "drift"}}],

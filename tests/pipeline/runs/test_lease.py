@@ -20,7 +20,7 @@ from pipeline.runs.processes import Process
 # on a host of that name.
 _HOLD = """
 import socket, sys
-from pipeline.metadata_store import parse_url
+from pipeline.runs.metadata_store import parse_url
 if len(sys.argv) > 2:
     socket.gethostname = lambda: sys.argv[2]
 with parse_url(sys.argv[1]).lease(ttl=2).held(run_id="theirs", command="retrain") as hold:
@@ -137,7 +137,7 @@ def test_what_the_worker_of_a_dead_holder_does_is_ended_before_it_is_taken_over(
     worker = subprocess.Popen(["sleep", "600"], start_new_session=True)
     code = """
 import os, sys
-from pipeline.metadata_store import parse_url
+from pipeline.runs.metadata_store import parse_url
 lease = parse_url(sys.argv[1]).lease(ttl=2)
 with lease.held(run_id="theirs", command="retrain") as hold:
     hold.set_worker(int(sys.argv[2]))
