@@ -15,6 +15,7 @@ setup(
         ]
     ),
     package_data={
+        "": ["py.typed"],
         "pipeline": ["deploy/*"],
         "pipeline.runs": ["*.jinja"],
         "serving": ["deploy/*", "deploy/kubernetes/*"],
