@@ -265,7 +265,7 @@ def _open(context: Context) -> "Iterator[tuple[Gallery, TextIO]]":
 
 def _embedder(model: str) -> "Embedder":
     if model.startswith(("http://", "https://")):
-        from serving.client.rest import Client
+        from serving.client import Client
         from serving.gallery.embedder import ServerEmbedder
 
         try:

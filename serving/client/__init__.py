@@ -4,6 +4,7 @@
 the same over gRPC is in `serving.client.grpc`.
 """
 
+from serving.client.images import Image, Images
 from serving.client.rest import AsyncClient, Client
 from serving.client.types import (
     ClientError,
@@ -16,6 +17,7 @@ from serving.client.types import (
     Retries,
     Scores,
     ServerError,
+    Target,
     Tls,
     Unauthorized,
     Unavailable,
@@ -27,6 +29,8 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlineExceeded",
+    "Image",
+    "Images",
     "InvalidImage",
     "InvalidRequest",
     "Limits",
@@ -35,6 +39,7 @@ __all__ = [
     "Retries",
     "Scores",
     "ServerError",
+    "Target",
     "Tls",
     "Unauthorized",
     "Unavailable",

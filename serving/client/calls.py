@@ -1,12 +1,14 @@
-"""What a client asks and when it asks again, without any input or output.
+"""What a client asks a server, in which order, and when it asks again.
 
-Every call is a generator of steps: it yields a request to send or a pause to make, gets the answer
-(or the error thrown in) and returns the call's result. A client only carries the steps out, so
-that blocking and asynchronous clients, over REST and over gRPC, behave alike.
+The calls are coroutines that await nothing but a `Wire`, so that all clients behave alike, whatever
+the protocol and whether they block or not.
 """
 
+import abc
+import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,111 +23,185 @@ from serving.client.types import (
     Floats,
     GetMetadata,
     GetStatus,
+    Inputs,
     InvalidRequest,
     Limits,
     NotFound,
     Overloaded,
-    Pause,
     Predict,
     Request,
     Retries,
     Scores,
-    Send,
     ServerError,
-    Steps,
     Target,
     Unavailable,
     VersionStatus,
-    is_retryable,
 )
-from serving.errors import Code
 
-SCORE_SIGNATURE: Final = "serving_default"
-EMBED_SIGNATURE: Final = "embed"
-MATCH_SIGNATURE: Final = "match"
-
-AVAILABLE: Final = "AVAILABLE"
 MATCH_ROWS: Final = 1024
 """Pairs of vectors in one request: small next to images, so more than `Limits.images`."""
+DEFAULT_READY_TIMEOUT: Final = 60.0
 FIRST_POLL_SECONDS: Final = 0.1
 SLOWEST_POLL_SECONDS: Final = 2.0
 POLL_TIMEOUT_SECONDS: Final = 5.0
 
 
+class Wire(abc.ABC):
+    """Carries requests to a server over one protocol."""
+
+    @abc.abstractmethod
+    async def send(self, request: Request, timeout: float) -> Any:
+        """What `request` is answered by within so many seconds; raises ClientError."""
+
+    @abc.abstractmethod
+    async def close(self) -> None: ...
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class BlockingWire(Wire):
+    """A wire whose coroutines block until they are done and never suspend."""
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
 @dataclass(frozen=True)
 class Calls:
-    """The calls that a client offers, each as steps."""
+    """The calls that every client offers; `timeout` stands for a call's own where that is None."""
 
+    wire: Wire
     target: Target
     limits: Limits
     retries: Retries
+    timeout: float
 
-    def score(
-        self,
-        images_a: Images,
-        images_b: Images,
-        deadline: Deadline,
-    ) -> Steps[Scores]:
-        paired = _paired(list(encode_images(images_a)), list(encode_images(images_b)))
-        answers = []
-        first = 0
-        for chunk in _chunks(zip(*paired, strict=True), limits=self.limits):
-            a, b = ([row[side] for row in chunk] for side in (0, 1))
-            request = Predict(
-                self.target, SCORE_SIGNATURE, {"image_a": a, "image_b": b}, ("score", "logit")
-            )
-            answers.append((yield from self._predict(request, first, len(chunk), deadline)))
-            first += len(chunk)
-        return _scores(answers)
+    async def score(
+        self, images_a: Images, images_b: Images, *, timeout: float | None = None
+    ) -> Scores:
+        """How alike images are, pair by pair.
 
-    def embed(self, images: Images, deadline: Deadline) -> Steps[Floats]:
-        answers = []
-        first = 0
+        Args:
+          images_a: N images, or one, which is then compared with each of the others.
+          images_b: the same.
+          timeout: seconds for all of it, retries included; None is the client's own.
+
+        Returns:
+          `score` and `logit`, `float32[N]` each.
+
+        Raises:
+          InvalidImage: one of them is no image.
+          OSError: a path cannot be read.
+          ClientError: there was no answer; see its subclasses.
+        """
+        deadline = self._deadline(timeout)
+        a, b = list(encode_images(images_a)), list(encode_images(images_b))
+        if not a or not b:
+            raise InvalidRequest("there is no image to send")
+        if len(a) == 1:
+            a *= len(b)
+        if len(b) == 1:
+            b *= len(a)
+        if len(a) != len(b):
+            raise InvalidRequest(f"{len(a)} images cannot be compared with {len(b)}")
+        chunks = (
+            {"image_a": [row[0] for row in chunk], "image_b": [row[1] for row in chunk]}
+            for chunk in _chunks(zip(a, b, strict=True), limits=self.limits)
+        )
+        return Scores(*await self._predict("serving_default", chunks, Scores._fields, deadline))
+
+    async def embed(self, images: Images, *, timeout: float | None = None) -> Floats:
+        """The vectors of images, for `match` or for an index with Manhattan distance.
+
+        Args:
+          images: N images; a single one counts as a batch of one.
+          timeout: seconds for all of it, retries included; None is the client's own.
+
+        Returns:
+          `float32[N, D]`, in the order of the images.
+
+        Raises:
+          InvalidImage: one of them is no image.
+          OSError: a path cannot be read.
+          ClientError: there was no answer; see its subclasses.
+        """
+        deadline = self._deadline(timeout)
         # Images are read as they are sent: there may be more of them than fit into memory.
         rows = ((image,) for image in encode_images(images))
-        for chunk in _chunks(rows, limits=self.limits):
-            request = Predict(
-                self.target, EMBED_SIGNATURE, {"image": [row[0] for row in chunk]}, ("embedding",)
-            )
-            answers.append((yield from self._predict(request, first, len(chunk), deadline)))
-            first += len(chunk)
-        if not answers:
-            raise InvalidRequest("there is no image to send")
-        return np.concatenate([answer["embedding"] for answer in answers])
+        chunks = (
+            {"image": [row[0] for row in chunk]} for chunk in _chunks(rows, limits=self.limits)
+        )
+        (vectors,) = await self._predict("embed", chunks, ("embedding",), deadline)
+        return vectors
 
-    def match(
-        self, embeddings_a: npt.ArrayLike, embeddings_b: npt.ArrayLike, deadline: Deadline
-    ) -> Steps[Scores]:
-        a, b = np.broadcast_arrays(*_vectors(embeddings_a, embeddings_b))
-        answers = []
-        for first in range(0, len(a), MATCH_ROWS):
-            rows = slice(first, first + MATCH_ROWS)
-            request = Predict(
-                self.target,
-                MATCH_SIGNATURE,
-                {"embedding_a": a[rows], "embedding_b": b[rows]},
-                ("score", "logit"),
-            )
-            answers.append((yield from self._predict(request, first, len(a[rows]), deadline)))
-        return _scores(answers)
+    async def match(
+        self,
+        embeddings_a: npt.ArrayLike,
+        embeddings_b: npt.ArrayLike,
+        *,
+        timeout: float | None = None,
+    ) -> Scores:
+        """How alike embedded images are, pair by pair: `logit = b0 - sum |a - b|`.
 
-    def status(self, deadline: Deadline) -> Steps[list[VersionStatus]]:
-        found: list[VersionStatus] = yield from self._send(GetStatus(self.target), deadline)
+        Args:
+          embeddings_a: floats `[N, D]`, or `[D]`, which is then compared with each of the others.
+          embeddings_b: the same, made by the same version of the model.
+          timeout: seconds for all of it, retries included; None is the client's own.
+
+        Returns:
+          `score` and `logit`, `float32[N]` each.
+
+        Raises:
+          ClientError: there was no answer; `InvalidRequest` if the shapes do not fit.
+        """
+        deadline = self._deadline(timeout)
+        a, b = _vectors(embeddings_a), _vectors(embeddings_b)
+        if a.shape[1] != b.shape[1] or (len(a) != len(b) and 1 not in (len(a), len(b))):
+            raise InvalidRequest(
+                f"embeddings of the shapes {list(a.shape)} and {list(b.shape)} cannot be compared"
+            )
+        a, b = np.broadcast_arrays(a, b)
+        parts = (slice(first, first + MATCH_ROWS) for first in range(0, len(a), MATCH_ROWS))
+        chunks = ({"embedding_a": a[part], "embedding_b": b[part]} for part in parts)
+        return Scores(*await self._predict("match", chunks, Scores._fields, deadline))
+
+    async def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
+        """The versions that the server knows, oldest first; only the one that is pinned, if any.
+
+        Raises:
+          NotFound: it knows none.
+          ClientError: there was no answer.
+        """
+        found: list[VersionStatus] = await self._ask(
+            GetStatus(self.target), self._deadline(timeout)
+        )
         return sorted(found)
 
-    def wait_ready(self, deadline: Deadline) -> Steps[int]:
-        """Polls until the target answers; the version that does."""
+    async def wait_ready(self, *, timeout: float = DEFAULT_READY_TIMEOUT) -> int:
+        """Waits until the model, in the pinned version or label if any, answers requests.
+
+        A server that is not there yet, or does not know the model yet, is waited for.
+
+        Returns:
+          The version that answers.
+
+        Raises:
+          DeadlineExceeded: it was not ready in time; the message says what was seen last.
+          ClientError: waiting does not help, for example with a wrong token.
+        """
+        deadline = Deadline(timeout)
         seen = ""
         pause = FIRST_POLL_SECONDS
         while True:
             try:
-                states: list[VersionStatus] = yield self._poll(GetStatus(self.target), deadline)
-                if any(status.state == AVAILABLE for status in states):
+                states: list[VersionStatus] = await self._poll(GetStatus(self.target), deadline)
+                if any(status.state == "AVAILABLE" for status in states):
                     # A status takes no notice of labels; only a version that is loaded has
                     # metadata, and they tell which one it is.
-                    version: int = yield self._poll(GetMetadata(self.target), deadline)
+                    version: int = await self._poll(GetMetadata(self.target), deadline)
                     return version
-                seen = ", ".join(_describe(status) for status in states) or "there is no version"
+                seen = ", ".join(map(str, states)) or "there is no version"
             except ClientError as error:
                 not_yet = (NotFound, Unavailable, Overloaded, DeadlineExceeded)
                 unknown_label = isinstance(error, InvalidRequest) and self.target.label is not None
@@ -135,7 +211,7 @@ class Calls:
                 if not (seen and isinstance(error, DeadlineExceeded)):
                     seen = str(error)
             try:
-                yield Pause(min(pause, deadline.left()))
+                await self.wire.sleep(min(pause, deadline.left()))
                 deadline.left()
             except DeadlineExceeded as error:
                 raise DeadlineExceeded(
@@ -143,54 +219,57 @@ class Calls:
                 ) from error
             pause = min(SLOWEST_POLL_SECONDS, pause * 1.5)
 
-    def _poll(self, request: Request, deadline: Deadline) -> Send:
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self.timeout if timeout is None else timeout)
+
+    async def _poll(self, request: Request, deadline: Deadline) -> Any:
         # A server that starts may take a connection and not answer it; the next one will be.
-        return Send(request, min(deadline.left(), POLL_TIMEOUT_SECONDS))
+        return await self.wire.send(request, min(deadline.left(), POLL_TIMEOUT_SECONDS))
 
-    def _predict(
-        self, request: Predict, first: int, rows: int, deadline: Deadline
-    ) -> Steps[dict[str, Floats]]:
-        try:
-            answer: dict[str, Floats] = yield from self._send(request, deadline)
-        except InvalidRequest as error:
-            if rows == 1 and first == 0:
-                raise
-            place = f"in rows {first} to {first + rows - 1}"
-            raise InvalidRequest(f"{place}: {error.message}", code=error.code) from error
-        for name in request.outputs:
-            if name not in answer:
-                raise ServerError(f"{request.signature} answered without {name!r}")
-            if len(answer[name]) != rows:
-                raise ServerError(
-                    f"{request.signature} answered {len(answer[name])} rows of {name!r} to {rows}"
-                )
-        return answer
+    async def _predict(
+        self,
+        signature: str,
+        chunks: Iterable[Inputs],
+        outputs: tuple[str, ...],
+        deadline: Deadline,
+    ) -> list[Floats]:
+        """Each output, of all chunks together; a chunk is one request."""
+        answers: list[list[Floats]] = []
+        first = 0
+        for inputs in chunks:
+            rows = len(next(iter(inputs.values())))
+            request = Predict(self.target, signature, inputs, outputs)
+            try:
+                answer: dict[str, Floats] = await self._ask(request, deadline)
+            except InvalidRequest as error:
+                if rows == 1 and first == 0:
+                    raise
+                place = f"in rows {first} to {first + rows - 1}"
+                raise InvalidRequest(f"{place}: {error.message}", code=error.code) from error
+            for name in outputs:
+                if name not in answer:
+                    raise ServerError(f"{signature} answered without {name!r}")
+                if len(answer[name]) != rows:
+                    raise ServerError(
+                        f"{signature} answered {len(answer[name])} rows of {name!r} to {rows}"
+                    )
+            answers.append([answer[name] for name in outputs])
+            first += rows
+        if not answers:
+            raise InvalidRequest("there is no image to send")
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
-    def _send(self, request: Request, deadline: Deadline) -> Steps[Any]:
+    async def _ask(self, request: Request, deadline: Deadline) -> Any:
+        """The answer to a request, which is sent again while that may help."""
         for attempt in itertools.count():
             try:
-                return (yield Send(request, deadline.left()))
-            except ClientError as error:
-                if not is_retryable(error) or attempt + 1 >= self.retries.attempts:
-                    raise
+                return await self.wire.send(request, deadline.left())
+            except (Unavailable, Overloaded) as error:
                 pause = self.retries.pause(attempt, retry_after=error.retry_after)
-                if pause >= deadline.left():
+                if attempt + 1 >= self.retries.attempts or pause >= deadline.left():
                     raise
-                yield Pause(pause)
+            await self.wire.sleep(pause)
         raise AssertionError("attempts end by returning or raising")
-
-
-def _paired(a: Sequence[bytes], b: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
-    """Both of the same length: a single image is compared with each of the others."""
-    if not a or not b:
-        raise InvalidRequest("there is no image to send")
-    if len(a) == 1:
-        a = [a[0]] * len(b)
-    if len(b) == 1:
-        b = [b[0]] * len(a)
-    if len(a) != len(b):
-        raise InvalidRequest(f"{len(a)} images cannot be compared with {len(b)}")
-    return a, b
 
 
 def _chunks(
@@ -200,7 +279,7 @@ def _chunks(
     chunk: list[tuple[bytes, ...]] = []
     size = 0
     for row in rows:
-        row_size = sum(len(image) for image in row)
+        row_size = sum(map(len, row))
         if chunk and (len(chunk) == limits.images or size + row_size > limits.bytes):
             yield chunk
             chunk, size = [], 0
@@ -210,36 +289,16 @@ def _chunks(
         yield chunk
 
 
-def _vectors(*given: npt.ArrayLike) -> list[Floats]:
-    """Each as `float32[N, D]`, with the same D and with N alike or 1."""
-    vectors = []
-    for value in given:
-        try:
-            array = np.atleast_2d(np.asarray(value, np.float32))
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"an embedding is an array of floats: {error}") from error
-        if array.ndim != 2 or array.size == 0:
-            raise InvalidRequest(
-                f"embeddings have the shape [D] or [N, D], not {list(np.shape(array))}"
-            )
-        if not np.isfinite(array).all():
-            raise InvalidRequest("an embedding has values that are not finite")
-        vectors.append(array)
-    a, b = vectors
-    if a.shape[1] != b.shape[1] or (len(a) != len(b) and 1 not in (len(a), len(b))):
+def _vectors(given: npt.ArrayLike) -> Floats:
+    """`given` as `float32[N, D]`."""
+    try:
+        vectors = np.atleast_2d(np.asarray(given, np.float32))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"an embedding is an array of floats: {error}") from error
+    if vectors.ndim != 2 or vectors.size == 0:
         raise InvalidRequest(
-            f"embeddings of the shapes {list(a.shape)} and {list(b.shape)} cannot be compared"
+            f"embeddings have the shape [D] or [N, D], not {list(np.shape(vectors))}"
         )
+    if not np.isfinite(vectors).all():
+        raise InvalidRequest("an embedding has values that are not finite")
     return vectors
-
-
-def _scores(answers: Sequence[Mapping[str, Floats]]) -> Scores:
-    return Scores(
-        np.concatenate([answer["score"] for answer in answers]),
-        np.concatenate([answer["logit"] for answer in answers]),
-    )
-
-
-def _describe(status: VersionStatus) -> str:
-    reason = f" ({status.code.name}: {status.message})" if status.code is not Code.OK else ""
-    return f"version {status.version} is {status.state}{reason}"

@@ -6,9 +6,11 @@ Example:
       vectors = client.embed(["alice.png", "bob.png"])
 """
 
+import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import grpc
 import numpy as np
@@ -23,25 +25,16 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.client.base import (
-    DEFAULT_LIMITS,
-    DEFAULT_MODEL,
-    DEFAULT_RETRIES,
-    DEFAULT_TIMEOUT,
-    AwaitingClient,
-    BlockingClient,
-)
+from serving.client.base import LOOPBACK, AwaitingClient, BlockingClient
+from serving.client.calls import BlockingWire, Wire
 from serving.client.types import (
     ClientError,
     Floats,
     GetMetadata,
     GetStatus,
     InvalidRequest,
-    Limits,
     Predict,
     Request,
-    Retries,
-    Send,
     ServerError,
     Target,
     Tls,
@@ -51,7 +44,6 @@ from serving.client.types import (
 from serving.errors import Code
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8500"
-SIGNATURES: Final = "signature_def"
 CHANNEL_OPTIONS: Final = (
     # 4 MB unless raised: less than the vectors of a large batch.
     ("grpc.max_receive_message_length", -1),
@@ -66,154 +58,96 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
 )
 
+Credentials: TypeAlias = grpc.ChannelCredentials | None
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
 class GrpcClient(BlockingClient):
-    """A blocking client over gRPC. Threads may share it, and then share its channel."""
+    """A blocking client over gRPC. Threads may share it, and then share its channel.
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        model: str = DEFAULT_MODEL,
-        version: int | None = None,
-        label: str | None = None,
-        token: str | None = None,
-        tls: Tls | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        limits: Limits = DEFAULT_LIMITS,
-        retries: Retries = DEFAULT_RETRIES,
-    ) -> None:
-        """Connects with the first request.
+    Attributes:
+      address: `host:port`, or any name that gRPC resolves, such as `dns:///host:port`.
+    """
 
-        Args:
-          address: `host:port`, or any name that gRPC resolves, such as `dns:///host:port`.
-          model: its name on the server.
-          version: pins a version; None is the newest.
-          label: pins what the server's configuration calls so, for example 'stable'.
-          token: sent as `authorization: Bearer`.
-          tls: makes the channel a TLS channel; `Tls()` trusts the well-known authorities.
-          timeout: seconds that a call may take, retries and all chunks included.
-          limits: how much goes into one request.
-          retries: when to try again.
+    address: str = DEFAULT_ADDRESS
 
-        Raises:
-          ValueError: the pin or the certificates make no sense.
-        """
-        super().__init__(
-            model=model,
-            version=version,
-            label=label,
-            timeout=timeout,
-            limits=limits,
-            retries=retries,
-        )
-        self._metadata = _metadata(address, token=token, tls=tls)
-        if tls is None:
-            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        else:
-            credentials = _credentials(tls)
-            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self._methods = _Methods.on(self._channel)
-
-    def _send(self, send: Send) -> Any:
-        message = write_message(send.request)
-        try:
-            answer = self._methods.of(send.request)(
-                message, timeout=send.timeout, metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise _client_error(error.code(), error.details()) from error
-        return read_message(send.request, answer)
-
-    def _close(self) -> None:
-        self._channel.close()
+    def _connect(self) -> BlockingWire:
+        metadata = _metadata(self.address, self.token, self.tls)
+        return _BlockingChannel(self.address, _credentials(self.tls), metadata)
 
 
+@dataclass(frozen=True, eq=False)
 class AsyncGrpcClient(AwaitingClient):
     """A client over gRPC for asyncio; its arguments are those of `GrpcClient`."""
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        model: str = DEFAULT_MODEL,
-        version: int | None = None,
-        label: str | None = None,
-        token: str | None = None,
-        tls: Tls | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        limits: Limits = DEFAULT_LIMITS,
-        retries: Retries = DEFAULT_RETRIES,
-    ) -> None:
-        super().__init__(
-            model=model,
-            version=version,
-            label=label,
-            timeout=timeout,
-            limits=limits,
-            retries=retries,
-        )
-        self._metadata = _metadata(address, token=token, tls=tls)
-        self._connection = _AsyncConnection(address, tls)
+    address: str = DEFAULT_ADDRESS
 
-    async def _send(self, send: Send) -> Any:
-        message = write_message(send.request)
+    def _connect(self) -> Wire:
+        metadata = _metadata(self.address, self.token, self.tls)
+        return _AsyncChannel(self.address, _credentials(self.tls), metadata)
+
+
+class _BlockingChannel(BlockingWire):
+    def __init__(self, address: str, credentials: Credentials, metadata: Metadata) -> None:
+        self._channel = _open(grpc, address, credentials)
+        self._methods = _methods(self._channel)
+        self._metadata = metadata
+
+    async def send(self, request: Request, timeout: float) -> Any:
+        method, message = self._methods[type(request)], write_message(request)
         try:
-            answer = await self._connection.methods().of(send.request)(
-                message, timeout=send.timeout, metadata=self._metadata
-            )
-        except grpc.aio.AioRpcError as error:
+            answer = method(message, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
             raise _client_error(error.code(), error.details()) from error
-        return read_message(send.request, answer)
+        return read_message(request, answer)
 
-    async def _close(self) -> None:
-        await self._connection.close()
-
-
-class _Methods(NamedTuple):
-    """The remote methods that are used; those of an asyncio channel are to be awaited."""
-
-    predict: Callable[..., Any]
-    status: Callable[..., Any]
-    metadata: Callable[..., Any]
-
-    @classmethod
-    def on(cls, channel: Any) -> "_Methods":
-        prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        models = model_service_pb2_grpc.ModelServiceStub(channel)
-        return cls(prediction.Predict, models.GetModelStatus, prediction.GetModelMetadata)
-
-    def of(self, request: Request) -> Callable[..., Any]:
-        if isinstance(request, Predict):
-            return self.predict
-        return self.status if isinstance(request, GetStatus) else self.metadata
+    async def close(self) -> None:
+        self._channel.close()
 
 
-class _AsyncConnection:
+class _AsyncChannel(Wire):
     """A channel made with the first request: it belongs to the event loop of that moment."""
 
-    def __init__(self, address: str, tls: Tls | None) -> None:
-        self._address = address
-        self._tls = tls
+    def __init__(self, address: str, credentials: Credentials, metadata: Metadata) -> None:
+        self._open = functools.partial(_open, grpc.aio, address, credentials)
         self._channel: Any = None
-        self._methods: _Methods | None = None
+        self._metadata = metadata
 
-    def methods(self) -> _Methods:
-        if self._methods is None:
-            if self._tls is None:
-                self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-            else:
-                self._channel = grpc.aio.secure_channel(
-                    self._address, _credentials(self._tls), options=CHANNEL_OPTIONS
-                )
-            self._methods = _Methods.on(self._channel)
-        return self._methods
+    async def send(self, request: Request, timeout: float) -> Any:
+        if self._channel is None:
+            self._channel = self._open()
+            self._methods = _methods(self._channel)
+        method, message = self._methods[type(request)], write_message(request)
+        try:
+            answer = await method(message, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _client_error(error.code(), error.details()) from error
+        return read_message(request, answer)
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
+
+
+def _open(library: Any, address: str, credentials: Credentials) -> Any:
+    """A channel of `grpc` or `grpc.aio`."""
+    if credentials is None:
+        return library.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return library.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+def _methods(channel: Any) -> dict[type, Callable[..., Any]]:
+    """The remote method for each kind of request; those of an asyncio channel are to be awaited."""
+    prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    models = model_service_pb2_grpc.ModelServiceStub(channel)
+    return {
+        Predict: prediction.Predict,
+        GetStatus: models.GetModelStatus,
+        GetMetadata: prediction.GetModelMetadata,
+    }
 
 
 def write_message(request: Request) -> Any:
@@ -227,7 +161,7 @@ def write_message(request: Request) -> Any:
         return message
     if isinstance(request, GetMetadata):
         return get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=[SIGNATURES]
+            model_spec=spec, metadata_field=["signature_def"]
         )
     spec.ClearField("version_label")  # statuses know versions, not labels
     return get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
@@ -293,23 +227,19 @@ def _client_error(status: grpc.StatusCode, details: str | None) -> ClientError:
     return error_of_code(code, message)
 
 
-def _metadata(address: str, *, token: str | None, tls: Tls | None) -> tuple[tuple[str, str], ...]:
+def _metadata(address: str, token: str | None, tls: Tls | None) -> Metadata:
     if token is None:
         return ()
-    if tls is None and not _is_loopback(address):
+    host = address.rsplit(":", 1)[0].rsplit("/", 1)[-1].strip("[]")
+    if tls is None and host not in LOOPBACK and not address.startswith("unix:"):
         _log.warning("The bearer token is sent to %s unencrypted: use tls.", address)
     return (("authorization", f"Bearer {token}"),)
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rsplit(":", 1)[0].rsplit("/", 1)[-1].strip("[]")
-    return host in ("127.0.0.1", "localhost", "::1") or address.startswith("unix:")
-
-
-def _credentials(tls: Tls) -> grpc.ChannelCredentials:
-    def contents(path: Any) -> bytes | None:
-        return None if path is None else path.read_bytes()
-
+def _credentials(tls: Tls | None) -> Credentials:
+    if tls is None:
+        return None
+    files = (tls.ca, tls.key, tls.certificate)
     return grpc.ssl_channel_credentials(
-        contents(tls.ca), contents(tls.key), contents(tls.certificate)
+        *(None if file is None else file.read_bytes() for file in files)
     )

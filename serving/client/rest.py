@@ -15,48 +15,168 @@ import logging
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import httpx
 import numpy as np
 
-from serving.client.base import (
-    DEFAULT_LIMITS,
-    DEFAULT_MODEL,
-    DEFAULT_RETRIES,
-    DEFAULT_TIMEOUT,
-    AwaitingClient,
-    BlockingClient,
-)
-from serving.client.images import Image, Images
+from serving.client.base import LOOPBACK, AwaitingClient, BlockingClient
+from serving.client.calls import BlockingWire, Wire
 from serving.client.types import (
     ClientError,
     DeadlineExceeded,
     Floats,
     GetMetadata,
     GetStatus,
-    InvalidImage,
-    InvalidRequest,
-    Limits,
-    NotFound,
-    Overloaded,
     Predict,
     Request,
-    Retries,
-    Scores,
-    Send,
     ServerError,
     Target,
     Tls,
-    Unauthorized,
     Unavailable,
     VersionStatus,
     error_of_http,
 )
 from serving.errors import Code
 
-LONGEST_ERROR = 1024
+DEFAULT_URL: Final = "http://127.0.0.1:8501"
+LONGEST_ERROR: Final = 1024
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Client(BlockingClient):
+    """A blocking client over REST. Threads may share it, and then share its connections.
+
+    Attributes:
+      url: of the server, `http://` or `https://`, without `/v1/...`.
+      transport: replaces httpx's own, for tests or proxies.
+    """
+
+    url: str = DEFAULT_URL
+    transport: httpx.BaseTransport | None = field(default=None, kw_only=True, repr=False)
+
+    def _connect(self) -> BlockingWire:
+        settings = _settings(self.url, self.token, self.tls)
+        return _BlockingHttp(httpx.Client(transport=self.transport, **settings))
+
+
+@dataclass(frozen=True, eq=False)
+class AsyncClient(AwaitingClient):
+    """A client over REST for asyncio; its arguments are those of `Client`."""
+
+    url: str = DEFAULT_URL
+    transport: httpx.AsyncBaseTransport | None = field(default=None, kw_only=True, repr=False)
+
+    def _connect(self) -> Wire:
+        settings = _settings(self.url, self.token, self.tls)
+        return _AsyncHttp(httpx.AsyncClient(transport=self.transport, **settings))
+
+
+class _BlockingHttp(BlockingWire):
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    async def send(self, request: Request, timeout: float) -> Any:
+        method, path, body = write_request(request)
+        left = _TimeLeft(timeout)
+        try:
+            with self._client.stream(
+                method, path, content=body, extensions={"timeout": left}
+            ) as response:
+                received = []
+                for part in response.iter_bytes():
+                    received.append(part)
+                    if left.seconds() <= 0:
+                        raise httpx.ReadTimeout("the body came too slowly")
+        except httpx.HTTPError as error:
+            raise _client_error(error, timeout) from error
+        return read_answer(request, response.status_code, response.headers, b"".join(received))
+
+    async def close(self) -> None:
+        self._client.close()
+
+
+class _AsyncHttp(Wire):
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def send(self, request: Request, timeout: float) -> Any:
+        method, path, body = write_request(request)
+        try:
+            response = await asyncio.wait_for(
+                self._client.request(method, path, content=body), timeout
+            )
+        except (httpx.HTTPError, asyncio.TimeoutError) as error:
+            raise _client_error(error, timeout) from error
+        return read_answer(request, response.status_code, response.headers, response.content)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class _TimeLeft(dict[str, float]):
+    """Timeouts that shrink.
+
+    httpx has a timeout for each phase of an exchange, not for the whole of it. The transport looks
+    them up as each phase begins, and finds what is left by then.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(dict.fromkeys(("pool", "connect", "write", "read"), seconds))
+        self._end = time.monotonic() + seconds
+
+    def seconds(self) -> float:
+        return self._end - time.monotonic()
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002
+        return max(self.seconds(), 0.001)
+
+
+def _client_error(error: Exception, timeout: float) -> ClientError:
+    if isinstance(error, (httpx.TimeoutException, asyncio.TimeoutError)):
+        return DeadlineExceeded(f"no answer within {timeout:.3g} s")
+    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)):
+        return Unavailable(f"{type(error).__name__}: {error}")
+    return ServerError(f"{type(error).__name__}: {error}")
+
+
+def _settings(url: str, token: str | None, tls: Tls | None) -> dict[str, Any]:
+    """Arguments of both of httpx's clients.
+
+    Raises:
+      ValueError: the URL or the certificates make no sense.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"the server's URL is http://host:port or https://host:port, not {url!r}")
+    secure, local = parts.scheme == "https", parts.hostname in LOOPBACK
+    headers = {"content-type": "application/json"}
+    if token is not None:
+        if not secure and not local:
+            _log.warning("The bearer token is sent to %s unencrypted: use https.", url)
+        headers["authorization"] = f"Bearer {token}"
+    verify: ssl.SSLContext | bool = True
+    if not secure:
+        if tls is not None:
+            raise ValueError(f"certificates are given, but {url} is not https")
+        # Trusts nobody; reading the system's authorities takes longer than many a request.
+        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    elif tls is not None:
+        verify = ssl.create_default_context(cafile=tls.ca)
+        if tls.certificate is not None:
+            verify.load_cert_chain(tls.certificate, tls.key)
+    return {
+        "base_url": url,
+        "headers": headers,
+        "verify": verify,
+        "limits": httpx.Limits(max_connections=100, max_keepalive_connections=100),
+        "timeout": None,  # the wires keep the deadline around the whole exchange
+        "trust_env": not local,  # HTTP_PROXY and the like: no proxy leads to one's own machine
+    }
 
 
 class HttpRequest(NamedTuple):
@@ -98,7 +218,7 @@ def read_answer(request: Request, status: int, headers: Mapping[str, str], body:
         if isinstance(request, GetStatus):
             return [_read_status(entry) for entry in answer["model_version_status"]]
         return int(answer["model_spec"]["version"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ServerError(
             f"the answer is not one of TF Serving's: {type(error).__name__}: {error}"
         ) from error
@@ -147,213 +267,3 @@ def _read_error(status: int, headers: Mapping[str, str], body: bytes) -> ClientE
     except ValueError:  # absent, or a date
         retry_after = None
     return error_of_http(status, message, retry_after=retry_after)
-
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "DeadlineExceeded",
-    "Image",
-    "Images",
-    "InvalidImage",
-    "InvalidRequest",
-    "Limits",
-    "NotFound",
-    "Overloaded",
-    "Retries",
-    "Scores",
-    "ServerError",
-    "Target",
-    "Tls",
-    "Unauthorized",
-    "Unavailable",
-    "VersionStatus",
-]
-
-DEFAULT_URL: Final = "http://127.0.0.1:8501"
-CONNECTIONS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-
-_log = logging.getLogger(__name__)
-
-
-class Client(BlockingClient):
-    """A blocking client over REST. Threads may share it, and then share its connections."""
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        model: str = DEFAULT_MODEL,
-        version: int | None = None,
-        label: str | None = None,
-        token: str | None = None,
-        tls: Tls | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        limits: Limits = DEFAULT_LIMITS,
-        retries: Retries = DEFAULT_RETRIES,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        """Connects with the first request.
-
-        Args:
-          url: of the server, `http://` or `https://`, without `/v1/...`.
-          model: its name on the server.
-          version: pins a version; None is the newest.
-          label: pins what the server's configuration calls so, for example 'stable'.
-          token: sent as `Authorization: Bearer`.
-          tls: certificates, for `https://`.
-          timeout: seconds that a call may take, retries and all chunks included.
-          limits: how much goes into one request.
-          retries: when to try again.
-          transport: replaces httpx's own, for tests or proxies.
-
-        Raises:
-          ValueError: the URL, the pin or the certificates make no sense.
-        """
-        super().__init__(
-            model=model,
-            version=version,
-            label=label,
-            timeout=timeout,
-            limits=limits,
-            retries=retries,
-        )
-        self._http = httpx.Client(
-            base_url=_base_url(url),
-            headers=_headers(url, token),
-            verify=_ssl_context(url, tls),
-            limits=CONNECTIONS,
-            trust_env=_may_need_proxy(url),
-            transport=transport,
-        )
-
-    def _send(self, send: Send) -> Any:
-        method, path, body = write_request(send.request)
-        left = _TimeLeft(send.timeout)
-        try:
-            with self._http.stream(
-                method, path, content=body, extensions={"timeout": left}
-            ) as response:
-                received = []
-                for part in response.iter_bytes():
-                    received.append(part)
-                    if left.seconds() <= 0:
-                        raise httpx.ReadTimeout("the body came too slowly")
-        except httpx.HTTPError as error:
-            raise _client_error(error, send.timeout) from error
-        return read_answer(send.request, response.status_code, response.headers, b"".join(received))
-
-    def _close(self) -> None:
-        self._http.close()
-
-
-class AsyncClient(AwaitingClient):
-    """A client over REST for asyncio; its arguments are those of `Client`."""
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        model: str = DEFAULT_MODEL,
-        version: int | None = None,
-        label: str | None = None,
-        token: str | None = None,
-        tls: Tls | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        limits: Limits = DEFAULT_LIMITS,
-        retries: Retries = DEFAULT_RETRIES,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(
-            model=model,
-            version=version,
-            label=label,
-            timeout=timeout,
-            limits=limits,
-            retries=retries,
-        )
-        self._http = httpx.AsyncClient(
-            base_url=_base_url(url),
-            headers=_headers(url, token),
-            verify=_ssl_context(url, tls),
-            limits=CONNECTIONS,
-            trust_env=_may_need_proxy(url),
-            timeout=None,  # the deadline is kept around the whole exchange
-            transport=transport,
-        )
-
-    async def _send(self, send: Send) -> Any:
-        method, path, body = write_request(send.request)
-        try:
-            response = await asyncio.wait_for(
-                self._http.request(method, path, content=body), send.timeout
-            )
-        except (httpx.HTTPError, asyncio.TimeoutError) as error:
-            raise _client_error(error, send.timeout) from error
-        return read_answer(send.request, response.status_code, response.headers, response.content)
-
-    async def _close(self) -> None:
-        await self._http.aclose()
-
-
-class _TimeLeft(dict[str, float]):
-    """Timeouts that shrink.
-
-    httpx has a timeout for each phase of an exchange, not for the whole of it. The transport looks
-    them up as each phase begins, and finds what is left by then.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(dict.fromkeys(("pool", "connect", "write", "read"), seconds))
-        self._end = time.monotonic() + seconds
-
-    def seconds(self) -> float:
-        return self._end - time.monotonic()
-
-    def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002
-        return max(self.seconds(), 0.001)
-
-
-def _client_error(error: Exception, timeout: float) -> ClientError:
-    if isinstance(error, (httpx.TimeoutException, asyncio.TimeoutError)):
-        return DeadlineExceeded(f"no answer within {timeout:.3g} s")
-    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)):
-        return Unavailable(f"{type(error).__name__}: {error}")
-    return ServerError(f"{type(error).__name__}: {error}")
-
-
-def _base_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"the server's URL is http://host:port or https://host:port, not {url!r}")
-    return url
-
-
-def _headers(url: str, token: str | None) -> dict[str, str]:
-    headers = {"content-type": "application/json"}
-    if token is not None:
-        if urlsplit(url).scheme == "http" and urlsplit(url).hostname not in LOOPBACK:
-            _log.warning("The bearer token is sent to %s unencrypted: use https.", url)
-        headers["authorization"] = f"Bearer {token}"
-    return headers
-
-
-def _may_need_proxy(url: str) -> bool:
-    """Whether HTTP_PROXY and the like are followed: no proxy leads to one's own machine."""
-    return urlsplit(url).hostname not in LOOPBACK
-
-
-def _ssl_context(url: str, tls: Tls | None) -> ssl.SSLContext | bool:
-    if urlsplit(url).scheme == "http":
-        if tls is not None:
-            raise ValueError(f"certificates are given, but {url} is not https")
-        # Trusts nobody; reading the system's authorities takes longer than many a request.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if tls is None:
-        return True
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
-    return context

@@ -1,11 +1,11 @@
-"""What clients take and give: targets, results, limits, and the requests behind a call."""
+"""What clients take, give and raise, and the requests that their calls are made of."""
 
 import random
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -89,20 +89,12 @@ _CLASSES: Final[dict[Code, type[ClientError]]] = {
     Code.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
-_HTTP_CODES: Final[dict[int, Code]] = {
-    400: Code.INVALID_ARGUMENT,
-    401: Code.UNAUTHENTICATED,
-    403: Code.PERMISSION_DENIED,
-    404: Code.NOT_FOUND,
+# Of several codes that are answered with one status, the first, unless named below.
+_HTTP_CODES: Final = {code.http: code for code in reversed(Code)} | {
     409: Code.ABORTED,
     413: Code.OUT_OF_RANGE,  # the body is larger than the server takes
-    429: Code.RESOURCE_EXHAUSTED,
-    499: Code.CANCELLED,
     500: Code.INTERNAL,
-    501: Code.UNIMPLEMENTED,
     502: Code.UNAVAILABLE,  # a proxy that does not reach its server
-    503: Code.UNAVAILABLE,
-    504: Code.DEADLINE_EXCEEDED,
 }
 
 
@@ -120,14 +112,8 @@ def error_of_http(status: int, message: str, *, retry_after: float | None = None
     return error_of_code(code, message, retry_after=retry_after)
 
 
-def is_retryable(error: ClientError) -> bool:
-    """Whether the same request may succeed a little later."""
-    return isinstance(error, (Unavailable, Overloaded))
-
-
 Floats: TypeAlias = npt.NDArray[np.float32]
 Inputs: TypeAlias = Mapping[str, "list[bytes] | Floats"]
-Result = TypeVar("Result")
 
 
 class Scores(NamedTuple):
@@ -155,6 +141,10 @@ class VersionStatus(NamedTuple):
     state: str
     code: Code
     message: str
+
+    def __str__(self) -> str:
+        reason = "" if self.code is Code.OK else f" ({self.code.name}: {self.message})"
+        return f"version {self.version} is {self.state}{reason}"
 
 
 @dataclass(frozen=True)
@@ -224,22 +214,6 @@ class GetMetadata:
 
 
 Request: TypeAlias = "Predict | GetStatus | GetMetadata"
-
-
-class Send(NamedTuple):
-    """Step: send this and give back what is answered, within so many seconds."""
-
-    request: Request
-    timeout: float
-
-
-class Pause(NamedTuple):
-    """Step: wait."""
-
-    seconds: float
-
-
-Steps: TypeAlias = Generator[Send | Pause, Any, Result]
 
 
 class Deadline:

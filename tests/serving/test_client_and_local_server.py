@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from components.trainer.model import build_model
-from serving.client.grpc import AsyncGrpcClient, GrpcClient
-from serving.client.rest import (
+from serving.client import (
     AsyncClient,
     Client,
     InvalidRequest,
@@ -20,6 +19,7 @@ from serving.client.rest import (
     Tls,
     Unauthorized,
 )
+from serving.client.grpc import AsyncGrpcClient, GrpcClient
 from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel

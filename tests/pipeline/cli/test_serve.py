@@ -17,7 +17,7 @@ import pytest
 from data_ingest.errors import InputError
 from pipeline.cli.main import command_parser
 from pipeline.cli.shared import Context
-from serving.client.rest import Client
+from serving.client import Client
 from tests.serving.server.word_model import export_word_model, push
 
 PATIENCE = 120.0

@@ -1,7 +1,8 @@
 """When a client asks again, and when it gives up: without any server, on a clock of its own."""
 
+from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.client import types as client_types
-from serving.client.calls import Calls
+from serving.client.base import DEFAULT_LIMITS, DEFAULT_RETRIES
+from serving.client.calls import Calls, Wire
 from serving.client.types import (
     ClientError,
     Deadline,
@@ -18,12 +20,10 @@ from serving.client.types import (
     Limits,
     NotFound,
     Overloaded,
-    Pause,
     Predict,
+    Request,
     Retries,
-    Send,
     ServerError,
-    Steps,
     Target,
     Unauthorized,
     Unavailable,
@@ -31,54 +31,90 @@ from serving.client.types import (
 )
 from serving.errors import Code
 
+MODEL = Target("siamese")
 
-class Clock:
-    """Seconds that pass only when told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+class Send(NamedTuple):
+    """What a wire was given to send."""
+
+    request: Request
+    timeout: float
+
+
+class Pause(NamedTuple):
+    """For how long a wire was to sleep."""
+
+    seconds: float
+
+
+class FakeWire(Wire):
+    """Answers with `answers`, the last one again and again, each `seconds` after it was asked.
+
+    Its clock is the only one: seconds pass only while it sends and sleeps.
+    """
+
+    def __init__(self, answers: Sequence[Any], *, seconds: float = 0.0) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(client_types, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.done: list[Send | Pause] = []
+        self._answers = list(answers)
+        self._seconds = seconds
+
+    async def send(self, request: Request, timeout: float) -> Any:
+        self.done.append(Send(request, timeout))
+        self.now += min(self._seconds, timeout)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if callable(answer):
+            answer = answer(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def sleep(self, seconds: float) -> None:
+        self.done.append(Pause(seconds))
+        self.now += seconds
+
+    async def close(self) -> None:
+        raise NotImplementedError
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+Call: TypeAlias = Callable[[Calls], Coroutine[Any, Any, Any]]
 
 
-def calls(target: Target | None = None, **options: Any) -> Calls:
-    return Calls(target or Target("siamese"), Limits(), Retries(**options))
+def carry_out(
+    call: Call,
+    *answers: Any,
+    target: Target = MODEL,
+    limits: Limits = DEFAULT_LIMITS,
+    retries: Retries = DEFAULT_RETRIES,
+    seconds: float = 0.0,
+) -> tuple[Any, FakeWire]:
+    """What a call returns or raises, and the wire that it used."""
+    wire = FakeWire(answers, seconds=seconds)
+    calls = Calls(wire, target, limits, retries, timeout=10.0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(client_types, "time", SimpleNamespace(monotonic=lambda: wire.now))
+        try:
+            call(calls).send(None)
+        except StopIteration as end:
+            return end.value, wire
+        except ClientError as error:
+            return error, wire
+    raise AssertionError("a call awaits nothing but its wire")
 
 
 def embedded(rows: int) -> dict[str, np.ndarray]:
     return {"embedding": np.zeros((rows, 2), np.float32)}
 
 
-def carry_out(steps: Steps[Any], clock: Clock, *, answers: list[Any], each: float = 0.0) -> Any:
-    """Carries the steps out, each request taking `each` seconds; returns result and steps."""
-    done: list[Send | Pause] = []
-    try:
-        step = next(steps)
-        while True:
-            done.append(step)
-            if isinstance(step, Pause):
-                clock.now += step.seconds
-                step = steps.send(None)
-                continue
-            clock.now += min(each, step.timeout)
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
-            step = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
-    except StopIteration as end:
-        return end.value, done
-    except ClientError as error:
-        return error, done
+def embed(*images: bytes, timeout: float | None = None) -> Call:
+    return lambda calls: calls.embed(images, timeout=timeout)
 
 
 @pytest.mark.parametrize("failure", [Unavailable("gone"), Overloaded("queue full")])
-def test_what_may_pass_is_asked_again(failure: ClientError, clock: Clock) -> None:
-    steps = calls().embed([b"a"], Deadline(10))
-    result, done = carry_out(steps, clock, answers=[failure, failure, embedded(1)])
+def test_what_may_pass_is_asked_again(failure: ClientError) -> None:
+    result, wire = carry_out(embed(b"a"), failure, failure, embedded(1))
     assert result.shape == (1, 2)
-    assert [type(step) for step in done] == [Send, Pause, Send, Pause, Send]
+    assert [type(step) for step in wire.done] == [Send, Pause, Send, Pause, Send]
 
 
 @pytest.mark.parametrize(
@@ -93,19 +129,17 @@ def test_what_may_pass_is_asked_again(failure: ClientError, clock: Clock) -> Non
     ],
     ids=lambda error: error.code.name,
 )
-def test_everything_else_is_asked_once(failure: ClientError, clock: Clock) -> None:
-    steps = calls().embed([b"a"], Deadline(10))
-    result, done = carry_out(steps, clock, answers=[failure])
+def test_everything_else_is_asked_once(failure: ClientError) -> None:
+    result, wire = carry_out(embed(b"a"), failure)
     assert result is failure
-    assert len(done) == 1
+    assert len(wire.done) == 1
 
 
-def test_tries_are_counted(clock: Clock) -> None:
+def test_tries_are_counted() -> None:
     failure = Unavailable("gone")
-    steps = calls(attempts=3).embed([b"a"], Deadline(1000))
-    result, done = carry_out(steps, clock, answers=[failure])
+    result, wire = carry_out(embed(b"a", timeout=1000), failure, retries=Retries(attempts=3))
     assert result is failure
-    assert sum(isinstance(step, Send) for step in done) == 3
+    assert sum(isinstance(step, Send) for step in wire.done) == 3
 
 
 @given(
@@ -118,18 +152,18 @@ def test_tries_are_counted(clock: Clock) -> None:
 def test_no_step_goes_past_the_one_deadline(
     seconds: float, each: float, first_pause: float, images: int, failing: list[bool]
 ) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        clock = Clock(monkeypatch)
-        end = clock.now + seconds
-        several = Calls(
-            Target("siamese"), Limits(images=1), Retries(attempts=99, first_pause=first_pause)
-        )
-        steps = several.embed([b"a"] * images, Deadline(seconds))
-        answers = [Unavailable("gone") if fails else embedded(1) for fails in failing]
-        result, done = carry_out(steps, clock, answers=[*answers, embedded(1)], each=each)
-        assert clock.now <= end + 1e-6
-        assert all(step.timeout > 0 for step in done if isinstance(step, Send))
-        assert isinstance(result, (Unavailable, DeadlineExceeded)) or len(result) == images
+    answers = [Unavailable("gone") if fails else embedded(1) for fails in failing]
+    result, wire = carry_out(
+        embed(*[b"a"] * images, timeout=seconds),
+        *answers,
+        embedded(1),
+        limits=Limits(images=1),
+        retries=Retries(attempts=99, first_pause=first_pause),
+        seconds=each,
+    )
+    assert wire.now <= 1000 + seconds + 1e-6
+    assert all(step.timeout > 0 for step in wire.done if isinstance(step, Send))
+    assert isinstance(result, (Unavailable, DeadlineExceeded)) or len(result) == images
 
 
 def test_pauses_grow_and_are_drawn_between_zero_and_their_longest(
@@ -148,17 +182,17 @@ def test_pauses_grow_and_are_drawn_between_zero_and_their_longest(
     assert {low for low, _ in asked} == {0}
 
 
-def test_a_server_that_says_when_is_not_asked_earlier(clock: Clock) -> None:
-    steps = calls().embed([b"a"], Deadline(100))
-    _, done = carry_out(steps, clock, answers=[Overloaded("full", retry_after=7.0), embedded(1)])
-    assert done[1] == Pause(7.0)
-
-
-def test_a_pause_that_does_not_fit_is_not_begun(clock: Clock) -> None:
+def test_a_server_that_says_when_is_not_asked_earlier() -> None:
     failure = Overloaded("full", retry_after=7.0)
-    result, done = carry_out(calls().embed([b"a"], Deadline(5)), clock, answers=[failure])
+    _, wire = carry_out(embed(b"a", timeout=100), failure, embedded(1))
+    assert wire.done[1] == Pause(7.0)
+
+
+def test_a_pause_that_does_not_fit_is_not_begun() -> None:
+    failure = Overloaded("full", retry_after=7.0)
+    result, wire = carry_out(embed(b"a", timeout=5), failure)
     assert result is failure
-    assert len(done) == 1
+    assert len(wire.done) == 1
 
 
 @given(
@@ -168,21 +202,14 @@ def test_a_pause_that_does_not_fit_is_not_begun(clock: Clock) -> None:
 )
 def test_requests_keep_the_order_and_the_limits(sizes: list[int], images: int, size: int) -> None:
     given_images = [bytes([place]) * length for place, length in enumerate(sizes)]
-    steps = Calls(Target("siamese"), Limits(images=images, bytes=size), Retries()).embed(
-        given_images, Deadline(10)
-    )
-    sent = []
-    step = next(steps)
-    try:
-        while True:
-            assert isinstance(step, Send)
-            assert isinstance(step.request, Predict)
-            chunk = step.request.inputs["image"]
-            sent.append(chunk)
-            places = [[image[0], len(image)] for image in chunk]
-            step = steps.send({"embedding": np.array(places, np.float32)})
-    except StopIteration as end:
-        np.testing.assert_array_equal(end.value, list(enumerate(sizes)))
+
+    def answer(request: Predict) -> dict[str, np.ndarray]:
+        places = [[image[0], len(image)] for image in request.inputs["image"]]
+        return {"embedding": np.array(places, np.float32)}
+
+    result, wire = carry_out(embed(*given_images), answer, limits=Limits(images=images, bytes=size))
+    np.testing.assert_array_equal(result, list(enumerate(sizes)))
+    sent = [step.request.inputs["image"] for step in wire.done]
     assert [image for chunk in sent for image in chunk] == given_images
     for chunk in sent:
         assert 1 <= len(chunk) <= images
@@ -190,34 +217,40 @@ def test_requests_keep_the_order_and_the_limits(sizes: list[int], images: int, s
 
 
 def test_a_refused_chunk_says_which_rows_it_held() -> None:
-    steps = Calls(Target("siamese"), Limits(images=2), Retries()).embed(
-        [b"a", b"b", b"c"], Deadline(10)
+    result, _ = carry_out(
+        embed(b"a", b"b", b"c"),
+        embedded(2),
+        InvalidRequest("image refused"),
+        limits=Limits(images=2),
     )
-    next(steps)
-    steps.send(embedded(2))
-    with pytest.raises(InvalidRequest, match="in rows 2 to 2: image refused"):
-        steps.throw(InvalidRequest("image refused"))
+    assert isinstance(result, InvalidRequest)
+    assert "in rows 2 to 2: image refused" in str(result)
 
 
 @pytest.mark.parametrize(
     "answer", [{}, {"embedding": np.zeros((2, 2), np.float32)}], ids=["no output", "other rows"]
 )
 def test_an_answer_that_does_not_fit_is_the_servers_fault(answer: dict[str, Any]) -> None:
-    steps = calls().embed([b"a"], Deadline(10))
-    next(steps)
-    with pytest.raises(ServerError):
-        steps.send(answer)
+    result, _ = carry_out(embed(b"a"), answer)
+    assert isinstance(result, ServerError)
+
+
+def refused(call: Call) -> str:
+    """Why a call is refused before anything is sent."""
+    result, wire = carry_out(call, ServerError("it was sent"))
+    assert isinstance(result, InvalidRequest)
+    assert not wire.done
+    return str(result)
 
 
 def test_nothing_is_nothing_to_send() -> None:
-    for steps in (calls().embed([], Deadline(1)), calls().score([b"a"], [], Deadline(1))):
-        with pytest.raises(InvalidRequest, match="no image"):
-            next(steps)
+    assert "no image" in refused(embed())
+    assert "no image" in refused(lambda calls: calls.score([b"a"], []))
 
 
 def test_lists_of_different_lengths_are_refused_before_anything_is_sent() -> None:
-    with pytest.raises(InvalidRequest, match="2 images cannot be compared with 3"):
-        next(calls().score([b"a"] * 2, [b"a"] * 3, Deadline(1)))
+    reason = refused(lambda calls: calls.score([b"a"] * 2, [b"a"] * 3))
+    assert "2 images cannot be compared with 3" in reason
 
 
 @pytest.mark.parametrize(
@@ -232,8 +265,7 @@ def test_lists_of_different_lengths_are_refused_before_anything_is_sent() -> Non
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(a: Any, b: Any) -> None:
-    with pytest.raises(InvalidRequest):
-        next(calls().match(a, b, Deadline(1)))
+    assert refused(lambda calls: calls.match(a, b))
 
 
 def test_a_pin_is_a_version_or_a_label_not_both() -> None:
@@ -251,40 +283,40 @@ def status(version: int, state: str, code: Code = Code.OK, message: str = "") ->
     return VersionStatus(version, state, code, message)
 
 
-def test_waiting_goes_on_while_there_is_no_server_no_model_and_no_loaded_version(
-    clock: Clock,
-) -> None:
-    answers = [
+def wait_ready(timeout: float) -> Call:
+    return lambda calls: calls.wait_ready(timeout=timeout)
+
+
+def test_waiting_goes_on_while_there_is_no_server_no_model_and_no_loaded_version() -> None:
+    result, _ = carry_out(
+        wait_ready(60),
         Unavailable("connection refused"),
         NotFound("no such model"),
         DeadlineExceeded("this poll took too long"),
         [status(7, "LOADING")],
         [status(6, "UNLOADING"), status(7, "AVAILABLE")],
         7,
-    ]
-    result, _ = carry_out(calls().wait_ready(Deadline(60)), clock, answers=answers)
+    )
     assert result == 7
 
 
-def test_waiting_for_a_label_goes_on_until_the_server_knows_it(
-    clock: Clock,
-) -> None:
+def test_waiting_for_a_label_goes_on_until_the_server_knows_it() -> None:
     loaded = [status(6, "AVAILABLE"), status(7, "AVAILABLE")]
-    answers = [loaded, InvalidRequest("Unrecognized servable version label"), loaded, 6]
-    waiting = calls(Target("siamese", label="stable")).wait_ready(Deadline(60))
-    result, _ = carry_out(waiting, clock, answers=answers)
+    unknown = InvalidRequest("Unrecognized servable version label")
+    label = Target("siamese", label="stable")
+    result, _ = carry_out(wait_ready(60), loaded, unknown, loaded, 6, target=label)
     assert result == 6
 
 
 @pytest.mark.parametrize("failure", [Unauthorized("who?"), InvalidRequest("what?")])
-def test_waiting_ends_where_it_cannot_help(failure: ClientError, clock: Clock) -> None:
-    result, done = carry_out(calls().wait_ready(Deadline(60)), clock, answers=[failure])
+def test_waiting_ends_where_it_cannot_help(failure: ClientError) -> None:
+    result, wire = carry_out(wait_ready(60), failure)
     assert result is failure
-    assert len(done) == 1
+    assert len(wire.done) == 1
 
 
-def test_waiting_in_vain_says_what_was_seen_last(clock: Clock) -> None:
+def test_waiting_in_vain_says_what_was_seen_last() -> None:
     failed = [status(7, "END", Code.DATA_LOSS, "variables are missing")]
-    result, _ = carry_out(calls().wait_ready(Deadline(3)), clock, answers=[failed])
+    result, _ = carry_out(wait_ready(3), failed)
     assert isinstance(result, DeadlineExceeded)
     assert "version 7 is END (DATA_LOSS: variables are missing)" in result.message

@@ -10,15 +10,16 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 from serving.client.grpc import AsyncGrpcClient, GrpcClient, read_message, write_message
-from serving.client.rest import Retries, Tls
 from serving.client.types import (
     GetMetadata,
     GetStatus,
     InvalidRequest,
     Overloaded,
     Predict,
+    Retries,
     ServerError,
     Target,
+    Tls,
     Unavailable,
 )
 from serving.errors import Code, ServingError

@@ -1,309 +1,332 @@
-"""What the four clients have in common, each against a server that speaks its protocol."""
+"""What is special to REST: bytes on the wire, bad servers, proxies and TLS."""
 
-import asyncio
-import inspect
-import subprocess
-import sys
+import contextlib
+import json
+import logging
+import socket
+import ssl
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from serving.client import types as client_errors
-from serving.client.base import AwaitingClient, BlockingClient
-from serving.client.grpc import AsyncGrpcClient, GrpcClient
-from serving.client.rest import AsyncClient, Client
+from serving.client.rest import AsyncClient, Client, read_answer, write_request
 from serving.client.types import (
     ClientError,
     DeadlineExceeded,
+    GetMetadata,
+    GetStatus,
     InvalidRequest,
-    Limits,
-    NotFound,
     Overloaded,
+    Predict,
+    Request,
     Retries,
     ServerError,
-    Unauthorized,
+    Target,
+    Tls,
     Unavailable,
 )
-from serving.errors import Code, ServingError
-from tests.serving.client.fake_server import FakeModel, grpc_server, rest_server
+from serving.errors import Code
+from tests.serving.certificates import make_certificate
 
-CLASSES: dict[str, type[Any]] = {
-    "rest": Client,
-    "rest-async": AsyncClient,
-    "grpc": GrpcClient,
-    "grpc-async": AsyncGrpcClient,
-}
-QUICK = Retries(first_pause=0.001, longest_pause=0.01)
+ONCE = Retries(attempts=1)
+EMBED = Predict(Target("siamese"), "embed", {"image": [b"\0\xff"]}, ("embedding",))
+VECTOR = b'{"outputs": [[1.0, 2.0]]}'
 
 
-class Blocking:
-    """An asyncio client whose calls block, so that one test fits all."""
+@contextmanager
+def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Reads a request from every connection and lets `answer` do the rest; yields the URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stopped = threading.Event()
 
-    def __init__(self, client: AwaitingClient, loop: asyncio.AbstractEventLoop) -> None:
-        self._client = client
-        self._loop = loop
+    def serve() -> None:
+        while not stopped.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    connection.recv(65536)
+                    answer(connection)
+                except OSError:
+                    pass  # the client has gone
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        if name == "pinned":
-            return lambda **pin: Blocking(method(**pin), self._loop)
-        if not inspect.iscoroutinefunction(method):
-            return method
-        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
-
-
-@dataclass
-class Setup:
-    """A fake model, served, and a way to make clients of it."""
-
-    model: FakeModel
-    address: str
-    kind: str
-    loop: asyncio.AbstractEventLoop
-    made: list[Any]
-
-    def client(self, **options: Any) -> Any:
-        client = CLASSES[self.kind](self.address, **{"retries": QUICK, **options})
-        if self.kind.endswith("async"):
-            client = Blocking(client, self.loop)
-        self.made.append(client)
-        return client
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stopped.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
 
 
-@pytest.fixture(params=list(CLASSES))
-def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
-    model = FakeModel()
-    serve = rest_server if request.param.startswith("rest") else grpc_server
-    loop = asyncio.new_event_loop()
-    with serve(model) as address:
-        made: list[Any] = []
-        yield Setup(model, address, request.param, loop, made)
-        model.hold.set()
-        for client in made:
-            client.close()
-    loop.close()
+def response(body: bytes, *, status: str = "200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
 
 
-def test_pairs_are_scored_in_their_order(setup: Setup) -> None:
-    scores = setup.client().score([b"a", b"bcd", b"x"], [b"a", b"bcd", b"xyz"])
-    np.testing.assert_allclose(scores.logit, [10, 10, 10 - 2 - 0 - 2])
-    np.testing.assert_allclose(scores.score, 1 / (1 + np.exp(-scores.logit)), rtol=1e-6)
-    assert scores.score.dtype == scores.logit.dtype == np.float32
-
-
-def test_one_image_is_compared_with_each_of_several(setup: Setup) -> None:
-    client = setup.client()
-    one_to_three = client.score(b"a", [b"a", b"b", b"c"])
-    np.testing.assert_allclose(one_to_three.logit, [10, 8, 6])
-    np.testing.assert_allclose(client.score([b"a", b"b", b"c"], b"a").logit, [10, 8, 6])
-    assert client.score(b"a", b"a").score.shape == (1,)
-
-
-def test_many_images_go_in_several_requests_and_come_back_in_order(setup: Setup) -> None:
-    images = [bytes([65 + place]) * (1 + place % 3) for place in range(10)]
-    vectors = setup.client(limits=Limits(images=4)).embed(images)
-    np.testing.assert_array_equal(vectors[:, 1], np.arange(65, 75))
-    assert vectors.dtype == np.float32
-    assert [call.rows for call in setup.model.calls] == [4, 4, 2]
-
-
-def test_vectors_are_matched_as_exact_floats(setup: Setup) -> None:
-    client = setup.client()
-    a = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    expected = np.float32(10) - np.abs(a - a[0]).sum(axis=1, dtype=np.float32)
-    np.testing.assert_array_equal(client.match(a, a[0]).logit, expected)
-    np.testing.assert_array_equal(client.match(a[0], a).logit, expected)
-    assert client.match(a[0], a[1].tolist()).score.shape == (1,)
-
-
-def test_vectors_of_many_images_are_larger_than_grpcs_usual_limit(setup: Setup) -> None:
-    setup.model.padding = 20_000
-    vectors = setup.client(timeout=60).embed([b"a"] * 64)
-    assert vectors.nbytes > 4 * 1024 * 1024
-
-
-def test_statuses_are_typed_and_sorted(setup: Setup) -> None:
-    setup.model.states = {7: "AVAILABLE", 1: "END"}
-    client = setup.client()
-    assert client.status() == [(1, "END", Code.OK, ""), (7, "AVAILABLE", Code.OK, "")]
-    assert [status.version for status in client.pinned(version=7).status()] == [7]
-
-
-def test_waiting_ends_when_the_version_is_loaded(setup: Setup) -> None:
-    setup.model.states = {7: "LOADING"}
-    loaded = threading.Timer(0.3, lambda: setup.model.states.update({7: "AVAILABLE"}))
-    loaded.start()
-    assert setup.client().wait_ready(timeout=60) == 7
-    loaded.join()
-    assert len(setup.model.calls) > 2
-
-
-def test_waiting_for_a_label_gives_the_version_behind_it(setup: Setup) -> None:
-    setup.model.states = {7: "AVAILABLE", 8: "AVAILABLE"}
-    client = setup.client(label="stable")
-    assert client.wait_ready() == 7
-    assert client.pinned().wait_ready() == 8
-
-
-def test_waiting_in_vain_says_what_was_seen(setup: Setup) -> None:
-    setup.model.states = {7: "LOADING"}
-    with pytest.raises(DeadlineExceeded, match="version 7 is LOADING"):
-        setup.client().wait_ready(timeout=0.3)
-
-
-def test_pins_reach_the_server(setup: Setup) -> None:
-    client = setup.client(version=7)
-    client.embed(b"a")
-    client.pinned(label="stable").embed(b"a")
-    client.pinned().embed(b"a")
-    assert [(call.version, call.label) for call in setup.model.calls] == [
-        (7, None),
-        (None, "stable"),
-        (None, None),
-    ]
-
-
-def test_connections_are_used_again_and_shared_with_pinned_clients(setup: Setup) -> None:
-    client = setup.client()
-    pinned = client.pinned(version=7)
-    for _ in range(5):
-        client.embed(b"a")
-        pinned.embed(b"a")
-    pinned.close()
-    client.embed(b"a")
-    assert len({call.peer for call in setup.model.calls}) == 1
-
-
-def test_the_token_is_sent_with_every_request(setup: Setup) -> None:
-    client = setup.client(token="secret")
-    client.embed(b"a")
-    client.wait_ready()
-    assert {call.authorization for call in setup.model.calls} == {"Bearer secret"}
+def test_a_prediction_is_asked_for_in_the_column_format() -> None:
+    method, path, body = write_request(EMBED)
+    assert (method, path) == ("POST", "/v1/models/siamese:predict")
+    assert json.loads(body or b"") == {
+        "signature_name": "embed",
+        "inputs": {"image": [{"b64": "AP8="}]},
+    }
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("make", "path"),
     [
-        (Code.INVALID_ARGUMENT, InvalidRequest),
-        (Code.FAILED_PRECONDITION, InvalidRequest),
-        (Code.NOT_FOUND, NotFound),
-        (Code.UNAUTHENTICATED, Unauthorized),
-        (Code.PERMISSION_DENIED, Unauthorized),
-        (Code.RESOURCE_EXHAUSTED, Overloaded),
-        (Code.UNAVAILABLE, Unavailable),
-        (Code.DEADLINE_EXCEEDED, DeadlineExceeded),
-        (Code.INTERNAL, ServerError),
-        (Code.UNIMPLEMENTED, ServerError),
-        (Code.ABORTED, ServerError),
-        (Code.CANCELLED, ServerError),
+        (GetStatus, "/v1/models/a%2Fb%3A%20c"),
+        (GetMetadata, "/v1/models/a%2Fb%3A%20c/metadata"),
     ],
 )
-def test_errors_are_the_same_over_both_protocols(
-    setup: Setup, code: Code, expected: type[ClientError]
+def test_names_cannot_leave_their_place_in_the_path(
+    make: Callable[[Target], Request], path: str
 ) -> None:
-    setup.model.failures = [ServingError(code, "for a reason")]
-    with pytest.raises(ClientError, match="for a reason") as caught:
-        setup.client(retries=Retries(attempts=1)).embed(b"a")
-    assert type(caught.value) is expected
-    # REST has one status for INVALID_ARGUMENT and FAILED_PRECONDITION.
-    assert caught.value.code.http == code.http
+    assert write_request(make(Target("a/b: c"))).path == path
 
 
-@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED])
-def test_a_busy_or_starting_server_is_asked_again(setup: Setup, code: Code) -> None:
-    setup.model.failures = [ServingError(code, "later")] * 3
-    assert setup.client().embed(b"a").shape == (1, 3)
-    assert len(setup.model.calls) == 4
+def test_versions_and_labels_are_in_the_path_but_labels_not_in_that_of_a_status() -> None:
+    assert (
+        write_request(GetMetadata(Target("m", version=3))).path
+        == "/v1/models/m/versions/3/metadata"
+    )
+    assert write_request(GetMetadata(Target("m", label="x/y"))).path == (
+        "/v1/models/m/labels/x%2Fy/metadata"
+    )
+    assert write_request(GetStatus(Target("m", label="x"))).path == "/v1/models/m"
 
 
-@pytest.mark.parametrize("code", [Code.INTERNAL, Code.INVALID_ARGUMENT, Code.ABORTED])
-def test_other_errors_are_not_asked_again(setup: Setup, code: Code) -> None:
-    setup.model.failures = [ServingError(code, "no")]
-    with pytest.raises(ClientError, match="no"):
-        setup.client().embed(b"a")
-    assert len(setup.model.calls) == 1
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
+def test_floats_travel_exactly(values: list[float]) -> None:
+    column = np.array([values], np.float32)
+    request = Predict(Target("m"), "match", {"embedding_a": column}, ("logit",))
+    sent = json.loads(write_request(request).body or b"")["inputs"]["embedding_a"]
+    body = json.dumps({"outputs": sent}).encode()
+    np.testing.assert_array_equal(read_answer(request, 200, {}, body)["logit"], column)
 
 
-def test_a_refused_image_tells_in_which_rows_it_was(setup: Setup) -> None:
-    with pytest.raises(InvalidRequest, match="in rows 2 to 3: image refused"):
-        setup.client(limits=Limits(images=2)).embed([b"a", b"b", b"c", b"bad", b"e"])
+@given(
+    request=st.sampled_from([EMBED, GetStatus(Target("m")), GetMetadata(Target("m"))]),
+    status=st.sampled_from([200, 400, 429, 500, 503, 302, 418, 599]),
+    body=st.one_of(
+        st.binary(),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner)
+                | st.dictionaries(
+                    st.sampled_from(
+                        [
+                            "outputs",
+                            "error",
+                            "model_version_status",
+                            "model_spec",
+                            "version",
+                            "state",
+                            "status",
+                            "embedding",
+                        ]
+                    ),
+                    inner,
+                )
+            ),
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    retry_after=st.text(),
+)
+def test_whatever_a_server_answers_nothing_but_client_errors_come_of_it(
+    request: Request, status: int, body: bytes, retry_after: str
+) -> None:
+    with contextlib.suppress(ClientError):
+        read_answer(request, status, {"retry-after": retry_after}, body)
 
 
-def test_a_server_that_does_not_answer_is_given_up_at_the_deadline(setup: Setup) -> None:
-    setup.model.hold.clear()
-    with pytest.raises(DeadlineExceeded):
-        setup.client().embed(b"a", timeout=0.3)
-    assert len(setup.model.calls) == 1
+def test_one_output_may_come_with_or_without_its_name() -> None:
+    for body in (VECTOR, b'{"outputs": {"embedding": [[1.0, 2.0]]}}'):
+        np.testing.assert_array_equal(read_answer(EMBED, 200, {}, body)["embedding"], [[1, 2]])
 
 
-def test_a_server_that_is_not_there_is_unavailable(setup: Setup) -> None:
-    setup.address = "http://127.0.0.1:1" if setup.kind.startswith("rest") else "127.0.0.1:1"
-    with pytest.raises(Unavailable):
-        setup.client(retries=Retries(attempts=2, first_pause=0.001)).embed(b"a")
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(502, Unavailable), (404, ClientError), (413, InvalidRequest), (418, InvalidRequest)],
+)
+def test_a_proxys_page_is_an_error_with_its_text(status: int, expected: type[ClientError]) -> None:
+    with pytest.raises(expected, match="<h1>Bad Gateway</h1>"):
+        read_answer(EMBED, status, {}, b"<h1>Bad Gateway</h1>")
 
 
-def test_a_client_may_be_shared_by_threads(setup: Setup) -> None:
-    if setup.kind.endswith("async"):
-
-        async def all_at_once(client: Any) -> list[np.ndarray]:
-            return await asyncio.gather(*(client.embed(bytes([n + 1])) for n in range(40)))
-
-        client = setup.client()
-        vectors = setup.loop.run_until_complete(all_at_once(client._client))
-    else:
-        client = setup.client()
-        with ThreadPoolExecutor(8) as pool:
-            vectors = list(pool.map(lambda n: client.embed(bytes([n + 1])), range(40)))
-    np.testing.assert_array_equal(np.concatenate(vectors)[:, 1], np.arange(1, 41))
+def test_a_server_may_say_when_to_come_back() -> None:
+    with pytest.raises(Overloaded) as caught:
+        read_answer(EMBED, 429, {"retry-after": "3"}, b'{"error": "full"}')
+    assert caught.value.retry_after == 3.0
 
 
-def test_context_managers_close_the_client(setup: Setup) -> None:
-    cls = CLASSES[setup.kind]
+def test_a_status_with_an_unknown_code_is_read() -> None:
+    body = {
+        "model_version_status": [
+            {
+                "version": "3",
+                "state": "END",
+                "status": {"error_code": "NEW", "error_message": "x"},
+            }
+        ]
+    }
+    answer = read_answer(GetStatus(Target("m")), 200, {}, json.dumps(body).encode())
+    assert answer == [(3, "END", Code.UNKNOWN, "x")]
 
-    async def awaiting() -> None:
-        async with cls(setup.address) as client:
-            assert (await client.embed(b"a")).shape == (1, 3)
 
-    if setup.kind.endswith("async"):
-        setup.loop.run_until_complete(awaiting())
-        return
-    with cls(setup.address) as client:
-        assert client.embed(b"a").shape == (1, 3)
-    with pytest.raises((RuntimeError, ValueError)):
+@pytest.mark.parametrize("entry", ["x", [], {"version": "3", "state": "END", "status": []}])
+def test_a_status_of_another_form_is_the_servers_fault(entry: object) -> None:
+    body = json.dumps({"model_version_status": [entry]}).encode()
+    with pytest.raises(ServerError, match="not one of TF Serving's"):
+        read_answer(GetStatus(Target("m")), 200, {}, body)
+
+
+def test_a_body_that_drips_is_given_up_at_the_deadline() -> None:
+    over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+        while not over.wait(0.02):
+            connection.sendall(b" ")
+
+    with raw_server(drip) as url, Client(url) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.embed(b"a", timeout=0.3)
+        over.set()
+
+
+def test_a_connection_cut_within_an_answer_is_tried_again() -> None:
+    answers = [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{", response(VECTOR)]
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(answers.pop(0))
+
+    with raw_server(answer) as url, Client(url, retries=Retries(first_pause=0.001)) as client:
+        np.testing.assert_array_equal(client.embed(b"a"), [[1, 2]])
+    assert answers == []
+
+
+def test_what_is_no_http_is_unavailable() -> None:
+    with (
+        raw_server(lambda connection: connection.sendall(b"SSH-2.0-x\r\n")) as url,
+        Client(url, retries=ONCE) as client,
+        pytest.raises(Unavailable),
+    ):
         client.embed(b"a")
 
 
-def test_all_clients_have_the_same_methods_with_the_same_arguments() -> None:
-    for name in ("score", "embed", "match", "status", "wait_ready", "pinned", "close"):
-        signatures = {
-            str(inspect.signature(getattr(cls, name)))
-            for cls in (BlockingClient, AwaitingClient, *CLASSES.values())
-        }
-        assert len(signatures) == 1, name
+def test_a_redirect_is_not_followed_with_the_images() -> None:
+    seen = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url)
+        return httpx.Response(302, headers={"location": "http://elsewhere/"})
+
+    with (
+        Client(transport=httpx.MockTransport(handler)) as client,
+        pytest.raises(ServerError, match="302"),
+    ):
+        client.embed(b"a")
+    assert len(seen) == 1
 
 
-def test_every_error_of_a_client_is_one_family() -> None:
-    errors = [
-        cls
-        for _, cls in inspect.getmembers(client_errors, inspect.isclass)
-        if issubclass(cls, Exception) and cls.__module__ == client_errors.__name__
-    ]
-    assert len(errors) > 8
-    assert all(issubclass(cls, ClientError) for cls in errors)
+def test_a_server_behind_a_path_is_reached() -> None:
+    seen = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.path)
+        return httpx.Response(200, content=VECTOR)
+
+    with Client("https://host/ml", transport=httpx.MockTransport(handler)) as client:
+        client.embed(b"a")
+    assert seen == ["/ml/v1/models/siamese:predict"]
 
 
-def test_the_rest_client_needs_neither_tensorflow_nor_grpc() -> None:
-    program = (
-        "import sys, serving.client.rest\n"
-        "heavy = {'tensorflow', 'tfx', 'keras', 'grpc', 'google.protobuf', 'PIL', 'pydantic'}\n"
-        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("url", ["127.0.0.1:8501", "ftp://host", "http://", ""])
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_what_is_no_url_of_a_server_is_refused_at_once(cls: type, url: str) -> None:
+    with pytest.raises(ValueError, match="http://host:port"):
+        cls(url)
+
+
+def test_a_token_over_plain_http_is_warned_of_unless_it_stays_on_the_machine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        Client("http://127.0.0.1:8501", token="x").close()
+        Client("https://server:8501", token="x").close()
+        assert not caplog.records
+        Client("http://server:8501", token="x").close()
+    assert "unencrypted" in caplog.text
+    assert "'x'" not in caplog.text
+
+
+def test_a_proxy_is_not_asked_for_ones_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    with (
+        raw_server(lambda connection: connection.sendall(response(VECTOR))) as url,
+        Client(url, retries=ONCE) as client,
+    ):
+        assert client.embed(b"a").shape == (1, 2)
+
+
+def test_tls_is_spoken_and_the_certificate_checked(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(response(VECTOR))
+
+    with tls_server(context, answer) as url:
+        with Client(url, tls=Tls(ca=certificate)) as client:
+            assert client.embed(b"a").shape == (1, 2)
+        with Client(url, retries=ONCE) as client, pytest.raises(Unavailable, match="CERTIFICATE"):
+            client.embed(b"a")
+
+
+@contextmanager
+def tls_server(context: ssl.SSLContext, answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                with context.wrap_socket(connection, server_side=True) as secure:
+                    secure.recv(65536)
+                    answer(secure)
+            except OSError:
+                connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def test_certificates_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not https"):
+        Client("http://127.0.0.1:8501", tls=Tls())
+    with pytest.raises(ValueError, match="needs its key"):
+        Tls(certificate=tmp_path / "client.crt")

@@ -25,7 +25,7 @@ from PIL import Image
 from pipeline.cli import gallery as gallery_cli
 from pipeline.cli.main import main
 from pipeline.runs.status import ExitCode
-from serving.client.rest import Client
+from serving.client import Client
 from serving.errors import ServingError
 from serving.gallery.embedder import FolderEmbedder, ServerEmbedder, probe_image
 from serving.gallery.open import open_gallery
