@@ -71,12 +71,12 @@ def serve(base_path: Path, said: Connection) -> None:
     """Body of the server's process; ends when the pipe does."""
     import gc
 
-    from serving.server.models import HostOptions, ModelSetup
+    from serving.server.models import ModelSetup
     from serving.server.server import LocalServer, ServerOptions
 
     gc.collect()
     gc.freeze()
-    options = ServerOptions({NAME: ModelSetup(base_path, HostOptions())}, grpc_port=0, rest_port=0)
+    options = ServerOptions({NAME: ModelSetup(base_path)}, grpc_port=0, rest_port=0)
     with LocalServer(options) as server:
         server.wait_available()
         said.send((server.grpc_target, server.rest_url))

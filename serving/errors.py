@@ -67,3 +67,8 @@ class ServingError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
+
+
+def invalid(message: str) -> ServingError:
+    """The error of a request that is wrong whatever the server does: INVALID_ARGUMENT."""
+    return ServingError(Code.INVALID_ARGUMENT, message)

@@ -226,7 +226,8 @@ def _models(flags: argparse.Namespace) -> "dict[str, ModelSetup]":
     """The models to serve, by name."""
     from serving.server.batching import BatchingOptions
     from serving.server.config_files import ConfigError, read_batching_parameters, read_model_config
-    from serving.server.models import HostOptions, ModelSetup
+    from serving.server.models import ModelSetup
+    from serving.server.versions import HostOptions
 
     parameters, file = flags.batching_parameters_file, flags.model_config_file
     try:

@@ -13,10 +13,65 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
+
+_log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
+Run = Callable[[Arrays], dict[str, Array]]
+BatchObserver = Callable[[int, int, float], None]  # rows asked for, rows of padding, seconds
+
+# What the values of one request can cause: its neighbours in the batch must not pay for it. Memory
+# may also run out because the batch as a whole is too large.
+_SPLIT_ON: Final = frozenset({Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.RESOURCE_EXHAUSTED})
+
+
+@dataclass(frozen=True)
+class BatchingOptions:
+    """The fields of TF Serving's `BatchingParameters`, with defaults for images on a few cores.
+
+    Attributes:
+      enabled: whether requests are merged at all.
+      max_batch_size: rows in one run; larger requests are run in parts.
+      batch_timeout_micros: how long a batch that is not full waits for more. With 0 it starts as
+        soon as a thread is free and no other batch of its signature runs: a lonely request never
+        waits, and under load batches fill by themselves while another one runs.
+      max_enqueued_batches: full batches that may wait for each signature; what comes then is
+        refused.
+      num_batch_threads: batches that run at the same time; of one signature only full ones do.
+      allowed_batch_sizes: sizes that batches are padded to, ascending, the last one
+        `max_batch_size`; empty: any size.
+
+    Raises:
+      ValueError: a value is out of range or the sizes contradict each other.
+    """
+
+    enabled: bool = True
+    max_batch_size: int = 32
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 64
+    num_batch_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
+    allowed_batch_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1, not {getattr(self, name)}")
+        if self.batch_timeout_micros < 0:
+            raise ValueError(f"batch_timeout_micros: at least 0, not {self.batch_timeout_micros}")
+        sizes = self.allowed_batch_sizes
+        if sizes and (
+            list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size
+        ):
+            raise ValueError(
+                f"allowed_batch_sizes: ascending and ending with max_batch_size "
+                f"({self.max_batch_size}), not {list(sizes)}"
+            )
+
+    def padded(self, rows: int) -> int:
+        """The smallest allowed batch size that holds `rows`."""
+        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
 
 class Request:
@@ -89,68 +144,15 @@ class Part:
     since: float
 
 
-@dataclass(frozen=True)
-class BatchingOptions:
-    """The fields of TF Serving's `BatchingParameters`, with defaults for images on a few cores.
+class BatchScheduler:
+    """The threads in which models run, shared by all queues in turn.
 
     Attributes:
-      enabled: whether requests are merged at all.
-      max_batch_size: rows in one run; larger requests are run in parts.
-      batch_timeout_micros: how long a batch that is not full waits for more. With 0 it starts as
-        soon as a thread is free and no other batch of its signature runs: a lonely request never
-        waits, and under load batches fill by themselves while another one runs.
-      max_enqueued_batches: full batches that may wait for each signature; what comes then is
-        refused.
-      num_batch_threads: batches that run at the same time; of one signature only full ones do.
-      allowed_batch_sizes: sizes that batches are padded to, ascending, the last one
-        `max_batch_size`; empty: any size.
-
-    Raises:
-      ValueError: a value is out of range or the sizes contradict each other.
+      changed: the lock of all queues; notified when a batch may begin.
     """
 
-    enabled: bool = True
-    max_batch_size: int = 32
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 64
-    num_batch_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
-    allowed_batch_sizes: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1, not {getattr(self, name)}")
-        if self.batch_timeout_micros < 0:
-            raise ValueError(f"batch_timeout_micros: at least 0, not {self.batch_timeout_micros}")
-        sizes = self.allowed_batch_sizes
-        if sizes and (
-            list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size
-        ):
-            raise ValueError(
-                f"allowed_batch_sizes: ascending and ending with max_batch_size "
-                f"({self.max_batch_size}), not {list(sizes)}"
-            )
-
-    def padded(self, rows: int) -> int:
-        """The smallest allowed batch size that holds `rows`."""
-        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
-
-
-_log = logging.getLogger(__name__)
-
-Run = Callable[[Arrays], dict[str, Array]]
-BatchObserver = Callable[[int, int, float], None]  # rows asked for, rows of padding, seconds
-
-# What the values of one request can cause: its neighbours in the batch must not pay for it. Memory
-# may also run out because the batch as a whole is too large.
-_SPLIT_ON: Final = frozenset({Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.RESOURCE_EXHAUSTED})
-
-
-class BatchScheduler:
-    """The threads in which models run, shared by all queues in turn."""
-
     def __init__(self, threads: int) -> None:
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
         self._queues: deque[BatchQueue] = deque()
         self._closed = False
         self._threads = [
@@ -160,24 +162,14 @@ class BatchScheduler:
         for thread in self._threads:
             thread.start()
 
-    def queue(
-        self, run: Run, *, options: BatchingOptions, observer: BatchObserver | None = None
-    ) -> "BatchQueue":
-        """A queue whose batches are passed to `run`.
-
-        Args:
-          run: inputs to outputs, all with the batch as dimension 0. Raises `ServingError`.
-          options: sizes and limits of this queue.
-          observer: told of each run that succeeds.
-        """
-        queue = BatchQueue(run, options=options, observer=observer, changed=self._changed)
-        with self._changed:
+    def add(self, queue: "BatchQueue") -> None:
+        """Runs the batches of this queue too."""
+        with self.changed:
             self._queues.append(queue)
-        return queue
 
     def remove(self, queue: "BatchQueue") -> None:
         """Forgets a queue; requests still in it fail as UNAVAILABLE."""
-        with self._changed:
+        with self.changed:
             if queue in self._queues:
                 self._queues.remove(queue)
             left = queue.drain()
@@ -186,9 +178,9 @@ class BatchScheduler:
 
     def close(self) -> None:
         """Ends the threads once their batches are done; what is still queued fails."""
-        with self._changed:
+        with self.changed:
             self._closed = True
-            self._changed.notify_all()
+            self.changed.notify_all()
             queues = list(self._queues)
         for thread in self._threads:
             thread.join()
@@ -205,13 +197,13 @@ class BatchScheduler:
                 _log.exception("a batch failed")
                 for part in parts:
                     part.request.fail(ServingError(Code.INTERNAL, f"{type(error).__name__}"))
-            with self._changed:
+            with self.changed:
                 queue.end()
             # The parts hold images and results; the next batch may be long in coming.
             del work, queue, parts
 
     def _next(self) -> "tuple[BatchQueue, list[Part]] | None":
-        with self._changed:
+        with self.changed:
             while not self._closed:
                 wait: float | None = None
                 now = time.monotonic()
@@ -224,36 +216,42 @@ class BatchScheduler:
                     if seconds <= 0:
                         parts = queue.take()
                         # Nobody else may have been told of what did not fit.
-                        self._changed.notify()
+                        self.changed.notify()
                         return queue, parts
                     wait = seconds if wait is None else min(wait, seconds)
-                self._changed.wait(wait)
+                self.changed.wait(wait)
             return None
 
 
 class BatchQueue:
-    """Requests for one signature of one version; made by `BatchScheduler.queue`."""
+    """Requests for one signature of one version.
+
+    Args:
+      scheduler: the threads that run its batches.
+      run: inputs to outputs, all with the batch as dimension 0. Raises `ServingError`.
+      options: sizes and limits of this queue.
+      observer: told of each run that succeeds, by the thread that ran it.
+
+    Attributes:
+      rows: that wait.
+    """
 
     def __init__(
         self,
+        scheduler: BatchScheduler,
         run: Run,
         *,
         options: BatchingOptions,
-        observer: BatchObserver | None,
-        changed: threading.Condition,
+        observer: BatchObserver | None = None,
     ) -> None:
+        self._changed = scheduler.changed
         self._run = run
         self._options = options
         self._observer = observer
-        self._changed = changed
         self._parts: deque[Part] = deque()
-        self._rows = 0
+        self.rows = 0
         self._running = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows that wait."""
-        return self._rows
+        scheduler.add(self)
 
     def submit(self, inputs: Arrays, *, deadline: float | None = None) -> Future[dict[str, Array]]:
         """Enqueues a request.
@@ -275,14 +273,14 @@ class BatchQueue:
         with self._changed:
             limit = self._options.max_enqueued_batches * self._options.max_batch_size
             # A request larger than the whole queue would otherwise be refused for ever.
-            if self._parts and self._rows + rows > limit:
+            if self._parts and self.rows + rows > limit:
                 raise ServingError(
                     Code.RESOURCE_EXHAUSTED,
                     "The batch scheduling queue to which this task was submitted is full "
-                    f"({self._rows} of {limit} rows)",
+                    f"({self.rows} of {limit} rows)",
                 )
             self._parts.extend(parts)
-            self._rows += rows
+            self.rows += rows
             if self.ready_in(parts[0].since) is not None:
                 self._changed.notify(len(parts))
         return parts[0].request.future
@@ -291,16 +289,10 @@ class BatchQueue:
         if not self._options.enabled:
             return 1
         if any(array.ndim == 0 for array in inputs.values()):
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                "Batching Run() input tensors must have at least one dimension",
-            )
+            raise invalid("Batching Run() input tensors must have at least one dimension")
         sizes = {array.shape[0] for array in inputs.values()}
         if len(sizes) != 1:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                "Batching Run() input tensors must have equal 0th-dimension size",
-            )
+            raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
         return int(sizes.pop())
 
     def _split(self, inputs: Arrays, rows: int, deadline: float | None) -> list[Part]:
@@ -330,7 +322,7 @@ class BatchQueue:
         """Seconds until a batch should begin, None if none should yet. Under the lock."""
         if not self._parts:
             return None
-        if not self._options.enabled or self._rows >= self._options.max_batch_size:
+        if not self._options.enabled or self.rows >= self._options.max_batch_size:
             return 0.0
         if self._running:
             # Small batches beside each other take longer than a larger one after the other.
@@ -347,7 +339,7 @@ class BatchQueue:
                 break
             batch.append(self._parts.popleft())
             rows += part.rows
-        self._rows -= rows
+        self.rows -= rows
         self._running += 1
         return batch
 
@@ -357,7 +349,7 @@ class BatchQueue:
 
     def drain(self) -> list[Part]:
         """Everything that waits. Under the lock."""
-        left, self._rows = list(self._parts), 0
+        left, self.rows = list(self._parts), 0
         self._parts.clear()
         return left
 

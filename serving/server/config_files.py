@@ -10,8 +10,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving.errors import Code, ServingError
 from serving.server.batching import BatchingOptions
-from serving.server.models import HostOptions, ModelSetup
-from serving.server.versions import All, Latest, Policy, Specific
+from serving.server.models import ModelSetup
+from serving.server.versions import All, HostOptions, Latest, Policy, Specific
 
 _PLATFORM: Final = "tensorflow"
 _WRAPPERS: Final = "google/protobuf/wrappers.proto"

@@ -11,7 +11,8 @@ from serving.gallery.http import Follower, gallery_routes
 from serving.gallery.open import open_gallery
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import ImpostorPairs
-from serving.server.models import ModelHost, State
+from serving.server.model_host import ModelHost
+from serving.server.versions import State
 
 
 class HostEmbedder:

@@ -4,13 +4,12 @@ import bisect
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily, UnknownMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from serving.errors import Code
 
@@ -27,7 +26,7 @@ Labels = tuple[str, ...]
 
 
 class ServingMetrics:
-    """What the server has done since it started; an `Observer` that Prometheus can read.
+    """What the server has done since it started, from any thread, for Prometheus to read.
 
     Clients choose the model name that they ask for, so only names of models are kept apart: all
     others are counted as one, or a client could fill the memory with names.
@@ -64,13 +63,21 @@ class ServingMetrics:
             PADDING_BUCKETS,
         )
         self._registry = CollectorRegistry()
-        self._registry.register(_Collector(self))
+        self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def request(
         self, *, model: str, method: str, entry_point: str, code: Code, seconds: float
     ) -> None:
-        """Counts a request; see `serving.server.models.Observer`."""
+        """Counts a request that was answered.
+
+        Args:
+          model: name as asked for; may be one that does not exist.
+          method: `Predict`, `GetModelMetadata`, ...
+          entry_point: `GRPC` or `REST`.
+          code: `Code.OK` or what went wrong.
+          seconds: from arrival to answer.
+        """
         with self._lock:
             if code is Code.OK:
                 self._models.add(model)
@@ -78,8 +85,8 @@ class ServingMetrics:
             self._requests.add((name, code.name))
             self._latency.add((name, method, entry_point), seconds * 1e6)
 
-    def batch(self, *, model: str, signature: str, size: int, padding: int, seconds: float) -> None:
-        """Counts a run of the graph; see `serving.server.models.Observer`."""
+    def batch(self, model: str, signature: str, size: int, padding: int, seconds: float) -> None:
+        """Counts a run of the graph on `size` rows and `padding` more of filler."""
         with self._lock:
             self._batches.add((model, signature, str(size + padding)))
             self._padding.add((model, signature), padding)
@@ -89,19 +96,11 @@ class ServingMetrics:
         """Everything in Prometheus' text format, with this process' memory and CPU time."""
         return generate_latest(self._registry)
 
-    def families(self) -> list[Metric]:
+    def collect(self) -> list[Metric]:
         """The state of this moment."""
         with self._lock:
             metrics = (self._requests, self._latency, self._runtime, self._batches, self._padding)
             return [metric.family() for metric in metrics]
-
-
-class _Collector(Collector):
-    def __init__(self, metrics: ServingMetrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        return iter(self._metrics.families())
 
 
 class _Counts:

@@ -3,21 +3,16 @@
 import logging
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-import grpc.aio
 import uvicorn
-from starlette.routing import BaseRoute
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.server.batching import BatchScheduler
-from serving.server.grpc.services import ModelService, PredictionService
-from serving.server.grpc.thread import BearerToken, GrpcThread, TlsFiles
-from serving.server.metrics import ServingMetrics
-from serving.server.models import HostOptions, ModelHost, ModelSetup, ServerState
+from serving.server.grpc.services import Services
+from serving.server.grpc.thread import GrpcThread, TlsFiles
+from serving.server.models import ModelSetup, ServerState
 from serving.server.rest.app import rest_app
 from serving.server.rest.limits import RestConfig
 from serving.server.rest.protocol import RestOptions
@@ -49,7 +44,6 @@ class ServerOptions:
         (RESOURCE_EXHAUSTED). For REST see `rest.max_connections`.
       labels_may_wait: whether a reload may give a label to a version that is not loaded yet.
       shutdown_seconds: given to the requests under way when the server stops.
-      routes: more REST routes.
       gallery: SQLite file or PostgreSQL URL of a gallery to serve under `/v1/gallery`; its vectors
         are made by the first of `models`.
     """
@@ -65,7 +59,6 @@ class ServerOptions:
     max_calls: int = 1000
     labels_may_wait: bool = False
     shutdown_seconds: float = 30.0
-    routes: Sequence[BaseRoute] = ()
     gallery: str | None = None
 
 
@@ -93,39 +86,17 @@ class LocalServer:
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self._closed = False
-        first = next(iter(options.models.values()))
-        self._scheduler = BatchScheduler(first.options.batching.num_batch_threads)
-        observer = ServingMetrics(options.models)
-        hosts = {
-            name: ModelHost(
-                name,
-                setup.base_path,
-                options=setup.options,
-                scheduler=self._scheduler,
-                watcher=observer,
-            )
-            for name, setup in options.models.items()
-        }
-        self.state = ServerState(
-            hosts,
-            observer=observer,
-            scheduler=self._scheduler,
-            labels_may_wait=options.labels_may_wait,
-        )
+        self.state = ServerState(options.models, labels_may_wait=options.labels_may_wait)
         self._grpc: GrpcThread | None = None
         self._rest: _RestThread | None = None
         self._gallery: GalleryMount | None = None
         try:
             if options.gallery is not None:
-                self._gallery = _open_gallery(options.gallery, next(iter(hosts.values())))
+                self._gallery = self._open_gallery(options.gallery)
             if options.rest_port is not None:
                 self._rest = self._start_rest(options.rest_port)
             if options.grpc_port is not None:
-                self._grpc = self._start_grpc(
-                    options.grpc_port,
-                    # What a reloaded configuration says nothing about stays as it was.
-                    replace(first.options, labels={}),
-                )
+                self._grpc = self._start_grpc(options.grpc_port)
         except BaseException:
             self.close()
             raise
@@ -183,7 +154,7 @@ class LocalServer:
     def _start_rest(self, port: int) -> "_RestThread":
         options = self.options
         rest = replace(options.rest, token=options.token)
-        routes = [*options.routes, *(self._gallery.routes() if self._gallery is not None else ())]
+        routes = self._gallery.routes() if self._gallery is not None else ()
         app = rest_app(self.state, options=rest, routes=routes)
         tls = {}
         if options.tls is not None:
@@ -194,33 +165,25 @@ class LocalServer:
         config = RestConfig(app, rest, timeout_graceful_shutdown=options.shutdown_seconds, **tls)
         return _RestThread(config, options.host, port)
 
-    def _start_grpc(self, port: int, defaults: HostOptions) -> GrpcThread:
+    def _start_grpc(self, port: int) -> GrpcThread:
         options = self.options
-
-        def add_services(server: grpc.aio.Server) -> None:
-            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-                PredictionService(self.state), server
-            )
-            model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-                ModelService(self.state, defaults=defaults), server
-            )
-
+        # What a reloaded configuration says nothing about stays as it was.
+        defaults = replace(next(iter(options.models.values())).options, labels={})
         return GrpcThread(
             options.host,
             port,
-            add_services=add_services,
-            interceptors=[] if options.token is None else [BearerToken(options.token)],
+            Services(self.state, defaults=defaults),
+            token=options.token,
             max_message_bytes=options.max_message_bytes,
             max_calls=options.max_calls,
             tls=options.tls,
         )
 
+    def _open_gallery(self, location: str) -> "GalleryMount":
+        # Its databases' modules are needed only here.
+        from serving.server.gallery_mount import GalleryMount
 
-def _open_gallery(location: str, host: ModelHost) -> "GalleryMount":
-    # Its databases' modules are needed only here.
-    from serving.server.gallery_mount import GalleryMount
-
-    return GalleryMount(location, host)
+        return GalleryMount(location, next(iter(self.state.hosts.values())))
 
 
 class _RestThread:

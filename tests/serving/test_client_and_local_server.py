@@ -24,9 +24,9 @@ from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
 from serving.server.grpc.thread import TlsFiles
-from serving.server.models import HostOptions, ModelSetup
+from serving.server.models import ModelSetup
 from serving.server.server import LocalServer, ServerOptions
-from serving.server.versions import Latest
+from serving.server.versions import HostOptions, Latest
 from tests.pair_records import make_pairs, tiny_recipe
 from tests.serving.certificates import make_certificate
 

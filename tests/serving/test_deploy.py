@@ -33,7 +33,7 @@ from serving.saved_model.contract import MODEL_NAME, SIGNATURES
 from serving.server.batching import BatchingOptions
 from serving.server.config_files import read_batching_parameters, read_model_config
 from serving.server.metrics import METRICS_PATH
-from serving.server.models import HostOptions
+from serving.server.versions import HostOptions
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "serving" / "deploy"

@@ -3,13 +3,15 @@
 import asyncio
 import hmac
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
+
+from serving.server.grpc.services import Services
 
 
 class TlsFiles(NamedTuple):
@@ -25,8 +27,8 @@ class GrpcThread:
     Args:
       host: address to listen on.
       port: 0 chooses a free one.
-      add_services: registers the services.
-      interceptors: as for `grpc.aio.server`.
+      services: what it serves.
+      token: asked of every call as `authorization: Bearer TOKEN`; None asks for nothing.
       max_message_bytes: largest request; -1: as large as gRPC allows.
       max_calls: under way at the same time; what comes then is refused (RESOURCE_EXHAUSTED).
       tls: answers TLS only.
@@ -39,20 +41,23 @@ class GrpcThread:
         self,
         host: str,
         port: int,
+        services: Services,
         *,
-        add_services: Callable[[grpc.aio.Server], None],
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        token: str | None = None,
         max_message_bytes: int = -1,
         max_calls: int | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
         self._host = host
         self._wanted_port = port
-        self._add_services = add_services
-        self._interceptors = interceptors
+        self._services = services
+        self._interceptors = [] if token is None else [BearerToken(token)]
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
-        self._credentials = None if tls is None else _credentials(tls)
+        self._credentials: grpc.ServerCredentials | None = None
+        if tls is not None:
+            pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+            self._credentials = grpc.ssl_server_credentials([pair])
         self._started: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -79,7 +84,7 @@ class GrpcThread:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = grpc.aio.server(
-            interceptors=list(self._interceptors),
+            interceptors=self._interceptors,
             maximum_concurrent_rpcs=self._max_calls,
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
@@ -88,7 +93,7 @@ class GrpcThread:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        self._add_services(server)
+        self._services.register(server)
         host = f"[{self._host}]" if ":" in self._host else self._host
         address = f"{host}:{self._wanted_port}"
         try:
@@ -102,10 +107,6 @@ class GrpcThread:
         self._started.set_result(port)
         await self._stop.wait()
         await server.stop(self._grace)
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.certificate.read_bytes())])
 
 
 class BearerToken(grpc.aio.ServerInterceptor):

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
-from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import model_pb2
 
-from serving.errors import Code, ServingError
-from serving.server.loaded_version import DEFAULT_SIGNATURE, Metadata
-from serving.server.metrics import METRICS_PATH, ServingMetrics
+from serving.errors import Code, ServingError, invalid
+from serving.server.loaded_version import DEFAULT_SIGNATURE
+from serving.server.metrics import METRICS_PATH
 from serving.server.models import ServerState
-from serving.server.rest.json_arrays import PredictBody, parse_body
+from serving.server.rest.json_arrays import parse_body
 from serving.server.rest.limits import Guard, raw_path
 from serving.server.rest.predict_json import read_inputs, write_outputs
 from serving.server.rest.protocol import (
@@ -31,7 +31,8 @@ from serving.server.rest.protocol import (
     parse_model_path,
     serving_error_reply,
 )
-from serving.server.versions import VersionStatus
+
+_log = logging.getLogger(__name__)
 
 API_NAMES: Final[dict[Action, str]] = {
     "predict": "Predict",
@@ -50,21 +51,16 @@ def rest_app(
     guards against slow clients.
 
     Args:
-      state: the models. Metrics are served if its observer is a `ServingMetrics`.
+      state: the models, and their metrics.
       options: limits, and the token.
       routes: more routes, under the same limits and the same token.
     """
-    observer = state.observer
-    own: list[BaseRoute] = []
-    if isinstance(observer, ServingMetrics):
-        metrics = observer
 
-        def show_metrics(_: Request) -> Response:
-            return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
+    def show_metrics(_: Request) -> Response:
+        return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-        own.append(Route(METRICS_PATH, show_metrics, methods=["GET"]))
     app = Starlette(
-        routes=[*own, *routes],
+        routes=[Route(METRICS_PATH, show_metrics, methods=["GET"]), *routes],
         middleware=[Middleware(Guard, options)],
         exception_handlers={
             ServingError: _on_serving_error,
@@ -84,7 +80,6 @@ class ModelApi:
     def __init__(self, state: ServerState, options: RestOptions) -> None:
         self._state = state
         self._options = options
-        self._log = logging.getLogger(__name__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request; see the ASGI specification."""
@@ -101,12 +96,12 @@ class ModelApi:
             code = error.code
             reply = serving_error_reply(error)
         except Exception:
-            self._log.exception(f"REST request failed: {scope['method']} {raw_path(scope)!r}")
+            _log.exception(f"REST request failed: {scope['method']} {raw_path(scope)!r}")
             code = Code.INTERNAL
             reply = error_reply("Internal error", status=code.http)
         await reply(scope, receive, send)
         if path is not None:
-            self._state.observer.request(
+            self._state.metrics.request(
                 model=path.name,
                 method=API_NAMES[path.action],
                 entry_point="REST",
@@ -115,72 +110,46 @@ class ModelApi:
             )
 
     async def _answer(self, path: ModelPath, body: bytes) -> bytes:
-        if path.action == "status":
-            return self._status(path)
+        if path.action == "status":  # TF Serving looks at no label here
+            return _to_json(self._state.status(path.name, path.version))
         if path.action == "metadata":
             return self._metadata(path)
         if self._state.closing:
             raise ServingError(Code.UNAVAILABLE, "Server is shutting down")
-        parsed = parse_body(body, max_values=self._options.max_json_values)
-        return await self._predict(path, parsed)
+        return await self._predict(path, body)
 
-    async def _predict(self, path: ModelPath, body: PredictBody) -> bytes:
+    async def _predict(self, path: ModelPath, body: bytes) -> bytes:
+        name, document = parse_body(body, max_values=self._options.max_json_values)
+        name = name or DEFAULT_SIGNATURE
         host = self._state.host(path.name, version=path.version, label=path.label)
-        name = body.signature or DEFAULT_SIGNATURE
-        signatures = host.signatures(version=path.version, label=path.label).signature_def
+        metadata = host.metadata(version=path.version, label=path.label)
+        signatures = metadata.signatures.signature_def
         if name not in signatures:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f'Serving signature name: "{name}" not found in signature def',
-            )
+            raise invalid(f'Serving signature name: "{name}" not found in signature def')
         types = {key: info.dtype for key, info in signatures[name].inputs.items()}
         if not types:
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}"
-            )
-        inputs, form = read_inputs(body.document, types)
+            raise invalid(f"Failed to get input map for signature: {name}")
+        inputs, form = read_inputs(document, types)
         # The values live on as arrays; as JSON they take many times the memory of the request.
-        body.document.clear()
+        document.clear()
         prediction = await host.predict_async(
             inputs,
             signature=name,
             version=path.version,
             label=path.label,
-            deadline=self._deadline(),
+            deadline=time.monotonic() + self._options.request_seconds,
         )
         return write_outputs(prediction.outputs, form)
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._options.request_seconds
-
-    def _status(self, path: ModelPath) -> bytes:
-        try:
-            host = self._state.host(path.name)
-        except ServingError:
-            which = f"version {path.version}" if path.version is not None else "any versions"
-            message = f"Could not find {which} of model {path.name}"
-            raise ServingError(Code.NOT_FOUND, message) from None
-        return _to_json(_status_proto(host.status(path.version)))
-
     def _metadata(self, path: ModelPath) -> bytes:
         host = self._state.host(path.name, version=path.version, label=path.label)
-        metadata = host.metadata(version=path.version, label=path.label)
+        version, signatures = host.metadata(version=path.version, label=path.label)
+        spec = model_pb2.ModelSpec(name=path.name, version=wrappers_pb2.Int64Value(value=version))
         # TF Serving glues the same two texts together.
-        spec, signatures = _to_json(_spec_proto(path.name, metadata)), _to_json(metadata.signatures)
-        return b'{\n"model_spec":%s,\n"metadata": {"signature_def": %s}\n}\n' % (spec, signatures)
-
-
-def _status_proto(statuses: Sequence[VersionStatus]) -> get_model_status_pb2.GetModelStatusResponse:
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for status in statuses:
-        entry = response.model_version_status.add(version=status.version, state=int(status.state))
-        entry.status.error_code = int(status.code)
-        entry.status.error_message = status.message
-    return response
-
-
-def _spec_proto(name: str, metadata: Metadata) -> model_pb2.ModelSpec:
-    return model_pb2.ModelSpec(name=name, version=wrappers_pb2.Int64Value(value=metadata.version))
+        return b'{\n"model_spec":%s,\n"metadata": {"signature_def": %s}\n}\n' % (
+            _to_json(spec),
+            _to_json(signatures),
+        )
 
 
 def _to_json(proto: message.Message) -> bytes:
@@ -203,5 +172,5 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
-    logging.getLogger(__name__).error("REST request failed", exc_info=error)
+    _log.error("REST request failed", exc_info=error)
     return error_reply("Internal error", status=Code.INTERNAL.http)

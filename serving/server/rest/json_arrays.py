@@ -7,36 +7,44 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 from tensorflow.core.framework import types_pb2
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
 
 Json = Any
+Array = npt.NDArray[Any]
 
 MAX_QUOTED: Final = 200
 """Longest value repeated in a message, characters."""
 MANY_VALUES: Final = 10_000
 """From so many on, the garbage collector is worth stopping."""
+MAX_RANK: Final = 32
+"""Most dimensions of an array; TF Serving allows 254, numpy 64."""
+
+_INTEGERS: Final[Mapping[int, Any]] = {
+    types_pb2.DT_INT8: np.int8,
+    types_pb2.DT_INT16: np.int16,
+    types_pb2.DT_INT32: np.int32,
+    types_pb2.DT_INT64: np.int64,
+    types_pb2.DT_UINT8: np.uint8,
+    types_pb2.DT_UINT32: np.uint32,
+    types_pb2.DT_UINT64: np.uint64,
+}
+_FLOATS: Final[Mapping[int, Any]] = {
+    types_pb2.DT_FLOAT: np.float32,
+    types_pb2.DT_DOUBLE: np.float64,
+}
+
+_SUPPORTED: Final = {types_pb2.DT_STRING, types_pb2.DT_BOOL, *_FLOATS, *_INTEGERS}
 
 
-class PredictBody(NamedTuple):
-    """A body read as JSON, of which the tensors wait for the signature to be known.
-
-    Attributes:
-      signature: '' where the body names none.
-    """
-
-    signature: str
-    document: dict[str, Json]
-
-
-def parse_body(body: bytes, *, max_values: int = 2_000_000) -> PredictBody:
-    """Reads the JSON of a predict request.
+def parse_body(body: bytes, *, max_values: int = 2_000_000) -> tuple[str, dict[str, Json]]:
+    """The JSON of a predict request: the signature's name, '' where it names none, and all of it.
 
     NaN, Infinity and -Infinity are numbers, as for TF Serving.
 
@@ -62,7 +70,7 @@ def parse_body(body: bytes, *, max_values: int = 2_000_000) -> PredictBody:
             f"JSON Value: {quoted(document)} not formatted correctly. "
             "'signature_name' key must be a string value."
         )
-    return PredictBody(signature, document)
+    return signature, document
 
 
 def quoted(value: Json) -> str:
@@ -75,11 +83,6 @@ def quoted(value: Json) -> str:
     except (RecursionError, ValueError):
         text = "[[...]]"
     return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
-
-
-def invalid(message: str) -> ServingError:
-    """The error of a request that is wrong whatever the server does."""
-    return ServingError(Code.INVALID_ARGUMENT, message)
 
 
 @contextlib.contextmanager
@@ -110,28 +113,6 @@ def _parse_json(body: bytes) -> Json:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise invalid(message) from None
-
-
-Array = npt.NDArray[Any]
-
-MAX_RANK: Final = 32
-"""Most dimensions of an array; TF Serving allows 254, numpy 64."""
-
-_INTEGERS: Final[Mapping[int, Any]] = {
-    types_pb2.DT_INT8: np.int8,
-    types_pb2.DT_INT16: np.int16,
-    types_pb2.DT_INT32: np.int32,
-    types_pb2.DT_INT64: np.int64,
-    types_pb2.DT_UINT8: np.uint8,
-    types_pb2.DT_UINT32: np.uint32,
-    types_pb2.DT_UINT64: np.uint64,
-}
-_FLOATS: Final[Mapping[int, Any]] = {
-    types_pb2.DT_FLOAT: np.float32,
-    types_pb2.DT_DOUBLE: np.float64,
-}
-
-_SUPPORTED: Final = {types_pb2.DT_STRING, types_pb2.DT_BOOL, *_FLOATS, *_INTEGERS}
 
 
 def is_b64(value: Json) -> bool:

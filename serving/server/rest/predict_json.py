@@ -9,6 +9,7 @@ from typing import Final, Literal
 import numpy as np
 import orjson
 
+from serving.errors import invalid
 from serving.server.rest.json_arrays import (
     MAX_QUOTED,
     Array,
@@ -16,7 +17,6 @@ from serving.server.rest.json_arrays import (
     apparent_shape,
     convert,
     first_misfit,
-    invalid,
     is_object,
     quoted,
     shape_text,

@@ -15,8 +15,10 @@ from pipeline.config import PushSettings
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.workspace import Workspace
 from serving.server.config_files import read_model_config
-from serving.server.models import HostOptions, ModelHost, ModelSetup, State
+from serving.server.model_host import ModelHost
+from serving.server.models import ModelSetup
 from serving.server.server import LocalServer, ServerOptions
+from serving.server.versions import HostOptions, State
 from tests.pipeline.cli.test_serve import served
 from tests.serving.server.word_model import export_word_model, push, words
 

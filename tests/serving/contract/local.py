@@ -12,9 +12,9 @@ import numpy as np
 from components.trainer.model import HEAD, build_model
 from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
-from serving.server.models import HostOptions, ModelSetup
+from serving.server.models import ModelSetup
 from serving.server.server import LocalServer, ServerOptions
-from serving.server.versions import Latest
+from serving.server.versions import HostOptions, Latest
 from tests.pair_records import drawing, png, tiny_recipe
 from tests.serving.contract.api import Target
 

@@ -39,7 +39,9 @@ def app(tmp_path_factory: pytest.TempPathFactory, models: FakeModels) -> Iterato
     with Gallery(SqliteStore(path), models) as gallery:
         follower = Follower(gallery)
         routes = gallery_routes(gallery, follower)
-        yield rest_app(ServerState({}), options=RestOptions(token="secret"), routes=routes)
+        state = ServerState({})
+        yield rest_app(state, options=RestOptions(token="secret"), routes=routes)
+        state.close()
         follower.close()
 
 

@@ -30,8 +30,9 @@ from serving.errors import ServingError
 from serving.gallery.embedder import FolderEmbedder, ServerEmbedder, probe_image
 from serving.gallery.open import open_gallery
 from serving.saved_model.loader import LoadedModel
-from serving.server.models import HostOptions, ModelSetup
+from serving.server.models import ModelSetup
 from serving.server.server import LocalServer, ServerOptions
+from serving.server.versions import HostOptions
 from tests.serving.gallery.small_model import glyphs, omniglot_drawings, train_and_export
 
 EMPLOYEES = [f"Employee {number}" for number in range(1, 11)]

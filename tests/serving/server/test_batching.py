@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Code, ServingError
-from serving.server.batching import BatchingOptions, BatchScheduler
+from serving.server.batching import BatchingOptions, BatchQueue, BatchScheduler
 
 Arrays = Mapping[str, np.ndarray]
 BAD = -1.0
@@ -95,7 +95,7 @@ def scheduler() -> Iterator[BatchScheduler]:
 
 def behind_a_running_batch(scheduler: BatchScheduler, model: Doubler, **options: Any) -> Any:
     """A queue whose only thread is busy with the row 0 until `model.proceed()`."""
-    queue = scheduler.queue(model, options=BatchingOptions(**options), observer=model.observe)
+    queue = BatchQueue(scheduler, model, options=BatchingOptions(**options), observer=model.observe)
     model.pause()
     queue.submit(rows(0))
     model.wait_until_running()
@@ -106,7 +106,7 @@ def test_a_refused_request_of_no_rows_is_told_that_it_has_none(scheduler: BatchS
     def refuse(inputs: Arrays) -> dict[str, np.ndarray]:
         raise ServingError(Code.INVALID_ARGUMENT, f"no {len(inputs['x'])} here")
 
-    queue = scheduler.queue(refuse, options=BatchingOptions())
+    queue = BatchQueue(scheduler, refuse, options=BatchingOptions())
     assert str(queue.submit(rows(1)).exception(30)).endswith("ARGUMENT: no 1 here")
     error = queue.submit(rows()).exception(30)
     assert isinstance(error, ServingError)
@@ -117,7 +117,7 @@ def test_a_refused_request_of_no_rows_is_told_that_it_has_none(scheduler: BatchS
 def test_a_lonely_request_does_not_wait_for_others(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
-    queue = scheduler.queue(model, options=BatchingOptions())
+    queue = BatchQueue(scheduler, model, options=BatchingOptions())
     assert answer(queue.submit(rows(1, 2))) == [2, 4]
     assert model.batches == [[1, 2]]
 
@@ -141,7 +141,7 @@ def test_a_small_batch_waits_for_the_one_that_runs(model: Doubler) -> None:
     scheduler = BatchScheduler(2)
     try:
         queue = behind_a_running_batch(scheduler, model)
-        other = scheduler.queue(lambda inputs: {"y": inputs["x"]}, options=BatchingOptions())
+        other = BatchQueue(scheduler, lambda inputs: {"y": inputs["x"]}, options=BatchingOptions())
         first = queue.submit(rows(1))
         # The second thread is free, and serves other queues.
         assert answer(other.submit(rows(5))) == [5]
@@ -175,7 +175,7 @@ def test_a_batch_has_at_most_max_batch_size_rows(scheduler: BatchScheduler, mode
 def test_a_request_larger_than_a_batch_is_run_in_parts(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
-    queue = scheduler.queue(model, options=BatchingOptions(max_batch_size=4))
+    queue = BatchQueue(scheduler, model, options=BatchingOptions(max_batch_size=4))
     assert answer(queue.submit(rows(*range(10)))) == [2.0 * value for value in range(10)]
     assert sorted(map(len, model.batches)) == [2, 4, 4]
 
@@ -193,7 +193,7 @@ def test_a_bad_row_fails_only_the_request_it_came_with(
 def test_a_bad_row_in_one_part_fails_a_large_request_once(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
-    queue = scheduler.queue(model, options=BatchingOptions(max_batch_size=2))
+    queue = BatchQueue(scheduler, model, options=BatchingOptions(max_batch_size=2))
     assert code_of(queue.submit(rows(1, 2, BAD, 4, 5, 6))) is Code.INVALID_ARGUMENT
 
 
@@ -247,8 +247,10 @@ def test_allowed_batch_sizes_are_reached_by_padding_that_nobody_sees(
 def test_a_batch_that_is_not_full_waits_for_its_timeout(model: Doubler) -> None:
     scheduler = BatchScheduler(4)
     try:
-        queue = scheduler.queue(
-            model, options=BatchingOptions(max_batch_size=3, batch_timeout_micros=600_000_000)
+        queue = BatchQueue(
+            scheduler,
+            model,
+            options=BatchingOptions(max_batch_size=3, batch_timeout_micros=600_000_000),
         )
         first, second = queue.submit(rows(1)), queue.submit(rows(2))
         with pytest.raises(FutureTimeout):
@@ -261,7 +263,7 @@ def test_a_batch_that_is_not_full_waits_for_its_timeout(model: Doubler) -> None:
 
 
 def test_a_batch_begins_when_its_timeout_is_over(scheduler: BatchScheduler, model: Doubler) -> None:
-    queue = scheduler.queue(model, options=BatchingOptions(batch_timeout_micros=1000))
+    queue = BatchQueue(scheduler, model, options=BatchingOptions(batch_timeout_micros=1000))
     assert answer(queue.submit(rows(1))) == [2]
 
 
@@ -279,8 +281,8 @@ def test_a_full_queue_refuses_and_recovers(scheduler: BatchScheduler, model: Dou
 def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
-    queue = scheduler.queue(
-        model, options=BatchingOptions(max_batch_size=2, max_enqueued_batches=2)
+    queue = BatchQueue(
+        scheduler, model, options=BatchingOptions(max_batch_size=2, max_enqueued_batches=2)
     )
     assert len(answer(queue.submit(rows(*range(20))))) == 20
 
@@ -319,7 +321,7 @@ def test_without_batching_each_request_runs_alone(
 def test_inputs_that_disagree_about_the_batch_are_refused(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
-    queue = scheduler.queue(model, options=BatchingOptions())
+    queue = BatchQueue(scheduler, model, options=BatchingOptions())
     with pytest.raises(ServingError, match="equal 0th-dimension size") as unequal:
         queue.submit({"x": np.zeros(2), "z": np.zeros(3)})
     with pytest.raises(ServingError, match="at least one dimension") as scalar:
@@ -328,7 +330,7 @@ def test_inputs_that_disagree_about_the_batch_are_refused(
 
 
 def test_outputs_without_the_batch_dimension_are_an_error(scheduler: BatchScheduler) -> None:
-    queue = scheduler.queue(lambda inputs: {"y": np.zeros(7)}, options=BatchingOptions())
+    queue = BatchQueue(scheduler, lambda inputs: {"y": np.zeros(7)}, options=BatchingOptions())
     assert code_of(queue.submit(rows(1, 2))) is Code.FAILED_PRECONDITION
 
 
@@ -338,7 +340,7 @@ def test_an_unforeseen_error_reaches_the_caller_and_the_thread_lives_on(
     def fail(inputs: Arrays) -> dict[str, np.ndarray]:
         raise ZeroDivisionError("secret")
 
-    queue = scheduler.queue(fail, options=BatchingOptions())
+    queue = BatchQueue(scheduler, fail, options=BatchingOptions())
     for _ in range(2):
         future = queue.submit(rows(1))
         assert code_of(future) is Code.INTERNAL
@@ -347,7 +349,7 @@ def test_an_unforeseen_error_reaches_the_caller_and_the_thread_lives_on(
 
 def test_busy_and_idle_queues_take_turns(scheduler: BatchScheduler, model: Doubler) -> None:
     busy = behind_a_running_batch(scheduler, model, max_batch_size=1)
-    idle = scheduler.queue(model, options=BatchingOptions(max_batch_size=1))
+    idle = BatchQueue(scheduler, model, options=BatchingOptions(max_batch_size=1))
     last = [busy.submit(rows(value)) for value in (1, 2, 3)][-1]
     other = idle.submit(rows(9))
     model.proceed()

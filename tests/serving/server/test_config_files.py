@@ -6,8 +6,8 @@ import pytest
 
 from serving.server.batching import BatchingOptions
 from serving.server.config_files import ConfigError, read_batching_parameters, read_model_config
-from serving.server.models import HostOptions, ModelSetup
-from serving.server.versions import All, Latest, Specific
+from serving.server.models import ModelSetup
+from serving.server.versions import All, HostOptions, Latest, Specific
 
 MODELS = """
 model_config_list {

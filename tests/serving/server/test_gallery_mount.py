@@ -11,8 +11,10 @@ import tensorflow as tf
 from serving.errors import Code, ServingError
 from serving.gallery.embedder import probe_image
 from serving.server.gallery_mount import HostEmbedder
-from serving.server.models import HostOptions, ModelHost, ModelSetup
+from serving.server.model_host import ModelHost
+from serving.server.models import ModelSetup, ServerState
 from serving.server.server import LocalServer, ServerOptions
+from serving.server.versions import HostOptions
 from tests.serving.server.word_model import push
 
 PATIENCE = 120.0
@@ -57,9 +59,9 @@ def base_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(base_path: Path) -> Iterator[ModelHost]:
-    host = ModelHost("siamese", base_path, options=HostOptions(poll_seconds=0.05))
-    yield host
-    host.close()
+    state = ServerState({"siamese": ModelSetup(base_path, HostOptions(poll_seconds=0.05))})
+    yield state.host("siamese")
+    state.close()
 
 
 def test_images_are_embedded_by_the_version_that_is_served(host: ModelHost) -> None:

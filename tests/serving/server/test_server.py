@@ -27,10 +27,10 @@ from tensorflow_serving.apis import (
 
 from serving.server.batching import BatchingOptions
 from serving.server.grpc.thread import TlsFiles
-from serving.server.models import HostOptions, ModelSetup
+from serving.server.models import ModelSetup
 from serving.server.rest.protocol import RestOptions
 from serving.server.server import LocalServer, ServerOptions
-from serving.server.versions import All
+from serving.server.versions import All, HostOptions
 from tests.serving.certificates import make_certificate
 from tests.serving.server.word_model import export_word_model, push
 
@@ -496,8 +496,8 @@ def test_requests_under_way_are_finished_when_the_server_stops(
 
 
 def _under_way(server: LocalServer) -> int:
-    versions = server.state.hosts["words"]._versions
-    return sum(served.requests for served in versions._loaded.values())
+    host = server.state.hosts["words"]
+    return sum(served.requests for served in host._loaded.values())
 
 
 def _refuses_connections(server: LocalServer) -> bool:

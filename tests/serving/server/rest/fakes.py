@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import numpy as np
 from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.errors import Code, ServingError
 from serving.server.loaded_version import Metadata
 from serving.server.metrics import ServingMetrics
-from serving.server.models import Prediction
-from serving.server.versions import State, VersionStatus
+from serving.server.model_host import Prediction
+from serving.server.versions import never_seen
 
 VERSION = 7
 NAME = "echo"
@@ -78,31 +78,28 @@ class EchoHost:
             )
         return Metadata(VERSION, signature_map())
 
-    def signatures(self, *, version: int | None = None, label: str | None = None) -> Any:
-        return self.metadata(version=version, label=label).signatures
-
-    def status(self, version: int | None = None) -> list[VersionStatus]:
-        if version not in (None, VERSION):
-            raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {NAME}")
-        return [VersionStatus(VERSION, State.AVAILABLE)]
-
 
 class EchoState:
     """A `ServerState` with one `EchoHost`."""
 
     def __init__(self) -> None:
         self.echo = EchoHost()
-        self.observer = ServingMetrics([NAME])
+        self.metrics = ServingMetrics([NAME])
         self.closing = False
-
-    @property
-    def hosts(self) -> Mapping[str, EchoHost]:
-        return {NAME: self.echo}
 
     def host(self, name: str, *, version: int | None = None, label: str | None = None) -> EchoHost:
         if name != NAME:
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Latest({name})")
         return self.echo
+
+    def status(
+        self, name: str, version: int | None = None
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        if name != NAME or version not in (None, VERSION):
+            raise never_seen(name, version)
+        status = get_model_status_pb2.ModelVersionStatus(version=VERSION, state="AVAILABLE")
+        status.status.error_code = 0
+        return get_model_status_pb2.GetModelStatusResponse(model_version_status=[status])
 
 
 def call(app: Any, method: str, path: str, **arguments: Any) -> httpx.Response:

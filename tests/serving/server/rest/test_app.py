@@ -13,7 +13,6 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.errors import Code, ServingError
 from serving.server.metrics import METRICS_PATH
-from serving.server.models import NoObserver
 from serving.server.rest.app import rest_app
 from serving.server.rest.protocol import RestOptions
 from tests.serving.server.rest.fakes import NAME, EchoState, call, signature_map
@@ -221,11 +220,6 @@ def test_requests_are_counted(app: Any) -> None:
         (NAME, "INVALID_ARGUMENT"): 1,
         ("(unknown)", "NOT_FOUND"): 1,
     }
-
-
-def test_there_are_no_metrics_where_nothing_is_counted(state: EchoState) -> None:
-    state.observer = NoObserver()
-    assert call(rest_app(state, options=RestOptions()), "GET", METRICS_PATH).status_code == 404
 
 
 def own_routes() -> list[Route]:

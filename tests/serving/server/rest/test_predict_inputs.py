@@ -67,7 +67,7 @@ def test_a_single_named_input_may_be_named_or_not() -> None:
     ],
 )
 def test_numbers_beyond_the_ordinary_are_numbers(text: bytes, expected: list[float]) -> None:
-    tensors, _ = read_inputs(parse_body(text).document, X)
+    tensors, _ = read_inputs(parse_body(text)[1], X)
     np.testing.assert_array_equal(tensors["x"], np.array(expected, np.float32))
 
 
@@ -157,7 +157,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, message: str) -> None
 
 
 def test_a_lone_surrogate_that_json_lets_through_is_refused_later() -> None:
-    document = parse_body(b'{"inputs": ["\\ud800"], "unused": NaN}').document
+    document = parse_body(b'{"inputs": ["\\ud800"], "unused": NaN}')[1]
     assert "not of expected type: string" in error_of(document, {"s": STRING})
 
 
@@ -184,7 +184,7 @@ def test_a_body_of_too_many_values_is_refused_before_it_is_read() -> None:
     body = b'{"inputs": [' + b"[]," * 2_000_000 + b"[]]}"
     with pytest.raises(ServingError, match="more than 2000000 JSON values"):
         parse_body(body)
-    assert len(parse_body(body[:16] + b"1,1,1]]}", max_values=8).document["inputs"]) == 2
+    assert len(parse_body(body[:16] + b"1,1,1]]}", max_values=8)[1]["inputs"]) == 2
     with pytest.raises(ServingError, match="more than 3 JSON values"):
         parse_body(b'{"inputs": [1,2,3]}', max_values=3)
 
@@ -227,12 +227,12 @@ def test_a_value_is_an_array_or_there_is_a_reason(value: Any, dtype: int) -> Non
 
 @given(st.lists(st.floats(width=32), max_size=6))
 def test_any_float32_survives_the_way_through_json(values: list[float]) -> None:
-    document = parse_body(json.dumps({"inputs": values}).encode()).document
+    document = parse_body(json.dumps({"inputs": values}).encode())[1]
     np.testing.assert_array_equal(read_inputs(document, X)[0]["x"], np.array(values, np.float32))
 
 
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=4))
 def test_any_bytes_survive_the_way_through_json(values: list[bytes]) -> None:
     body = json.dumps({"instances": [b64(value) for value in values]}).encode()
-    tensors, _ = read_inputs(parse_body(body).document, {"s": STRING})
+    tensors, _ = read_inputs(parse_body(body)[1], {"s": STRING})
     assert tensors["s"].tolist() == values

@@ -15,8 +15,9 @@ from serving.errors import Code, ServingError
 from serving.saved_model.contract import EXTRA, WARMUP
 from serving.server.batching import BatchingOptions
 from serving.server.loaded_version import WARMUP_FILE
-from serving.server.models import HostOptions, ModelHost, State
-from serving.server.versions import All
+from serving.server.model_host import ModelHost
+from serving.server.models import ModelSetup, ServerState
+from serving.server.versions import All, HostOptions, State
 from tests.serving.server.word_model import export_word_model, push, words, write_warmup
 
 PATIENCE = 120.0
@@ -34,20 +35,20 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Hosts]:
-    hosts = []
+    states = []
 
     def start(**options: Any) -> ModelHost:
-        host = ModelHost(
-            "words", tmp_path, options=HostOptions(**{"poll_seconds": 0.05, **options})
-        )
-        host.start()
-        hosts.append(host)
+        setup = ModelSetup(tmp_path, HostOptions(**{"poll_seconds": 0.05, **options}))
+        state = ServerState({"words": setup})
+        state.start()
+        states.append(state)
+        host = state.host("words")
         assert host.wait_settled(PATIENCE)
         return host
 
     yield start
-    for host in hosts:
-        host.close()
+    for state in states:
+        state.close()
 
 
 def lengths(host: ModelHost, *values: bytes, **which: Any) -> list[int]:
@@ -131,11 +132,11 @@ def served(
 ) -> Iterator[ModelHost]:
     base_path = tmp_path_factory.mktemp("words")
     push(exports[100], base_path, 1)
-    host = ModelHost("words", base_path, options=HostOptions())
-    host.start()
-    assert host.wait_available(PATIENCE)
-    yield host
-    host.close()
+    state = ServerState({"words": ModelSetup(base_path)})
+    state.start()
+    assert state.wait_available(PATIENCE)
+    yield state.host("words")
+    state.close()
 
 
 def test_a_bad_row_fails_only_its_own_request(served: ModelHost) -> None:
@@ -162,7 +163,7 @@ def test_metadata_lists_every_signature(served: ModelHost) -> None:
     assert {"serving_default", "sum"} <= set(signatures.signature_def)
     text = signatures.signature_def["serving_default"].inputs["text"]
     assert text.dtype == tf.string.as_datatype_enum
-    assert served.signatures(version=1) is signatures
+    assert served.metadata(version=1).signatures is signatures
     with pytest.raises(ServingError) as error:
         served.metadata(version=2)
     assert error.value.code is Code.NOT_FOUND
@@ -175,27 +176,22 @@ def test_the_status_of_a_version_never_seen_is_not_found(served: ModelHost) -> N
     assert error.value.code is Code.NOT_FOUND
 
 
-def test_batches_are_counted(serve: Hosts, exports: dict[int, Path], tmp_path: Path) -> None:
-    class Watcher:
-        def __init__(self) -> None:
-            self.rows: list[tuple[str, str, int, int]] = []
-
-        def batch(
-            self, *, model: str, signature: str, size: int, padding: int, seconds: float
-        ) -> None:
-            self.rows.append((model, signature, size, padding))
-
+def test_batches_are_counted(exports: dict[int, Path], tmp_path: Path) -> None:
     push(exports[100], tmp_path, 1)
-    watcher = Watcher()
     batching = BatchingOptions(max_batch_size=4, allowed_batch_sizes=(2, 4))
-    host = ModelHost("words", tmp_path, options=HostOptions(batching=batching), watcher=watcher)
-    host.start()
+    state = ServerState({"words": ModelSetup(tmp_path, HostOptions(batching=batching))})
+    state.start()
     try:
-        assert host.wait_available(PATIENCE)
-        assert lengths(host, b"a", b"b", b"c") == [101, 101, 101]
+        assert state.wait_available(PATIENCE)
+        assert lengths(state.host("words"), b"a", b"b", b"c") == [101, 101, 101]
     finally:
-        host.close()
-    assert watcher.rows == [("words", "serving_default", 3, 1)]
+        state.close()
+    counted = state.metrics.exposition().decode()
+    about = 'model_name="words",op_name="serving_default"'
+    batches = ":tensorflow:serving:batching"
+    assert f'{batches}:processed_batch_size{{batch_size="4",{about}}} 1.0' in counted
+    assert f"{batches}:padding_size_sum{{{about}}} 1.0" in counted
+    assert f"{batches}:padding_size_count{{{about}}} 1.0" in counted
 
 
 def test_warm_up_requests_run_before_a_version_is_served(
@@ -223,7 +219,7 @@ def test_a_failing_warm_up_request_fails_the_version(
 
 
 def test_warm_up_requests_are_where_the_exporter_writes_them() -> None:
-    assert Path(EXTRA) / WARMUP == WARMUP_FILE
+    assert Path(EXTRA) / WARMUP == WARMUP_FILE == Path("assets.extra/tf_serving_warmup_requests")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.server.models import Awaiter
+from serving.server.awaiter import Awaiter
 
 
 def awaited(future: Future[int], *, deadline: float | None = None) -> int:
