@@ -8,7 +8,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_node import BaseNode
 
-from components.evaluator.eval_config import EXTRACTORS_MODULE, eval_config
+from components.evaluator.eval_config import EXTRACTORS_MODULE, METRICS_MODULE, eval_config
 from components.example_gen import PairExampleGen, make_input_config
 from components.example_validator import (
     CuratedSchemaGen,
@@ -124,7 +124,7 @@ def create_pipeline(
         eval_config=eval_config(
             config.evaluate,
             protocols,
-            source_hash=source_hash("components.evaluator.metrics", EXTRACTORS_MODULE),
+            source_hash=source_hash(METRICS_MODULE, EXTRACTORS_MODULE),
         ),
         module_path=EXTRACTORS_MODULE,
         example_splits=["one_shot"],

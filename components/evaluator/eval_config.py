@@ -1,16 +1,17 @@
-"""What the Evaluator measures, when it blesses, and how its figures are read back."""
+"""Configures TFX's Evaluator (what it measures, when it blesses) and reads its figures back."""
 
 import json
 import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Set
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_model_analysis as tfma
 from google.protobuf import wrappers_pb2
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluator import extractors, metrics
 from components.evaluator.metrics import MALFORMED, ONE_SHOT_ACCURACY
 from components.evaluator.settings import (
     LOWER_IS_BETTER,
@@ -18,16 +19,17 @@ from components.evaluator.settings import (
     VERIFICATION_METRICS,
     EvaluateSettings,
     Threshold,
+    one_shot_metric,
 )
 from data_ingest.records import features
 
 _log = logging.getLogger(__name__)
 
 SIGNATURE = "examples"
-EXTRACTORS_MODULE = "components.evaluator.extractors"
+# As text, since TFX imports both by name; `source_hash` takes these names as well.
+EXTRACTORS_MODULE = extractors.__name__
+METRICS_MODULE = metrics.__name__
 FALLBACK_THRESHOLD = Threshold(min=0.6)
-
-SliceKey = tuple[tuple[str, str], ...]
 
 
 def eval_config(
@@ -57,15 +59,15 @@ def eval_config(
     if not one_shot:
         verification.setdefault("auc", FALLBACK_THRESHOLD)
     accuracy = config_pb2.MetricConfig(
-        class_name="OneShotAccuracy",
-        module="components.evaluator.metrics",
+        class_name=metrics.OneShotAccuracy.__name__,
+        module=METRICS_MODULE,
         config=json.dumps({"name": ONE_SHOT_ACCURACY, "source_hash": source_hash}),
         per_slice_thresholds=one_shot,
     )
     figures = [
         config_pb2.MetricConfig(
-            class_name="VerificationMetric",
-            module="components.evaluator.metrics",
+            class_name=metrics.VerificationMetric.__name__,
+            module=METRICS_MODULE,
             config=json.dumps({"name": name}),
             per_slice_thresholds=[_gate(name, verification[name], config_pb2.SlicingSpec())]
             if name in verification
@@ -108,19 +110,17 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {}
     per_group: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for key, values in _candidate_slices(evaluation_uri):
-        trials = dict(key)
-        columns = set(trials)
-        if not columns:
+    for trials, values in _candidate_slices(evaluation_uri):
+        if not trials:
             for name in VERIFICATION_METRICS:
                 figures.update(_flat_figure(name, _figure(values, name)))
         if features.WAY not in trials or trials[features.WAY] == "0":
             continue
-        name = f"{trials[features.PROTOCOL]}_{trials[features.WAY]}way_accuracy"
+        name = one_shot_metric(trials[features.PROTOCOL], trials[features.WAY])
         figure = _figure(values, ONE_SHOT_ACCURACY)
         if features.GROUP_A in trials:
             if figure:
-                per_group[name][trials[features.GROUP_A]] = figure._asdict()
+                per_group[name][trials[features.GROUP_A]] = figure
             continue
         figures.update(_flat_figure(name, figure))
         if malformed := values.get(MALFORMED):
@@ -138,11 +138,11 @@ def refusals(evaluation_uri: str) -> list[str]:
     result = tfma.load_validation_result(evaluation_uri)
     reasons = []
     for of_slice in result.metric_validations_per_slice:
-        trials = dict(_slice_key(of_slice.slice_key))
+        trials = _slice(of_slice.slice_key)
         for failure in of_slice.failures:
             name = failure.metric_key.name
             if name == ONE_SHOT_ACCURACY and trials:
-                name = f"{trials[features.PROTOCOL]}_{trials[features.WAY]}way_accuracy"
+                name = one_shot_metric(trials[features.PROTOCOL], trials[features.WAY])
             value = failure.metric_value.double_value.value
             reasons.append(_reason(name, value, failure.metric_threshold, failure.message))
     for missing in result.missing_slices:
@@ -150,41 +150,36 @@ def refusals(evaluation_uri: str) -> list[str]:
     return sorted(set(reasons))
 
 
-class _Figure(NamedTuple):
-    value: float
-    ci95: list[float]
-    n: int
-
-
-def _figure(values: dict[str, float], name: str) -> _Figure | None:
-    if name not in values or math.isnan(values[name]):
-        return None
-    interval = [values[f"{name}/ci_low"], values[f"{name}/ci_high"]]
-    return _Figure(values[name], interval, int(values[f"{name}/n"]))
-
-
-def _flat_figure(name: str, figure: _Figure | None) -> dict[str, Any]:
-    if figure is None:
+def _figure(values: dict[str, float], name: str) -> dict[str, Any]:
+    """`value`, `ci95` and `n` of a figure; empty where there was no data."""
+    if math.isnan(values.get(name, math.nan)):
         return {}
-    return {name: figure.value, f"{name}_ci95": figure.ci95, f"{name}_n": figure.n}
+    interval = [values[f"{name}/ci_low"], values[f"{name}/ci_high"]]
+    return {"value": values[name], "ci95": interval, "n": int(values[f"{name}/n"])}
 
 
-def _candidate_slices(evaluation_uri: str) -> Iterator[tuple[SliceKey, dict[str, float]]]:
+def _flat_figure(name: str, figure: dict[str, Any]) -> dict[str, Any]:
+    suffixes = {"value": "", "ci95": "_ci95", "n": "_n"}
+    return {f"{name}{suffixes[key]}": value for key, value in figure.items()}
+
+
+def _candidate_slices(evaluation_uri: str) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
+    """Features and metrics of each slice."""
     for of_slice in tfma.load_metrics(evaluation_uri):
         values = {
             pair.key.name: pair.value.double_value.value
             for pair in of_slice.metric_keys_and_values
             if pair.key.model_name in ("", tfma.CANDIDATE_KEY) and not pair.key.is_diff
         }
-        yield _slice_key(of_slice.slice_key), values
+        yield _slice(of_slice.slice_key), values
 
 
-def _slice_key(key: Any) -> SliceKey:
-    pairs = []
-    for single in key.single_slice_keys:
-        value = getattr(single, single.WhichOneof("kind"))
-        pairs.append((single.column, value.decode() if isinstance(value, bytes) else str(value)))
-    return tuple(pairs)
+def _slice(key: Any) -> dict[str, str]:
+    values = ((one.column, getattr(one, one.WhichOneof("kind"))) for one in key.single_slice_keys)
+    return {
+        column: value.decode() if isinstance(value, bytes) else str(value)
+        for column, value in values
+    }
 
 
 def _gate(

@@ -1,4 +1,4 @@
-"""TFMA metrics: N-way one-shot accuracy, and verification figures, each with n and an interval.
+"""Defines the TFMA metrics: N-way one-shot accuracy, and figures over verification pairs.
 
 Every figure comes out as four numbers, `NAME`, `NAME/n`, `NAME/ci_low` and `NAME/ci_high`; in a
 slice without such data the first, third and fourth are NaN and `n` is 0. (They must be there:
@@ -7,6 +7,7 @@ TFMA refuses a model when a thresholded metric is missing from any slice.)
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -15,12 +16,12 @@ import numpy.typing as npt
 from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import metric_types
 
+from components.evaluator.settings import VERIFICATION_METRICS
 from components.evaluator.statistics import Interval, ScoredPairs, trial_credit, wilson_interval
 from data_ingest.records import features
 
 ONE_SHOT_ACCURACY = "one_shot_accuracy"
 MALFORMED = "one_shot_accuracy/malformed"
-VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
 LOGIT = "logit"
 
 
@@ -42,9 +43,9 @@ class OneShotAccuracy(metric_types.Metric):
 
 
 class VerificationMetric(metric_types.Metric):
-    """One figure over the pairs outside trials: verification_accuracy, auc, eer or ece.
+    """One of `VERIFICATION_METRICS` over the pairs outside trials, computed by `ScoredPairs`.
 
-    All four are derived from the same exact set of (logit, label); what a worker holds of it grows
+    All are derived from the same exact set of (logit, label); what a worker holds of it grows
     by 5 bytes a verification pair, slice and model.
     """
 
@@ -120,9 +121,12 @@ class _OneShotCombiner(beam.CombineFn):
     def extract_output(self, accumulator: _OneShotCount) -> dict[metric_types.MetricKey, float]:
         credit, n, malformed = accumulator
         value = credit / n if n else math.nan
-        figures = _figures(self._name, value, n, wilson_interval(credit, n))
-        figures[MALFORMED] = float(malformed)
-        return {_key(name, self._model): figure for name, figure in figures.items()}
+        figures = _figures(self._name, self._model, value, n, wilson_interval(credit, n))
+        return figures | {_key(MALFORMED, self._model): float(malformed)}
+
+
+_Gathered = list[tuple[Any, Any]]
+"""Logits and labels, `[N]` each, of some pairs an entry."""
 
 
 class _VerificationCombiner(beam.CombineFn):
@@ -135,31 +139,25 @@ class _VerificationCombiner(beam.CombineFn):
     def __init__(self, *, model: str) -> None:
         self._model = model
 
-    def create_accumulator(self) -> list[tuple[Any, Any]]:
+    def create_accumulator(self) -> _Gathered:
         return []
 
-    def add_input(
-        self, accumulator: list[tuple[Any, Any]], element: _Pairs
-    ) -> list[tuple[Any, Any]]:
+    def add_input(self, accumulator: _Gathered, element: _Pairs) -> _Gathered:
         logits = element.logits[self._model]
         known = ~np.isnan(logits)
         accumulator.append((logits[known], element.labels[known].astype(np.int8)))
         return accumulator
 
-    def merge_accumulators(
-        self, accumulators: Iterable[list[tuple[Any, Any]]]
-    ) -> list[tuple[Any, Any]]:
+    def merge_accumulators(self, accumulators: Iterable[_Gathered]) -> _Gathered:
         return self.compact([part for accumulator in accumulators for part in accumulator])
 
-    def compact(self, accumulator: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    def compact(self, accumulator: _Gathered) -> _Gathered:
         if len(accumulator) < 2:
             return accumulator
         logits, labels = zip(*accumulator, strict=True)
         return [(np.concatenate(logits), np.concatenate(labels))]
 
-    def extract_output(
-        self, accumulator: list[tuple[Any, Any]]
-    ) -> dict[metric_types.MetricKey, ScoredPairs]:
+    def extract_output(self, accumulator: _Gathered) -> dict[metric_types.MetricKey, ScoredPairs]:
         logits, labels = self.compact(accumulator)[0] if accumulator else ([], [])
         return {_pairs_key(self._model): ScoredPairs(logits, labels)}
 
@@ -192,43 +190,27 @@ def _verification_computations(
                 combiner=_VerificationCombiner(model=model),
             )
         )
+        figure = partial(_verification_figure, name, model)
         computations.append(
-            metric_types.DerivedMetricComputation(
-                keys=[_key(name, model)], result=_VerificationResult(name=name, model=model)
-            )
+            metric_types.DerivedMetricComputation(keys=[_key(name, model)], result=figure)
         )
     return computations
 
 
-class _VerificationResult:
-    """Turns a slice's `ScoredPairs` into one of the figures."""
-
-    def __init__(self, *, name: str, model: str) -> None:
-        self._name = name
-        self._model = model
-
-    def __call__(
-        self, metrics: dict[metric_types.MetricKey, Any]
-    ) -> dict[metric_types.MetricKey, float]:
-        pairs: ScoredPairs = metrics[_pairs_key(self._model)]
-        figure = {
-            "verification_accuracy": pairs.accuracy,
-            "auc": pairs.auc,
-            "eer": pairs.eer,
-            "ece": pairs.ece,
-        }[self._name]
-        value, interval = figure()
-        figures = _figures(self._name, value, pairs.n, interval)
-        return {_key(name, self._model): number for name, number in figures.items()}
+def _verification_figure(
+    name: str, model: str, metrics: Mapping[metric_types.MetricKey, Any]
+) -> dict[metric_types.MetricKey, float]:
+    pairs: ScoredPairs = metrics[_pairs_key(model)]
+    value, interval = getattr(pairs, name)()
+    return _figures(name, model, value, pairs.n, interval)
 
 
-def _figures(name: str, value: float, n: int, interval: Interval) -> dict[str, float]:
-    return {
-        name: value,
-        f"{name}/n": float(n),
-        f"{name}/ci_low": interval[0],
-        f"{name}/ci_high": interval[1],
-    }
+def _figures(
+    name: str, model: str, value: float, n: int, interval: Interval
+) -> dict[metric_types.MetricKey, float]:
+    low, high = interval
+    numbers = {name: value, f"{name}/n": float(n), f"{name}/ci_low": low, f"{name}/ci_high": high}
+    return {_key(number, model): figure for number, figure in numbers.items()}
 
 
 def _key(name: str, model: str) -> metric_types.MetricKey:

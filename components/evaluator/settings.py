@@ -1,4 +1,4 @@
-"""Settings of the Evaluator and of the ServingGate."""
+"""Declares the settings of the Evaluator and of the ServingGate, and the names of figures."""
 
 import re
 from typing import Annotated
@@ -12,16 +12,21 @@ VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
 LOWER_IS_BETTER = ("eer", "ece")
 
 
+def one_shot_metric(protocol: str, way: int | str) -> str:
+    """Name of the figure of some trials, as `ONE_SHOT_METRIC` reads it."""
+    return f"{protocol}_{way}way_accuracy"
+
+
 class Threshold(Settings):
     """What a figure must satisfy for the model to be blessed."""
 
-    min: float | None = Field(default=None, ge=0, le=1, description="refused below this")
-    max: float | None = Field(default=None, ge=0, le=1, description="refused above this")
+    min: float | None = Field(default=None, ge=0, le=1, description="not blessed below this")
+    max: float | None = Field(default=None, ge=0, le=1, description="not blessed above this")
     max_drop: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="refused when worse than the latest blessed model by more than this",
+        description="not blessed when worse than the latest blessed model by more than this",
     )
 
     @model_validator(mode="after")
@@ -80,5 +85,5 @@ class GateSettings(Settings):
     )
     max_p99_ms: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="99th percentile of embedding one image, in ms, above which it is refused",
+        description="99th percentile of embedding one image, in ms, above which it is not blessed",
     )

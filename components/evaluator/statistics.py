@@ -1,4 +1,4 @@
-"""95 % intervals of the figures that the evaluation reports."""
+"""Computes the figures that the evaluation reports, and their 95 % intervals."""
 
 import math
 from collections.abc import Callable
@@ -49,6 +49,24 @@ def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Inter
     return _normal_interval(area, math.sqrt(max(0.0, variance)))
 
 
+def trial_credit(
+    labels: npt.NDArray[np.int64],
+    logits: npt.NDArray[np.floating[Any]],
+    ways: npt.NDArray[np.int64],
+) -> float | None:
+    """Credit in [0, 1] that a model earns in one trial, or None for a malformed trial.
+
+    Args:
+      labels, logits, ways: [N], the pairs of one trial.
+    """
+    if np.any(ways != len(labels)) or np.count_nonzero(labels == 1) != 1:
+        return None
+    if np.isnan(logits).any():
+        return 0.0
+    best = logits == logits.max()
+    return 1.0 / np.count_nonzero(best) if best[labels == 1][0] else 0.0
+
+
 class ScoredPairs:
     """Logits of same-class and different-class pairs as counts per distinct logit.
 
@@ -72,7 +90,7 @@ class ScoredPairs:
     def n(self) -> int:
         return int(self.same.sum() + self.different.sum())
 
-    def accuracy(self) -> tuple[float, Interval]:
+    def verification_accuracy(self) -> tuple[float, Interval]:
         """Share of pairs on the right side of logit 0 (score 0.5; on it counts as same)."""
         if self.n == 0:
             return math.nan, NO_INTERVAL
@@ -90,7 +108,7 @@ class ScoredPairs:
         return area, hanley_mcneil_interval(area, int(positives), int(negatives))
 
     def eer(self) -> tuple[float, Interval]:
-        """Equal error rate, with a bootstrap interval (see `_bootstrap`)."""
+        """Equal error rate, with a bootstrap interval."""
         if self.same.sum() == 0 or self.different.sum() == 0:
             return math.nan, NO_INTERVAL
         return self._with_bootstrap(equal_error_rate)
@@ -110,15 +128,10 @@ class ScoredPairs:
     def _with_bootstrap(
         self, statistic: Callable[[Floats, Floats], float]
     ) -> tuple[float, Interval]:
-        value = statistic(self.same, self.different)
-        deviation = self._bootstrap(statistic)
-        return value, _normal_interval(value, deviation)
+        """A statistic and its normal interval; pairs are resampled with replacement for its error.
 
-    def _bootstrap(self, statistic: Callable[[Floats, Floats], float]) -> float:
-        """Standard error by resampling pairs with replacement (Efron & Tibshirani 1993, ch. 6).
-
-        The seed is fixed: the same pairs give the same interval. Replicates that drew one kind of
-        pair only are left out.
+        Efron & Tibshirani 1993, ch. 6. The seed is fixed: the same pairs give the same interval.
+        Replicates that drew one kind of pair only are left out.
         """
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         cells = np.concatenate([self.same, self.different])
@@ -130,7 +143,9 @@ class ScoredPairs:
             different: Floats = drawn[len(self.same) :].astype(np.float64)
             if same.any() and different.any():
                 values.append(statistic(same, different))
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        value = statistic(self.same, self.different)
+        return value, _normal_interval(value, deviation)
 
 
 def equal_error_rate(same: Floats, different: Floats) -> float:
@@ -166,21 +181,3 @@ def calibration_error(
 
 def _normal_interval(value: float, deviation: float) -> Interval:
     return max(0.0, value - Z95 * deviation), min(1.0, value + Z95 * deviation)
-
-
-def trial_credit(
-    labels: npt.NDArray[np.int64],
-    logits: npt.NDArray[np.floating[Any]],
-    ways: npt.NDArray[np.int64],
-) -> float | None:
-    """Credit in [0, 1] that a model earns in one trial, or None for a malformed trial.
-
-    Args:
-      labels, logits, ways: [N], the pairs of one trial.
-    """
-    if np.any(ways != len(labels)) or np.count_nonzero(labels == 1) != 1:
-        return None
-    if np.isnan(logits).any():
-        return 0.0
-    best = logits == logits.max()
-    return 1.0 / np.count_nonzero(best) if best[labels == 1][0] else 0.0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.evaluator.settings import VERIFICATION_METRICS
 from components.evaluator.statistics import (
     ScoredPairs,
     equal_error_rate,
@@ -61,7 +62,7 @@ def test_figures_do_not_depend_on_the_order_of_pairs(
 ) -> None:
     shuffled = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))]
     one, other = (ScoredPairs(*zip(*each, strict=True)) for each in (pairs, shuffled))
-    for name in ("accuracy", "auc", "eer", "ece"):
+    for name in VERIFICATION_METRICS:
         np.testing.assert_equal(getattr(one, name)(), getattr(other, name)())
 
 
@@ -104,4 +105,5 @@ def test_calibration_error_of_calibrated_scores_is_near_zero_and_of_overconfiden
 
 
 def test_accuracy_counts_a_score_of_exactly_one_half_as_same() -> None:
-    assert ScoredPairs([0.0, 0.0, -1.0], [1, 0, 0]).accuracy()[0] == pytest.approx(2 / 3)
+    pairs = ScoredPairs([0.0, 0.0, -1.0], [1, 0, 0])
+    assert pairs.verification_accuracy()[0] == pytest.approx(2 / 3)
