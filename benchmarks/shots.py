@@ -21,8 +21,9 @@ from components.evaluator.offline import ModelRecogniser, answer
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import sound_images
 from data_ingest.sampling.index import ImageIndex, ImageRef
+from data_ingest.sampling.protocols import PROTOCOL_WITHIN
 from data_ingest.sampling.splits import split_index
-from data_ingest.sampling.trials import FewShotTrial, few_shot_trials
+from data_ingest.sampling.trials import Trial, draw_trials
 from data_ingest.settings import PairSettings
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 from serving.saved_model.loader import LoadedModel
@@ -32,7 +33,7 @@ Floats = npt.NDArray[np.floating[Any]]
 TRIALS_A_SEED: Final = 4000
 BOOTSTRAP_REPLICATES: Final = 2000
 COMBINATIONS: Final[dict[str, Callable[[Floats, Floats], Floats]]] = {
-    # Of a query `[D]` and references `[way, shots, D]`.
+    # Of a query `[D]` and support images `[way, shots, D]`.
     "mean embedding": lambda query, many: -np.abs(query - many.mean(axis=1)).sum(axis=-1),
     "nearest": lambda query, many: -np.abs(query - many).sum(axis=-1).min(axis=1),
     "mean logit": lambda query, many: -np.abs(query - many).sum(axis=-1).mean(axis=1),
@@ -50,16 +51,16 @@ def held_out(files: Sequence[ImageFile]) -> list[ImageFile]:
 
 
 def credits_by_set(
-    trials: Sequence[FewShotTrial], vectors: Floats, combine: Callable[[Floats, Floats], Floats]
+    trials: Sequence[Trial], vectors: Floats, combine: Callable[[Floats, Floats], Floats]
 ) -> Floats:
     """`[sets, way]`: what each trial earned."""
 
-    def recogniser(asked: Sequence[FewShotTrial]) -> Iterator[Floats]:
+    def recogniser(asked: Sequence[Trial]) -> Iterator[Floats]:
         for trial in asked:
-            yield combine(vectors[trial.query], vectors[np.array(trial.references)])
+            yield combine(vectors[trial.query], vectors[np.array(trial.support)])
 
     earned = np.array(answer(recogniser, trials).earned)
-    return earned.reshape(-1, len(trials[0].references))
+    return earned.reshape(-1, trials[0].way)
 
 
 def bootstrap_interval(differences: Floats) -> tuple[float, float]:
@@ -96,8 +97,13 @@ def main() -> None:
         trials = [
             trial
             for seed in range(1, arguments.seeds + 1)
-            for trial in few_shot_trials(
-                images.index, way=arguments.way, shots=shots, trials=TRIALS_A_SEED, seed=seed
+            for trial in draw_trials(
+                images.index,
+                PROTOCOL_WITHIN,
+                way=arguments.way,
+                trials=TRIALS_A_SEED,
+                seed=seed,
+                shots=shots,
             )
         ]
         earned = {

@@ -18,7 +18,7 @@ from data_ingest.durable import write_atomically
 from data_ingest.records.features import Pair, read_pairs, serialize_pair
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
-from data_ingest.sampling.trials import FewShotTrial
+from data_ingest.sampling.trials import Trial
 from serving.saved_model.loader import LoadedModel
 
 _ACROSS: Final = 2
@@ -31,7 +31,7 @@ _CAPTIONS: Final = ("query", "right", "chosen")
 class Wrong(NamedTuple):
     """A trial that was not won."""
 
-    trial: FewShotTrial
+    trial: Trial
     chosen: int
     """Position of the nearest of the wrong classes."""
     margin: float
@@ -59,7 +59,7 @@ class Confusion:
 
 
 def most_confused(
-    images: TrialImages, trials: Iterable[FewShotTrial], wrong: Sequence[Wrong], *, most: int
+    images: TrialImages, trials: Iterable[Trial], wrong: Sequence[Wrong], *, most: int
 ) -> list[Confusion]:
     """The pairs of classes with the greatest share of mistakes, at most `most` of them.
 
@@ -76,7 +76,7 @@ def most_confused(
     asked = Counter(
         pair
         for trial in trials
-        for position in range(len(trial.references))
+        for position in range(trial.way)
         if (pair := _pair(index, trial, position)) in mistakes
     )
     share = {pair: wilson_interval(count, asked[pair])[0] for pair, count in mistakes.items()}
@@ -85,8 +85,8 @@ def most_confused(
         trial = worst[pair].trial
         rows = (
             trial.query,
-            trial.references[trial.answer][0],
-            trial.references[worst[pair].chosen][0],
+            trial.support[trial.answer][0],
+            trial.support[worst[pair].chosen][0],
         )
         query, right, chosen = (images.files[row].member for row in rows)
         names = (index.classes[pair[0]], index.classes[pair[1]])
@@ -126,9 +126,9 @@ def _title(confusion: Confusion) -> str:
     return f"{first}, {second}\n{confusion.mistakes} of {confusion.trials} trials"
 
 
-def _pair(index: ImageIndex, trial: FewShotTrial, position: int) -> tuple[int, int]:
+def _pair(index: ImageIndex, trial: Trial, position: int) -> tuple[int, int]:
     asked = int(index.row_class[trial.query])
-    other = int(index.row_class[trial.references[position][0]])
+    other = int(index.row_class[trial.support[position][0]])
     return min(asked, other), max(asked, other)
 
 

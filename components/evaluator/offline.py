@@ -17,12 +17,12 @@ from components.evaluator.mistakes import Confusion, Wrong, most_confused
 from components.evaluator.statistics import trial_credit, wilson_interval
 from components.evaluator.trials import TrialImages, TrialSets, within_trials
 from data_ingest.errors import InputError
-from data_ingest.sampling.trials import FewShotTrial
+from data_ingest.sampling.trials import Trial
 from data_ingest.sources.layout import ImageFile, ImageReader
 from serving.saved_model.loader import LoadedModel
 from serving.saved_model.versions import is_complete
 
-Recogniser = Callable[[Sequence[FewShotTrial]], Iterator[npt.NDArray[np.floating[Any]]]]
+Recogniser = Callable[[Sequence[Trial]], Iterator[npt.NDArray[np.floating[Any]]]]
 
 _log = logging.getLogger(__name__)
 _BATCH: Final = 256
@@ -55,14 +55,14 @@ class ModelRecogniser:
         parts = [model.run("embed", {"image": batch})["embedding"] for batch in batches]
         self.vectors = np.concatenate(parts)
 
-    def __call__(self, trials: Sequence[FewShotTrial]) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    def __call__(self, trials: Sequence[Trial]) -> Iterator[npt.NDArray[np.floating[Any]]]:
         """Logits, `float32[way]` a trial: scores near 1 would tie in float32."""
-        way, shots = np.shape(trials[0].references)
+        way, shots = np.shape(trials[0].support)
         per_call = max(1, min(_PAIRS_A_CALL // way, _VECTORS_A_CALL // (way * shots)))
         for start in range(0, len(trials), per_call):
             part = trials[start : start + per_call]
             queries = self.vectors[self._position[[trial.query for trial in part]]]
-            references = self.vectors[self._position[[trial.references for trial in part]]]
+            references = self.vectors[self._position[[trial.support for trial in part]]]
             pairs = {
                 "embedding_a": np.repeat(queries, way, axis=0),
                 "embedding_b": references.mean(axis=2).reshape(len(part) * way, -1),
@@ -80,13 +80,13 @@ class BaselineRecogniser:
             lambda row: baseline.features(images.encoded(row))
         )
 
-    def __call__(self, trials: Sequence[FewShotTrial]) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    def __call__(self, trials: Sequence[Trial]) -> Iterator[npt.NDArray[np.floating[Any]]]:
         """Negated distances, `float64[way]` a trial; those of the nearest classes are exact."""
         for trial in told(trials, f"trials by {self._baseline.title}", total=len(trials)):
             query = self._features(trial.query)
-            others = [self._features(row) for shots in trial.references for row in shots]
+            others = [self._features(row) for shots in trial.support for row in shots]
             distances = np.array(self._baseline.distances(query, others))
-            yield -distances.reshape(len(trial.references), -1).min(axis=1)
+            yield -distances.reshape(trial.way, -1).min(axis=1)
 
 
 def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -187,7 +187,7 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
     """
     check_model(model)
     everything = [trial for part in trials.by_way.values() for trial in part]
-    rows = {row for trial in everything for row in trial.rows}
+    rows = {row for trial in everything for row in trial.images}
     results, wrong = [], []
     with LoadedModel(model) as loaded:
         recogniser = ModelRecogniser(loaded, trials.images, rows)
@@ -240,11 +240,11 @@ class Answers:
     wrong: list[Wrong]
 
 
-def answer(recogniser: Recogniser, trials: Sequence[FewShotTrial]) -> Answers:
+def answer(recogniser: Recogniser, trials: Sequence[Trial]) -> Answers:
     """Has a recogniser answer trials, all of as many ways and shots."""
     earned, wrong = [], []
     for trial, nearness in zip(trials, recogniser(trials), strict=True):
-        way = len(trial.references)
+        way = trial.way
         labels = np.zeros(way, np.int64)
         labels[trial.answer] = 1
         credit = trial_credit(labels, nearness, np.full(way, way))
@@ -279,7 +279,7 @@ def run_trials(
     with ImageReader() as reader:
         drawn = within_trials(files, reader, ways=[way], shots=1, trials=trials, seed=seed)
         part = drawn.by_way[way]
-        rows = {row for trial in part for row in trial.rows}
+        rows = {row for trial in part for row in trial.images}
         earned = answer(ModelRecogniser(model, drawn.images, rows), part).earned
     return TrialResults(earned, _by_group(drawn, part, earned))
 
@@ -290,7 +290,7 @@ def _accuracy(earned: Sequence[float]) -> Accuracy:
 
 
 def _by_group(
-    trials: TrialSets, part: Sequence[FewShotTrial], earned: Sequence[float]
+    trials: TrialSets, part: Sequence[Trial], earned: Sequence[float]
 ) -> dict[str, float]:
     earned_in: dict[str, list[float]] = defaultdict(list)
     for trial, credit in zip(part, earned, strict=True):

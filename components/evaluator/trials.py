@@ -2,15 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
-from data_ingest.sampling.official_runs import OfficialTrial, read_official_runs
-from data_ingest.sampling.trials import FewShotTrial, classes_left_out, few_shot_trials
+from data_ingest.sampling.official_runs import read_official_runs
+from data_ingest.sampling.protocols import PROTOCOL_WITHIN
+from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
 from data_ingest.sources.layout import ImageFile, ImageReader
 
 _log = logging.getLogger(__name__)
@@ -35,20 +36,6 @@ class TrialImages:
           UnreadableImageError: it is no longer there.
         """
         return self.reader.read(self.files[row])
-
-    def official(self, trials: Iterable[OfficialTrial]) -> list[FewShotTrial]:
-        """The trials, given by positions among the files, all of whose images are sound."""
-        row_of = {listed: row for row, listed in enumerate(self.listing)}
-        return [
-            FewShotTrial(
-                trial_id=trial.trial_id,
-                query=row_of[trial.query],
-                references=tuple((row_of[at],) for at in trial.support),
-                answer=trial.answer,
-            )
-            for trial in trials
-            if all(at in row_of for at in (trial.query, *trial.support))
-        ]
 
 
 def sound_images(
@@ -107,7 +94,7 @@ class TrialSets:
     seed: int | None
     """None where the trials are published."""
     images: TrialImages
-    by_way: dict[int, list[FewShotTrial]]
+    by_way: dict[int, list[Trial]]
     classes_left_out: list[str]
     """Those with too few images by different writers for so many shots."""
 
@@ -121,7 +108,7 @@ def within_trials(
     trials: int,
     seed: int,
 ) -> TrialSets:
-    """Trials within groups, drawn at random: see `few_shot_trials`.
+    """Trials within groups, drawn at random: see `draw_trials`.
 
     Raises:
       InputError: a number is out of range, no usable images, or no group of so many classes with
@@ -140,7 +127,11 @@ def within_trials(
         seed=seed,
         images=images,
         by_way={
-            way: list(few_shot_trials(images.index, way=way, shots=shots, trials=trials, seed=seed))
+            way: list(
+                draw_trials(
+                    images.index, PROTOCOL_WITHIN, way=way, trials=trials, seed=seed, shots=shots
+                )
+            )
             for way in ways
         },
         classes_left_out=classes_left_out(images.index, shots=shots),
@@ -155,9 +146,9 @@ def official_trials(container: Path, reader: ImageReader) -> TrialSets:
     """
     runs = read_official_runs(container)
     images = sound_images(runs.images, reader, copies=True)
-    by_way: dict[int, list[FewShotTrial]] = {}
-    for trial in images.official(runs.trials):
-        by_way.setdefault(len(trial.references), []).append(trial)
+    by_way: dict[int, list[Trial]] = {}
+    for trial in sound_trials(runs.trials, images.listing):
+        by_way.setdefault(trial.way, []).append(trial)
     if not by_way:
         raise InputError(f"{container}: each trial lacks an image that can be read")
     return TrialSets(

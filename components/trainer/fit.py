@@ -28,7 +28,7 @@ from components.trainer.progress import Progress
 from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
 from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
-from data_ingest.sampling.trials import between_group_trials, largest_way, within_group_trials
+from data_ingest.sampling.trials import draw_trials, largest_way
 
 WAY: Final = 20
 IMAGES_A_BATCH: Final = 256
@@ -50,16 +50,15 @@ class OneShotValidation:
 
     def __init__(self, data: PairData, *, trials: int) -> None:
         self.protocol = PROTOCOL_WITHIN
-        draw = within_group_trials
         if largest_way(data.index, PROTOCOL_WITHIN) < 2:
-            self.protocol, draw = PROTOCOL_BETWEEN, between_group_trials
+            self.protocol = PROTOCOL_BETWEEN
         self.way = min(WAY, largest_way(data.index, self.protocol))
         if self.way < 2:
             self.way = 0
             return
-        drawn = list(draw(data.index, way=self.way, trials=trials, seed=SEED))
+        drawn = list(draw_trials(data.index, self.protocol, way=self.way, trials=trials, seed=SEED))
         query = np.array([trial.query for trial in drawn])
-        support = np.array([trial.support for trial in drawn])
+        support = np.array([trial.support for trial in drawn])[:, :, 0]
         self._answer = np.array([trial.answer for trial in drawn])
         used = np.unique(np.concatenate([query, support.ravel()]))
         self._query = np.searchsorted(used, query)

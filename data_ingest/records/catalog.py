@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
-
-Ints = npt.NDArray[np.int64]
 
 BACKGROUND: Final = "background"
 EVALUATION: Final = "evaluation"

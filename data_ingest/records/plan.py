@@ -1,19 +1,16 @@
-"""Which records the splits hold, and in which files."""
+"""Decides which records the splits hold, and in which files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, IMAGES, RUNS, Catalog, LocatedIndex
 from data_ingest.sampling.index import ImageIndex, ImageRef
-from data_ingest.sampling.official_runs import OfficialTrial, read_official_runs
-from data_ingest.sampling.pairs import PairSampler, training_sampler, verification_sampler
+from data_ingest.sampling.official_runs import read_official_runs
+from data_ingest.sampling.pairs import Pairs, training_sampler, verification_sampler
 from data_ingest.sampling.protocols import (
     EVAL_SPLIT,
     ONE_SHOT_SPLIT,
@@ -27,122 +24,31 @@ from data_ingest.sampling.splits import split_index
 from data_ingest.sampling.trials import (
     Trial,
     TrialSampler,
-    available_protocols,
-    effective_ways,
-    trial_protocols,
+    sampled_trials,
+    sound_trials,
+    trial_pairs,
 )
 from data_ingest.settings import PairSettings
 from data_ingest.sources.layout import list_images
 
-Ints = npt.NDArray[np.int64]
-
-
-class DrawnPairs(NamedTuple):
-    """Consecutive records as columns; rows are of the stream's index."""
-
-    row_a: Ints
-    row_b: Ints
-    label: Ints
-    trial: Sequence[str]
-
-
-class Stream(Protocol):
-    """Records of one split, protocol and way; record `i` is a pure function of `i`."""
-
-    @property
-    def split(self) -> str: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def way(self) -> int: ...
-    @property
-    def located(self) -> LocatedIndex: ...
-    @property
-    def pairs(self) -> int: ...
-    def draw(self, start: int, stop: int) -> DrawnPairs: ...
-
-
-@dataclass(frozen=True, eq=False)
-class PairStream:
-    """Training or verification pairs."""
-
-    split: str
-    protocol: str
-    located: LocatedIndex
-    pairs: int
-    sampler: PairSampler
-    way: int = 0
-
-    def draw(self, start: int, stop: int) -> DrawnPairs:
-        return DrawnPairs(*self.sampler.pairs(start, stop), trial=[""] * (stop - start))
-
-
-@dataclass(frozen=True, eq=False)
-class TrialStream:
-    """Sampled one-shot trials, each as `way` pairs of the query and a candidate."""
-
-    split: str
-    located: LocatedIndex
-    trials: int
-    sampler: TrialSampler
-
-    @property
-    def protocol(self) -> str:
-        return self.sampler.protocol
-
-    @property
-    def way(self) -> int:
-        return self.sampler.way
-
-    @property
-    def pairs(self) -> int:
-        return self.trials * self.way
-
-    def draw(self, start: int, stop: int) -> DrawnPairs:
-        a_set = self.way * self.way
-        first = start // a_set
-        trials = [
-            trial
-            for number in range(first, -(-stop // a_set))
-            for trial in self.sampler.trials(number)
-        ]
-        return _pairs_of(trials, start - first * a_set, stop - first * a_set)
-
-
-@dataclass(frozen=True, eq=False)
-class OfficialStream:
-    """Trials that are given, not sampled."""
-
-    split: str
-    located: LocatedIndex
-    trials: tuple[Trial, ...]
-    way: int
-    protocol: str = PROTOCOL_OFFICIAL
-
-    @property
-    def pairs(self) -> int:
-        return len(self.trials) * self.way
-
-    def draw(self, start: int, stop: int) -> DrawnPairs:
-        first = start // self.way
-        trials = self.trials[first : -(-stop // self.way)]
-        return _pairs_of(trials, start - first * self.way, stop - first * self.way)
-
-
-def _pairs_of(trials: Sequence[Trial], start: int, stop: int) -> DrawnPairs:
-    return DrawnPairs(
-        row_a=np.array([t.query for t in trials for _ in t.support], np.int64)[start:stop],
-        row_b=np.array([row for t in trials for row in t.support], np.int64)[start:stop],
-        label=np.array(
-            [int(at == t.answer) for t in trials for at in range(len(t.support))], np.int64
-        )[start:stop],
-        trial=[t.trial_id for t in trials for _ in t.support][start:stop],
-    )
-
-
 _SHARD_PAIRS: Final = 4096
 _SHARD_BYTES: Final = 32 * 2**20
 _NAMED_REJECTED: Final = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Records of one split, protocol and way."""
+
+    split: str
+    protocol: str
+    way: int
+    """0 outside trials."""
+    located: LocatedIndex
+    pairs: int
+    """How many records."""
+    draw: Callable[[int, int], Pairs]
+    """Records `start` to `stop`; record `i` is a pure function of `i`. Can be pickled."""
 
 
 class Shard(NamedTuple):
@@ -178,26 +84,18 @@ class Plan:
                 if stream.split == split
                 for piece in _pieces(stream)
             ]
-            for file, (number, start, stop) in enumerate(pieces):
-                shards.append(Shard(len(shards), split, file, len(pieces), number, start, stop))
+            shards += [
+                Shard(len(shards) + file, split, file, len(pieces), *piece)
+                for file, piece in enumerate(pieces)
+            ]
         return tuple(shards)
-
-
-def _pieces(stream: Stream) -> Iterator[tuple[int, int]]:
-    """Ranges of records small enough for a worker; a trial, if possible its set, stays whole."""
-    pair_bytes = 2 * max(1.0, float(stream.located.size.mean()))
-    length = max(1, min(_SHARD_PAIRS, int(_SHARD_BYTES / pair_bytes)))
-    whole = next((unit for unit in (stream.way**2, stream.way) if 0 < unit <= length), 1)
-    length -= length % whole
-    for start in range(0, stream.pairs, length):
-        yield start, min(start + length, stream.pairs)
 
 
 def make_plan(
     catalog: Catalog,
     settings: PairSettings,
     *,
-    official: Sequence[OfficialTrial] = (),
+    official: Sequence[Trial] = (),
     max_rejected_share: float = 1.0,
 ) -> Plan:
     """Decides on all records. A problem of the user's is noted in the plan, not raised.
@@ -213,7 +111,7 @@ def make_plan(
 
 
 def _streams(
-    catalog: Catalog, settings: PairSettings, official: Sequence[OfficialTrial]
+    catalog: Catalog, settings: PairSettings, official: Sequence[Trial]
 ) -> Iterator[Stream]:
     own = catalog.sources.get(BACKGROUND, catalog.sources.get(IMAGES))
     if own is None:
@@ -225,7 +123,7 @@ def _streams(
 
     sampler = training_sampler(train.index, settings)
     sampler.check("images to train on")
-    yield PairStream(TRAIN_SPLIT, PROTOCOL_TRAIN, train, settings.train_pairs, sampler)
+    yield Stream(TRAIN_SPLIT, PROTOCOL_TRAIN, 0, train, settings.train_pairs, sampler.pairs)
 
     for split, located, pairs in (
         (EVAL_SPLIT, held_out, settings.eval_pairs),
@@ -233,34 +131,33 @@ def _streams(
     ):
         sampler = verification_sampler(located.index, settings, split=split)
         sampler.check(f"images of the {split} split")
-        yield PairStream(split, PROTOCOL_VERIFICATION, located, pairs, sampler)
+        yield Stream(split, PROTOCOL_VERIFICATION, 0, located, pairs, sampler.pairs)
 
     runs = catalog.sources.get(RUNS)
     if runs is not None:
-        trials = list(_official_trials(runs, official))
+        trials = sound_trials(official, runs.listing)
         for way in sorted({trial.way for trial in trials}, reverse=True):
-            of_way = tuple(trial for trial in trials if trial.way == way)
-            yield OfficialStream(ONE_SHOT_SPLIT, runs, of_way, way)
-    for protocol, trials_a_way in trial_protocols(settings):
-        for way in effective_ways(one_shot.index, protocol, settings.ways):
-            if trials_a_way:
-                trial_sampler = TrialSampler(one_shot.index, protocol, way, settings.seed)
-                yield TrialStream(ONE_SHOT_SPLIT, one_shot, trials_a_way, trial_sampler)
+            of_way = [trial for trial in trials if trial.way == way]
+            draw = partial(trial_pairs, partial(_given_set, of_way, way), way)
+            yield Stream(ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, way, runs, len(of_way) * way, draw)
+    for protocol, way, count in sampled_trials(one_shot.index, settings):
+        drawn = TrialSampler(one_shot.index, protocol, way, settings.seed)
+        draw = partial(trial_pairs, drawn.trials, way)
+        yield Stream(ONE_SHOT_SPLIT, protocol, way, one_shot, count * way, draw)
 
 
-def _official_trials(runs: LocatedIndex, official: Iterable[OfficialTrial]) -> Iterator[Trial]:
-    """The official trials all of whose images are sound."""
-    row_of = {int(listing): row for row, listing in enumerate(runs.listing)}
-    for trial in official:
-        if all(at in row_of for at in (trial.query, *trial.support)):
-            yield Trial(
-                trial_id=trial.trial_id,
-                protocol=PROTOCOL_OFFICIAL,
-                way=len(trial.support),
-                query=row_of[trial.query],
-                support=tuple(row_of[at] for at in trial.support),
-                answer=trial.answer,
-            )
+def _given_set(trials: Sequence[Trial], way: int, number: int) -> Sequence[Trial]:
+    return trials[number * way : (number + 1) * way]
+
+
+def _pieces(stream: Stream) -> Iterator[tuple[int, int]]:
+    """Ranges of records small enough for a worker; a trial, if possible its set, stays whole."""
+    pair_bytes = 2 * max(1.0, float(stream.located.size.mean()))
+    length = max(1, min(_SHARD_PAIRS, int(_SHARD_BYTES / pair_bytes)))
+    whole = next((unit for unit in (stream.way**2, stream.way) if 0 < unit <= length), 1)
+    length -= length % whole
+    for start in range(0, stream.pairs, length):
+        yield start, min(start + length, stream.pairs)
 
 
 def too_many_rejected(catalog: Catalog, max_rejected_share: float) -> str:
@@ -311,4 +208,5 @@ def expected_protocols(
     for place in containers.get(RUNS, ()):
         ways |= read_official_runs(place).ways
     one_shot = (evaluation if evaluation is not None else own).take(rows.one_shot)
-    return available_protocols(one_shot, settings, official_ways=ways)
+    sampled = {(protocol, way) for protocol, way, _ in sampled_trials(one_shot, settings)}
+    return {(PROTOCOL_VERIFICATION, 0), *((PROTOCOL_OFFICIAL, way) for way in ways), *sampled}

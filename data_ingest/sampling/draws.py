@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Raw = npt.NDArray[np.uint64]
 
 _WORDS_A_COUNTER = 4

@@ -3,25 +3,11 @@
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-
-
-class ImageRefLike(Protocol):
-    """What an index needs to know of an image."""
-
-    @property
-    def group(self) -> str: ...
-    @property
-    def class_name(self) -> str: ...
-    @property
-    def writer(self) -> int: ...
-    @property
-    def key(self) -> str: ...
+from data_ingest.sampling.draws import Ints
 
 
 class ImageRef(NamedTuple):
@@ -58,7 +44,7 @@ class ImageIndex:
     """`[G + 1]`: first class of each group."""
 
     @classmethod
-    def build(cls, refs: Iterable[ImageRefLike]) -> "ImageIndex":
+    def build(cls, refs: Iterable[ImageRef]) -> "ImageIndex":
         """Builds the index; rows are in the order of `sort_order(refs)`.
 
         Raises:
@@ -67,11 +53,7 @@ class ImageIndex:
         refs = list(refs)
         ordered = [refs[position] for position in sort_order(refs)]
         for before, ref in itertools.pairwise(ordered):
-            if (before.group, before.class_name, before.key) == (
-                ref.group,
-                ref.class_name,
-                ref.key,
-            ):
+            if _order(before) == _order(ref):
                 raise ValueError(f"two images of {ref.class_name} have the key {ref.key}")
         class_group_names = {(ref.group, ref.class_name): None for ref in ordered}
         groups = tuple(dict.fromkeys(group for group, _ in class_group_names))
@@ -177,19 +159,11 @@ class ImageIndex:
             row_writer=self.row_writer[chosen],
         )
 
-    def subset(
-        self,
-        *,
-        groups: Collection[str] | None = None,
-        classes: Collection[str] | None = None,
-    ) -> "ImageIndex":
-        """The index of the images in these groups and classes alone; rows are renumbered."""
-        return self.take(self.rows_of(groups=groups, classes=classes))
 
-
-def sort_order(refs: Sequence[ImageRefLike]) -> list[int]:
+def sort_order(refs: Sequence[ImageRef]) -> list[int]:
     """Positions of the images in the order in which an index of them has its rows."""
-    return sorted(
-        range(len(refs)),
-        key=lambda at: (refs[at].group, refs[at].class_name, refs[at].key),
-    )
+    return sorted(range(len(refs)), key=lambda at: _order(refs[at]))
+
+
+def _order(ref: ImageRef) -> tuple[str, str, str]:
+    return (ref.group, ref.class_name, ref.key)

@@ -1,19 +1,15 @@
 """Pairs of images for verification: half of one class, half of two."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from data_ingest.errors import InputError
-from data_ingest.sampling.draws import below, raw_draws
+from data_ingest.sampling.draws import Flags, Ints, Raw, below, raw_draws
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.settings import PairSettings
-
-Ints = npt.NDArray[np.int64]
-
-_TRAIN_STREAM: Final = "pairs/train"
 
 
 class PairsImpossible(InputError):
@@ -21,12 +17,14 @@ class PairsImpossible(InputError):
 
 
 class Pairs(NamedTuple):
-    """Pairs as columns of equal length `n`."""
+    """Pairs of rows of an index, as columns of one length."""
 
     row_a: Ints
     row_b: Ints
     label: Ints
     """1 where both are of one class, else 0."""
+    trial: Sequence[str]
+    """Of the one-shot trial that a pair is part of; empty where it is of none."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,9 @@ class PairSampler:
         class_a, class_b = self._two_classes(numbers[~same] // 2, word)
         row_a[~same] = starts[class_a] + below(word[:, 2], sizes[class_a])
         row_b[~same] = starts[class_b] + below(word[:, 3], sizes[class_b])
-        return Pairs(row_a, row_b, label)
+        return Pairs(row_a, row_b, label, [""] * len(numbers))
 
-    def _two_classes(self, numbers: Ints, words: npt.NDArray[np.uint64]) -> tuple[Ints, Ints]:
+    def _two_classes(self, numbers: Ints, words: Raw) -> tuple[Ints, Ints]:
         index = self.index
         crowded = np.flatnonzero(index.group_sizes[index.class_group] >= 2)
         within = self._is_within(numbers, has_crowded=len(crowded) > 0)
@@ -101,19 +99,19 @@ class PairSampler:
         far = np.where(choice < group_start, choice, choice + group_size)
         return class_a, np.where(within, near, far)
 
-    def _is_within(self, numbers: Ints, *, has_crowded: bool) -> npt.NDArray[np.bool_]:
+    def _is_within(self, numbers: Ints, *, has_crowded: bool) -> Flags:
         if not has_crowded:
             return np.zeros(len(numbers), bool)
         if len(self.index.groups) < 2:
             return np.ones(len(numbers), bool)
         share = self.different_within_group
-        turn: npt.NDArray[np.bool_] = np.floor((numbers + 1) * share) > np.floor(numbers * share)
+        turn: Flags = np.floor((numbers + 1) * share) > np.floor(numbers * share)
         return turn
 
 
 def training_sampler(index: ImageIndex, settings: PairSettings) -> PairSampler:
     """The sampler of the training pairs, over the index of the training classes."""
-    return PairSampler(index, settings.seed, _TRAIN_STREAM, settings.different_within_group)
+    return PairSampler(index, settings.seed, "pairs/train", settings.different_within_group)
 
 
 def verification_sampler(index: ImageIndex, settings: PairSettings, *, split: str) -> PairSampler:

@@ -1,21 +1,19 @@
-"""Which images train, which choose (`eval`) and which report (`one_shot`)."""
+"""Divides images among the splits: `train`, `eval` (chooses) and `one_shot` (reports)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from data_ingest.errors import InputError
-from data_ingest.sampling.draws import stable_hash
+from data_ingest.sampling.draws import Ints, stable_hash
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT, TRAIN_SPLIT
 from data_ingest.settings import PairSettings
 
-Ints = npt.NDArray[np.int64]
-
-FEWEST_GROUPS = 3
-"""With fewer groups, splits hold out classes instead of whole groups."""
+Unit = Literal["group", "class"]
+"""What is kept together: whole groups, or, where there are fewer than three, classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,51 +62,56 @@ def split_index(
     )
 
 
+def unit_of(index: ImageIndex) -> Unit:
+    """What these images are to be divided by."""
+    return "group" if len(index.groups) >= 3 else "class"
+
+
+def unit_rows(index: ImageIndex, unit: Unit, names: Collection[str]) -> Ints:
+    """Rows of the images of these groups (or classes), ascending."""
+    names = set(names)
+    return index.rows_of(groups=names) if unit == "group" else index.rows_of(classes=names)
+
+
+def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list[str]:
+    """Names of all groups (or classes), those to be held out first at the front."""
+    names, of_class = index.classes, np.arange(len(index.classes))
+    if unit == "group":
+        names, of_class = index.groups, index.class_group
+    usable = np.bincount(of_class, weights=index.class_sizes >= 2, minlength=len(names))
+    widest = max(settings.ways) if len(names) < len(index.classes) else 1
+
+    def rank(number: int) -> tuple[float, int, str]:
+        return (
+            -min(float(usable[number]), float(widest)),
+            stable_hash(settings.seed, f"hold out {names[number]}"),
+            names[number],
+        )
+
+    return [names[number] for number in sorted(range(len(names)), key=rank)]
+
+
+def makes_pairs(index: ImageIndex, unit: Unit, names: Collection[str]) -> bool:
+    """Whether these groups (or classes) have two classes, and one of them two images."""
+    sizes = index.take(unit_rows(index, unit, names)).class_sizes
+    return len(sizes) >= 2 and int(sizes.max()) >= 2
+
+
 def _hold_out(
     index: ImageIndex, shares: Sequence[tuple[str, float]], settings: PairSettings
 ) -> dict[str, Ints]:
-    by_group = len(index.groups) >= FEWEST_GROUPS
-    unit_of_class = index.class_group if by_group else np.arange(len(index.classes))
-    names = index.groups if by_group else index.classes
-    left = holding_order(index, unit_of_class, names, settings)
+    unit = unit_of(index)
+    left = holding_order(index, unit, settings)
     held_out: dict[str, Ints] = {}
     for split, share in shares:
         count = max(1, round(share * len(left)))
-        while count < len(left) and not makes_pairs(index, unit_of_class, left[:count]):
+        while count < len(left) and not makes_pairs(index, unit, left[:count]):
             count += 1
-        held_out[split] = _rows(index, unit_of_class, left[:count])
+        held_out[split] = unit_rows(index, unit, left[:count])
         left = left[count:]
-    held_out[TRAIN_SPLIT] = _rows(index, unit_of_class, left)
-    if not makes_pairs(index, unit_of_class, left):
+    if not makes_pairs(index, unit, left):
         raise InputError(_too_little(index, splits=len(shares) + 1))
-    return held_out
-
-
-def holding_order(
-    index: ImageIndex, unit_of_class: Ints, names: Sequence[str], settings: PairSettings
-) -> list[int]:
-    """Units, those to be held out first at the front."""
-    usable = np.bincount(unit_of_class, weights=index.class_sizes >= 2, minlength=len(names))
-    widest = max(settings.ways) if len(names) < len(index.classes) else 1
-
-    def rank(unit: int) -> tuple[float, int, str]:
-        return (
-            -min(float(usable[unit]), float(widest)),
-            stable_hash(settings.seed, f"hold out {names[unit]}"),
-            names[unit],
-        )
-
-    return sorted(range(len(names)), key=rank)
-
-
-def makes_pairs(index: ImageIndex, unit_of_class: Ints, units: Sequence[int]) -> bool:
-    chosen = np.isin(unit_of_class, np.array(units, np.int64))
-    return bool(np.count_nonzero(chosen) >= 2 and np.any(index.class_sizes[chosen] >= 2))
-
-
-def _rows(index: ImageIndex, unit_of_class: Ints, units: Sequence[int]) -> Ints:
-    chosen = np.isin(unit_of_class, np.array(units, np.int64))
-    return np.flatnonzero(chosen[index.row_class])
+    return {**held_out, TRAIN_SPLIT: unit_rows(index, unit, left)}
 
 
 def _too_little(index: ImageIndex, *, splits: int) -> str:

@@ -1,4 +1,4 @@
-"""One-shot trials: which of `way` candidates is of the query's class?
+"""Draws one-shot trials: which of `way` classes is the query's?
 
 Everything here is a pure function of (index, settings, seed).
 """
@@ -11,21 +11,13 @@ from itertools import count, islice
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from data_ingest.errors import InputError
-from data_ingest.sampling.draws import Draws
+from data_ingest.sampling.draws import Draws, Flags, Ints
 from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.protocols import (
-    PROTOCOL_BETWEEN,
-    PROTOCOL_OFFICIAL,
-    PROTOCOL_VERIFICATION,
-    PROTOCOL_WITHIN,
-)
+from data_ingest.sampling.pairs import Pairs
+from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.settings import PairSettings
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 UNKNOWN_WRITER: Final = 0
 
@@ -35,17 +27,90 @@ class NotEnoughClasses(InputError):
 
 
 class Trial(NamedTuple):
-    """One query against `way` candidates. Images are rows of the index it was drawn from."""
+    """One query against `way` classes, each shown by `shots` support images.
+
+    Images are numbers: rows of an index, or positions in a list of files.
+    """
 
     trial_id: str
-    """`within/20way/set003/item07`: unique over protocols and ways."""
-    protocol: str
-    way: int
+    """`within/20way/set003/item07`, `official/run03/item07`: unique over protocols and ways."""
     query: int
-    support: tuple[int, ...]
-    """One image of each of `way` classes, in random order."""
+    support: tuple[tuple[int, ...], ...]
+    """`[way][shots]`, the classes of a drawn trial in random order."""
     answer: int
-    """Position in `support` of the image that is of the query's class."""
+    """Position in `support` of the query's class."""
+
+    @property
+    def way(self) -> int:
+        return len(self.support)
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """All images of the trial, the query first."""
+        return (self.query, *(image for shots in self.support for image in shots))
+
+
+def draw_trials(
+    index: ImageIndex, protocol: str, *, way: int, trials: int, seed: int, shots: int = 1
+) -> Iterator[Trial]:
+    """Trials whose candidates come from one group ("within") or from many ("between").
+
+    Within groups follows Koch 2015, section 4.3; between groups is much easier. Sets of `way`
+    classes give `way` trials each, spread evenly over the groups with enough classes. Query and
+    candidates are drawn by two different writers, where writers are known, so that a trial never
+    asks for the writer's hand instead of the character.
+
+    With more shots the same queries are asked (where the same classes have enough images), and
+    each class gets further support images. They are by writers other than the query's and than
+    each other, where writers are known, and as far as possible the same writers for all classes
+    of a trial: a hand says nothing about the class.
+
+    Raises:
+      NotEnoughClasses: no group, or fewer than two groups together, have `way` classes with
+        `shots` + 1 images by different writers.
+    """
+    sampler = TrialSampler(index, protocol, way, seed, shots)
+    sampler.check()
+    return islice((trial for number in count() for trial in sampler.trials(number)), trials)
+
+
+def sound_trials(trials: Iterable[Trial], positions: Iterable[int]) -> list[Trial]:
+    """The trials all of whose images are among the sound ones, renumbered.
+
+    Args:
+      trials: their images are positions in a list of files.
+      positions: those of the sound images; the first becomes image 0 and so on.
+    """
+    number = {int(position): row for row, position in enumerate(positions)}
+    return [
+        Trial(
+            trial.trial_id,
+            number[trial.query],
+            tuple(tuple(number[image] for image in shots) for shots in trial.support),
+            trial.answer,
+        )
+        for trial in trials
+        if number.keys() >= set(trial.images)
+    ]
+
+
+def trial_pairs(sets: Callable[[int], Sequence[Trial]], way: int, start: int, stop: int) -> Pairs:
+    """Pairs `start` to `stop` of one-shot trials, each `way` pairs of its query and a candidate.
+
+    Args:
+      sets: gives the `way` trials of a set.
+      way: candidates in a trial.
+    """
+    a_set = way * way
+    first = start // a_set
+    trials = [trial for number in range(first, -(-stop // a_set)) for trial in sets(number)]
+    part = slice(start - first * a_set, stop - first * a_set)
+    return Pairs(
+        row_a=np.array([t.query for t in trials for _ in t.support], np.int64)[part],
+        row_b=np.array([row for t in trials for (row,) in t.support], np.int64)[part],
+        label=np.array([at == t.answer for t in trials for at in range(way)], np.int64)[part],
+        trial=[t.trial_id for t in trials for _ in t.support][part],
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +131,6 @@ class TrialSampler:
     Set `s` is a pure function of (index, seed, s). Two writers are drawn for a set: one drew all
     candidates, the other all queries. Where no two writers have drawn enough classes, query and
     candidate of a class are still by two writers, or, where writers are unknown, two images.
-
-    Attributes:
-      index: the images.
-      protocol: within or between groups.
-      way: candidates a trial.
-      seed: of all draws.
-      shots: a class takes part if it has so many images by other writers than the query's. A trial
-        has one of them; `data_ingest.sampling.trials` adds the others.
     """
 
     index: ImageIndex
@@ -84,7 +141,7 @@ class TrialSampler:
     _cache: dict[int, _Candidates] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def stream(self) -> str:
+    def _stream(self) -> str:
         return f"trials/{self.protocol}/{self.way}"
 
     def check(self) -> None:
@@ -101,29 +158,23 @@ class TrialSampler:
 
     def trials(self, set_number: int) -> list[Trial]:
         """The `way` trials of one set; `check` must have passed."""
-        draws = Draws(self.seed, self.stream, set_number)
+        draws = Draws(self.seed, self._stream, set_number)
         if self.protocol == PROTOCOL_WITHIN:
             groups = self._groups
-            turn = Draws(self.seed, f"{self.stream}/turn", set_number // len(groups))
+            turn = Draws(self.seed, f"{self._stream}/turn", set_number // len(groups))
             group = int(groups[turn.order(len(groups))[set_number % len(groups)]])
             candidates = self._candidates(group, self.index.group_classes(group))
         else:
             candidates = self._candidates(-1, range(len(self.index.classes)))
-        classes, queries, supports = self._draw_set(draws, candidates)
-        order = draws.order(self.way)
-        support = tuple(int(row) for row in supports[order])
-        place = np.argsort(order)
+        queries, first = self._draw_set(draws, candidates)
+        order = draws.order(self.way).tolist()
+        support = self._support(
+            set_number, [queries[at] for at in order], [first[at] for at in order]
+        )
         prefix = f"{self.protocol}/{self.way}way/set{set_number:03d}"
         return [
-            Trial(
-                trial_id=f"{prefix}/item{item + 1:02d}",
-                protocol=self.protocol,
-                way=self.way,
-                query=int(queries[item]),
-                support=support,
-                answer=int(place[item]),
-            )
-            for item in range(len(classes))
+            Trial(f"{prefix}/item{item + 1:02d}", query, support, order.index(item))
+            for item, query in enumerate(queries)
         ]
 
     @cached_property
@@ -132,7 +183,7 @@ class TrialSampler:
 
     @cached_property
     def _usable(self) -> Flags:
-        return usable_classes(self.index, shots=self.shots)
+        return _usable_classes(self.index, self.shots)
 
     def _candidates(self, key: int, classes: range) -> _Candidates:
         if key not in self._cache:
@@ -145,20 +196,21 @@ class TrialSampler:
             self._cache[key] = _Candidates(usable, writers.astype(np.int64), drawn)
         return self._cache[key]
 
-    def _draw_set(self, draws: Draws, candidates: _Candidates) -> tuple[Ints, Ints, Ints]:
-        """`way` classes, and for each its query row and its candidate row."""
+    def _draw_set(self, draws: Draws, candidates: _Candidates) -> tuple[list[int], list[int]]:
+        """The query row of each of `way` classes, and its candidate row."""
         two = self._two_writers(draws, candidates)
         if two is None:
             classes = self._draw_classes(draws, candidates.classes)
-            supports = np.array([self._any_row(draws, number) for number in classes], np.int64)
-            queries = np.array([self._other_row(draws, int(row)) for row in supports], np.int64)
-            return classes, queries, supports
+            support = [_one_of(draws, self._rows(number)) for number in classes]
+            queries = [_one_of(draws, self._others(row)) for row in support]
+            return queries, support
         both = candidates.drawn[:, two[0]] & candidates.drawn[:, two[1]]
         classes = self._draw_classes(draws, candidates.classes[both])
-        query_writer, support_writer = (int(candidates.writers[at]) for at in two)
-        queries = np.array([self._row_by(draws, c, query_writer) for c in classes], np.int64)
-        supports = np.array([self._row_by(draws, c, support_writer) for c in classes], np.int64)
-        return classes, queries, supports
+        queries, support = (
+            [_one_of(draws, self._rows(number, candidates.writers[at])) for number in classes]
+            for at in two
+        )
+        return queries, support
 
     def _two_writers(self, draws: Draws, candidates: _Candidates) -> tuple[int, int] | None:
         drawn = candidates.drawn.astype(np.int64)
@@ -186,47 +238,56 @@ class TrialSampler:
         priority = draws.order(len(self.index.groups))
         return shuffled[np.lexsort((priority[group], rank))][: self.way]
 
-    def _any_row(self, draws: Draws, class_number: int) -> int:
-        rows = self.index.class_rows(class_number)
-        return rows[draws.below(len(rows))]
+    def _rows(self, class_number: int, writer: int | None = None) -> Ints:
+        """Rows of a class, all or those of a writer."""
+        rows = np.array(self.index.class_rows(class_number))
+        return rows if writer is None else rows[self.index.row_writer[rows] == writer]
 
-    def _other_row(self, draws: Draws, row: int) -> int:
-        rows = np.array(self.index.class_rows(int(self.index.row_class[row])))
+    def _others(self, row: int) -> Ints:
+        """The other rows of its class, those known to be by its writer left out."""
+        rows = self._rows(int(self.index.row_class[row]))
         writers = self.index.row_writer[rows]
         own = self.index.row_writer[row]
         unknown = (writers == UNKNOWN_WRITER) | (own == UNKNOWN_WRITER)
-        others = rows[(rows != row) & ((writers != own) | unknown)]
-        return int(others[draws.below(len(others))])
+        others: Ints = rows[(rows != row) & ((writers != own) | unknown)]
+        return others
 
-    def _row_by(self, draws: Draws, class_number: int, writer: int) -> int:
-        rows = np.array(self.index.class_rows(class_number))
-        rows = rows[self.index.row_writer[rows] == writer]
-        return int(rows[draws.below(len(rows))])
+    def _support(
+        self, set_number: int, queries: Sequence[int], first: Sequence[int]
+    ) -> tuple[tuple[int, ...], ...]:
+        """`shots` rows of each candidate's class: its `first`, and others."""
+        if self.shots == 1:
+            return tuple((row,) for row in first)
+        index = self.index
+        draws = Draws(self.seed, f"{self._stream}/more references", set_number)
+        classes = [index.class_rows(int(index.row_class[row])) for row in first]
+        # How many of the classes a writer has drawn: who has drawn them all comes first.
+        drawn = Counter(
+            writer for rows in classes for writer in {index.writer(row) for row in rows}
+        )
+        writers = sorted(drawn.keys() - {UNKNOWN_WRITER})
+        turn = dict(zip(writers, draws.order(len(writers)).tolist(), strict=True))
+
+        def preference(row: int) -> tuple[int, int]:
+            writer = index.writer(row)
+            return (1, 0) if writer == UNKNOWN_WRITER else (-drawn[writer], turn[writer])
+
+        support: list[tuple[int, ...]] = []
+        for rows, query, candidate in zip(classes, queries, first, strict=True):
+            taken = [query, candidate]
+            shuffled = [rows[at] for at in draws.order(len(rows)).tolist()]
+            for row in sorted(shuffled, key=preference):
+                if len(taken) == self.shots + 1:
+                    break
+                hands = {index.writer(other) for other in taken} - {UNKNOWN_WRITER}
+                if row not in taken and index.writer(row) not in hands:
+                    taken.append(row)
+            support.append(tuple(taken[1:]))
+        return tuple(support)
 
 
-def within_group_trials(index: ImageIndex, *, way: int, trials: int, seed: int) -> Iterator[Trial]:
-    """One-shot trials whose candidates all come from one group (Koch 2015, section 4.3).
-
-    Sets of `way` classes of one group give `way` trials each. Query and candidates are drawn by
-    two different writers, where writers are known, so that a trial never asks for the writer's
-    hand instead of the character. Sets are spread evenly over the groups with enough classes.
-
-    Raises:
-      NotEnoughClasses: no group has `way` classes with two images each.
-    """
-    return _trials(TrialSampler(index, PROTOCOL_WITHIN, way, seed), trials)
-
-
-def between_group_trials(index: ImageIndex, *, way: int, trials: int, seed: int) -> Iterator[Trial]:
-    """One-shot trials whose candidates come from as many groups as possible ("unstructured").
-
-    Much easier than `within_group_trials`, which it otherwise resembles.
-
-    Raises:
-      NotEnoughClasses: there are fewer than two groups, or fewer than `way` classes with two
-        images each.
-    """
-    return _trials(TrialSampler(index, PROTOCOL_BETWEEN, way, seed), trials)
+def _one_of(draws: Draws, rows: Ints) -> int:
+    return int(rows[draws.below(len(rows))])
 
 
 def largest_way(index: ImageIndex, protocol: str, *, shots: int = 1) -> int:
@@ -239,41 +300,28 @@ def largest_way(index: ImageIndex, protocol: str, *, shots: int = 1) -> int:
     return largest if largest >= 2 else 0
 
 
-def effective_ways(index: ImageIndex, protocol: str, ways: Iterable[int]) -> tuple[int, ...]:
-    """The ways asked for, larger ones than the data has replaced by the largest; descending."""
-    largest = largest_way(index, protocol)
-    return tuple(sorted({min(way, largest) for way in ways}, reverse=True)) if largest else ()
+def sampled_trials(index: ImageIndex, settings: PairSettings) -> Iterator[tuple[str, int, int]]:
+    """Protocol, way and number of the trials that the settings ask for and the index allows.
 
-
-def available_protocols(
-    index: ImageIndex, settings: PairSettings, *, official_ways: Iterable[int] = ()
-) -> set[tuple[str, int]]:
-    """Which (protocol, way) a `one_shot` split over this index holds; way 0 outside trials."""
-    protocols = {(PROTOCOL_VERIFICATION, 0)}
-    protocols |= {(PROTOCOL_OFFICIAL, way) for way in official_ways}
-    for protocol, trials in trial_protocols(settings):
-        if trials:
-            ways = effective_ways(index, protocol, settings.ways)
-            protocols |= {(protocol, way) for way in ways}
-    return protocols
-
-
-def trial_protocols(settings: PairSettings) -> tuple[tuple[str, int], tuple[str, int]]:
-    """The sampled protocols with the number of trials a way."""
-    return (
+    Ways that the data lacks become the largest it has. Descending by way.
+    """
+    for protocol, trials in (
         (PROTOCOL_WITHIN, settings.within_trials),
         (PROTOCOL_BETWEEN, settings.between_trials),
-    )
+    ):
+        largest = largest_way(index, protocol)
+        ways = {min(way, largest) for way in settings.ways} if trials and largest else ()
+        for way in sorted(ways, reverse=True):
+            yield protocol, way, trials
 
 
-def _trials(sampler: TrialSampler, count: int) -> Iterator[Trial]:
-    sampler.check()
-    draw: Callable[[int], list[Trial]] = sampler.trials
-    sets = range(-(-count // sampler.way))
-    return islice((trial for number in sets for trial in draw(number)), count)
+def classes_left_out(index: ImageIndex, *, shots: int) -> list[str]:
+    """Names of the classes with too few images for a trial of so many shots."""
+    usable = _usable_classes(index, shots)
+    return [name for name, enough in zip(index.classes, usable, strict=True) if not enough]
 
 
-def usable_classes(index: ImageIndex, *, shots: int = 1) -> Flags:
+def _usable_classes(index: ImageIndex, shots: int) -> Flags:
     """`[C]`: has the class a query, and `shots` images not known to be by its or one writer?"""
     known = index.row_writer != UNKNOWN_WRITER
     hands = np.stack([index.row_class[known], index.row_writer[known]])
@@ -285,88 +333,5 @@ def usable_classes(index: ImageIndex, *, shots: int = 1) -> Flags:
 
 def _usable_in_groups(index: ImageIndex, shots: int) -> Ints:
     """`[G]`: number of usable classes of each group."""
-    usable = index.class_group[usable_classes(index, shots=shots)]
+    usable = index.class_group[_usable_classes(index, shots)]
     return np.bincount(usable, minlength=len(index.groups)).astype(np.int64)
-
-
-class FewShotTrial(NamedTuple):
-    """One query against `way` classes of `shots` references. Images are rows of an index."""
-
-    trial_id: str
-    query: int
-    references: tuple[tuple[int, ...], ...]
-    """`[way][shots]`: classes in random order, as many references of each."""
-    answer: int
-    """Position in `references` of the query's class."""
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """All images of the trial, the query first."""
-        return (self.query, *(row for shots in self.references for row in shots))
-
-
-def few_shot_trials(
-    index: ImageIndex, *, way: int, shots: int, trials: int, seed: int
-) -> Iterator[FewShotTrial]:
-    """Trials whose classes all come from one group, with `shots` references of each.
-
-    Those of one shot are the trials of `within_group_trials`; with more shots the same queries are
-    asked (where the same classes have enough images) and each class gets further references. They
-    are by writers other than the query's and than each other, where writers are known, and as far
-    as possible the same writers for all classes of a trial: a hand says nothing about the class.
-
-    Raises:
-      NotEnoughClasses: no group has `way` classes with `shots` + 1 images by different writers.
-    """
-    sampler = TrialSampler(index, PROTOCOL_WITHIN, way, seed, shots)
-    sampler.check()
-    return islice(_all_trials(sampler), trials)
-
-
-def classes_left_out(index: ImageIndex, *, shots: int) -> list[str]:
-    """Names of the classes with too few images for a trial with so many references."""
-    usable = usable_classes(index, shots=shots)
-    return [name for name, enough in zip(index.classes, usable, strict=True) if not enough]
-
-
-def _all_trials(sampler: TrialSampler) -> Iterator[FewShotTrial]:
-    for number in count():
-        one_set = sampler.trials(number)
-        support = one_set[0].support
-        references: tuple[tuple[int, ...], ...] = tuple((row,) for row in support)
-        if sampler.shots > 1:
-            draws = Draws(sampler.seed, f"{sampler.stream}/more references", number)
-            more = _more_references(sampler, one_set, draws)
-            references = tuple((row, *rows) for row, rows in zip(support, more, strict=True))
-        for trial in one_set:
-            yield FewShotTrial(trial.trial_id, trial.query, references, trial.answer)
-
-
-def _more_references(
-    sampler: TrialSampler, one_set: Sequence[Trial], draws: Draws
-) -> Iterator[list[int]]:
-    """`shots` - 1 further rows of each candidate's class."""
-    index = sampler.index
-    queries = {trial.answer: trial.query for trial in one_set}
-    classes = [
-        index.class_rows(int(index.row_class[candidate])) for candidate in one_set[0].support
-    ]
-    # How many of the classes a writer has drawn: who has drawn them all comes first.
-    drawn = Counter(writer for rows in classes for writer in {index.writer(row) for row in rows})
-    writers = sorted(drawn.keys() - {UNKNOWN_WRITER})
-    turn = dict(zip(writers, draws.order(len(writers)).tolist(), strict=True))
-
-    def preference(row: int) -> tuple[int, int]:
-        writer = index.writer(row)
-        return (1, 0) if writer == UNKNOWN_WRITER else (-drawn[writer], turn[writer])
-
-    for position, rows in enumerate(classes):
-        taken = [queries[position], one_set[0].support[position]]
-        shuffled = [rows[at] for at in draws.order(len(rows)).tolist()]
-        for row in sorted(shuffled, key=preference):
-            if len(taken) == sampler.shots + 1:
-                break
-            hands = {index.writer(other) for other in taken} - {UNKNOWN_WRITER}
-            if row not in taken and index.writer(row) not in hands:
-                taken.append(row)
-        yield taken[2:]

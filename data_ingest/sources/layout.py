@@ -86,16 +86,6 @@ def _check_png_chunks(data: bytes) -> str | None:
     return "truncated"
 
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "ImageFile",
-    "ImageReader",
-    "UnreadableImageError",
-    "check_image",
-    "list_images",
-    "read_image",
-]
-
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 _MAX_DEPTH: Final = 12
 _WRITER = re.compile(r"^\d{4}_(\d{2})$")
@@ -142,7 +132,7 @@ def list_images(container: Path) -> list[ImageFile]:
       InputError: the container cannot be read, is empty, holds no images, holds images at
         different depths, or has names that would lead out of it.
     """
-    names = _zip_members(container) if container.is_file() else _folder_members(container)
+    names = list_members(container)
     members = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     if not names:
         raise InputError(f"{container} is empty: expected <group>/<class>/<image> inside")
@@ -151,11 +141,30 @@ def list_images(container: Path) -> list[ImageFile]:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in found.most_common(5))
         raise InputError(f"{container} holds no PNG or JPEG images (found {kinds})")
     for member in members:
-        _check_name(container, member)
+        refuse_unsafe_name(container, member)
     root = _common_root(container, members)
     images = sorted(_image_file(container, root, member) for member in members)
     _log.debug("%s: %d images, %d other files", container, len(images), len(names) - len(members))
     return images
+
+
+def list_members(container: Path) -> list[str]:
+    """Paths of all files in a folder or zip, sorted, but hidden ones and `__MACOSX`.
+
+    Raises:
+      InputError: the container cannot be read.
+    """
+    return _zip_members(container) if container.is_file() else _folder_members(container)
+
+
+def refuse_unsafe_name(container: Path, member: str) -> None:
+    """Raises InputError where a name would lead out of its container."""
+    unsafe = member.startswith("/") or "\\" in member or "\0" in member or ".." in member.split("/")
+    if unsafe or any("\ud800" <= letter <= "\udfff" for letter in member):
+        raise InputError(
+            f"{container}: unsafe file name {member!r}: names must be plain relative paths "
+            "with forward slashes and readable characters"
+        )
 
 
 class ImageReader:
@@ -211,16 +220,6 @@ class ImageReader:
         self.close()
 
 
-def read_image(image: ImageFile) -> bytes:
-    """Reads one image; `ImageReader` is quicker for many.
-
-    Raises:
-      UnreadableImageError: the file or member is missing, damaged, encrypted or not readable.
-    """
-    with ImageReader() as reader:
-        return reader.read(image)
-
-
 def _zip_members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -267,15 +266,6 @@ def _is_hidden(name: str) -> bool:
     return any(
         (part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/")
     )
-
-
-def _check_name(container: Path, member: str) -> None:
-    unsafe = member.startswith("/") or "\\" in member or "\0" in member or ".." in member.split("/")
-    if unsafe or any("\ud800" <= letter <= "\udfff" for letter in member):
-        raise InputError(
-            f"{container}: unsafe file name {member!r}: names must be plain relative paths "
-            "with forward slashes and readable characters"
-        )
 
 
 def _common_root(container: Path, members: Sequence[str]) -> int:

@@ -21,8 +21,8 @@ from data_ingest.records.catalog import (
     build_catalog,
 )
 from data_ingest.records.plan import too_many_rejected
+from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageRef
-from data_ingest.sampling.splits import Ints
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 
 _PROGRESS_EVERY: Final = 10_000

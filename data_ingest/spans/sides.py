@@ -1,4 +1,4 @@
-"""Which classes of arriving images are for training, and which are never trained on.
+"""Decides which classes of arriving images are for training, and which are never trained on.
 
 A model is judged against earlier ones, which were trained on earlier spans. So a group that was
 once in the training images of any model may never be among those that judge one: it keeps the
@@ -8,23 +8,15 @@ side on which it first appeared.
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
-import numpy as np
-
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
+from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.splits import FEWEST_GROUPS, Ints, holding_order, makes_pairs
+from data_ingest.sampling.splits import Unit, holding_order, makes_pairs, unit_rows
 from data_ingest.settings import PairSettings
 
 Side = Literal["background", "evaluation"]
 SIDES: Final[tuple[Side, Side]] = (BACKGROUND, EVALUATION)
-Unit = Literal["group", "class"]
-"""What is kept together: whole groups, or, where there are fewer than three, classes."""
-
-
-def unit_of(index: ImageIndex) -> Unit:
-    """What a first span's images are to be divided by, for ever."""
-    return "group" if len(index.groups) >= FEWEST_GROUPS else "class"
 
 
 def new_sides(
@@ -43,26 +35,24 @@ def new_sides(
       unit: what is divided.
     """
     names = index.groups if unit == "group" else index.classes
-    fresh = index.take(_rows_of(index, [name for name in names if name not in known], unit))
-    names, unit_of_class = _units(fresh, unit)
-    ordered = holding_order(fresh, unit_of_class, names, settings)
+    fresh = index.take(unit_rows(index, unit, [name for name in names if name not in known]))
+    ordered = holding_order(fresh, unit, settings)
     judged = sum(side == EVALUATION for side in known.values())
-    wanted = round(settings.evaluation_share * (len(known) + len(names))) - judged
+    wanted = round(settings.evaluation_share * (len(known) + len(ordered))) - judged
     if not judged:
         wanted = max(1, wanted)
-        while wanted < len(names) and not makes_pairs(fresh, unit_of_class, ordered[:wanted]):
+        while wanted < len(ordered) and not makes_pairs(fresh, unit, ordered[:wanted]):
             wanted += 1
     wanted = max(0, wanted)
     return {
-        names[number]: EVALUATION if place < wanted else BACKGROUND
-        for place, number in enumerate(ordered)
+        name: EVALUATION if place < wanted else BACKGROUND for place, name in enumerate(ordered)
     }
 
 
 def side_rows(index: ImageIndex, sides: Mapping[str, Side], unit: Unit) -> dict[Side, Ints]:
     """Rows of the images of either side, ascending."""
     return {
-        side: _rows_of(index, [name for name, own in sides.items() if own == side], unit)
+        side: unit_rows(index, unit, [name for name, own in sides.items() if own == side])
         for side in SIDES
     }
 
@@ -79,15 +69,3 @@ def require_like_layout(groups: Sequence[str], known: Mapping[str, Side], unit: 
             f"the images are laid out as {layouts[has_groups]}, those of earlier spans as "
             f"{layouts[had_groups]}: lay them out alike"
         )
-
-
-def _units(index: ImageIndex, unit: Unit) -> tuple[tuple[str, ...], Ints]:
-    """Names, and for each class the number of its unit."""
-    if unit == "group":
-        return index.groups, index.class_group
-    return index.classes, np.arange(len(index.classes))
-
-
-def _rows_of(index: ImageIndex, names: list[str], unit: Unit) -> Ints:
-    chosen = set(names)
-    return index.rows_of(groups=chosen) if unit == "group" else index.rows_of(classes=chosen)

@@ -9,9 +9,10 @@ from typing import Any, Final
 from pydantic import Field
 
 from data_ingest.errors import InputError
+from data_ingest.sampling.splits import Unit
 from data_ingest.settings import Settings
 from data_ingest.spans.landing import fingerprint, table_of_contents
-from data_ingest.spans.sides import SIDES, Side, Unit
+from data_ingest.spans.sides import SIDES, Side
 
 RECORD: Final = "span.json"
 _NAME: Final = re.compile(r"span-[1-9]\d*")

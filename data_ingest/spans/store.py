@@ -22,12 +22,12 @@ from typing import Any, Final
 from data_ingest.durable import rename_durably, synchronize, write_atomically
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
-from data_ingest.sampling.splits import split_index
+from data_ingest.sampling.splits import split_index, unit_of
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.path_patterns import refuse_wildcards
 from data_ingest.spans.landing import NewImages, read_images, settle
-from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows, unit_of
+from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
 from data_ingest.spans.span import RECORD, Refused, Span, is_span, read_span
 
 _KEPT: Final = 20

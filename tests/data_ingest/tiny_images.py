@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data_ingest.sampling.draws import stable_hash
+from data_ingest.sources.layout import ImageFile, ImageReader
 
 
 def png(name: str, *, side: int = 12) -> bytes:
@@ -17,6 +18,11 @@ def png(name: str, *, side: int = 12) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(noise * 255).convert("1").save(stream, "PNG")
     return stream.getvalue()
+
+
+def read_image(image: ImageFile) -> bytes:
+    with ImageReader() as reader:
+        return reader.read(image)
 
 
 def omniglot_tree(

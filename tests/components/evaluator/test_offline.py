@@ -18,7 +18,8 @@ from components.evaluator.offline import ModelRecogniser
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import sound_images
 from data_ingest.sampling.official_runs import read_official_runs
-from data_ingest.sampling.trials import few_shot_trials
+from data_ingest.sampling.protocols import PROTOCOL_WITHIN
+from data_ingest.sampling.trials import draw_trials
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
 from data_ingest.sources.layout import ImageReader, list_images
 from pipeline.cli.main import main
@@ -183,14 +184,14 @@ def test_a_constant_model_earns_chance(
 def test_several_references_are_combined_by_their_mean(model: Path, images: Path) -> None:
     with ImageReader() as reader:
         sound = sound_images(list_images(images), reader)
-        trials = list(few_shot_trials(sound.index, way=5, shots=3, trials=40, seed=1))
-        rows = {row for trial in trials for row in trial.rows}
+        trials = list(draw_trials(sound.index, PROTOCOL_WITHIN, way=5, trials=40, seed=1, shots=3))
+        rows = {row for trial in trials for row in trial.images}
         recogniser = ModelRecogniser(PixelModel(model), sound, rows)  # type: ignore[arg-type]
         for trial, logits in zip(trials, recogniser(trials), strict=True):
             query = coarse(sound.encoded(trial.query))
             means = [
                 np.mean([coarse(sound.encoded(row)) for row in shots], axis=0)
-                for shots in trial.references
+                for shots in trial.support
             ]
             expected = [3 - np.abs(query - mean).sum() for mean in means]
             np.testing.assert_allclose(logits, expected, atol=1e-4)
@@ -244,7 +245,7 @@ def errors_as_in_the_demonstration(runs: Path, most: int) -> tuple[int, int]:
     """
     official = read_official_runs(runs)
     trials = [trial for trial in official.trials if int(trial.trial_id[12:14]) <= most]
-    rows = {row for trial in trials for row in (trial.query, *trial.support)}
+    rows = {row for trial in trials for row in trial.images}
     points = {}
     with ImageReader() as reader:
         for row in rows:
@@ -256,7 +257,7 @@ def errors_as_in_the_demonstration(runs: Path, most: int) -> tuple[int, int]:
         apart = np.hypot(*(points[a][:, None] - points[b][None]).transpose(2, 0, 1))
         return max(float(apart.min(axis=0).mean()), float(apart.min(axis=1).mean()))
 
-    nearest = [np.argmin([distance(t.query, row) for row in t.support]) for t in trials]
+    nearest = [np.argmin([distance(t.query, row) for (row,) in t.support]) for t in trials]
     wrong = sum(int(at) != t.answer for at, t in zip(nearest, trials, strict=True))
     return wrong, len(trials)
 

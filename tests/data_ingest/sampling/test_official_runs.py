@@ -4,8 +4,7 @@ import pytest
 
 from data_ingest.errors import InputError
 from data_ingest.sampling.official_runs import read_official_runs
-from data_ingest.sources.layout import read_image
-from tests.data_ingest.tiny_images import runs_tree, write_folder, write_zip
+from tests.data_ingest.tiny_images import read_image, runs_tree, write_folder, write_zip
 
 
 def test_a_zip_gives_every_trial_with_its_images(tmp_path: Path) -> None:
@@ -17,8 +16,8 @@ def test_a_zip_gives_every_trial_with_its_images(tmp_path: Path) -> None:
     assert trial.trial_id == "official/run02/item02"
     query = official.images[trial.query]
     assert (query.group, query.class_name, query.writer) == ("run02", "run02/class03", 0)
-    assert official.images[trial.support[trial.answer]].class_name == "run02/class03"
-    classes = [official.images[at].class_name for at in trial.support]
+    assert official.images[trial.support[trial.answer][0]].class_name == "run02/class03"
+    classes = [official.images[at].class_name for (at,) in trial.support]
     assert classes == [f"run02/class{number:02d}" for number in range(1, 5)]
     assert read_image(query) == files["run02/test/item02.png"]
 

@@ -9,25 +9,33 @@ from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import (
     NotEnoughClasses,
     Trial,
-    available_protocols,
-    between_group_trials,
-    effective_ways,
+    classes_left_out,
+    draw_trials,
     largest_way,
-    within_group_trials,
+    sampled_trials,
+    sound_trials,
 )
 from data_ingest.settings import PairSettings
 from tests.data_ingest.sampling_strategies import index_of, layouts, omniglot_like
 
-SAMPLERS = {PROTOCOL_WITHIN: within_group_trials, PROTOCOL_BETWEEN: between_group_trials}
-protocols = st.sampled_from(sorted(SAMPLERS))
+PROTOCOLS = (PROTOCOL_BETWEEN, PROTOCOL_WITHIN)
 
 
-def drawn(index: ImageIndex, protocol: str, *, way: int, trials: int, seed: int = 1) -> list[Trial]:
-    return list(SAMPLERS[protocol](index, way=way, trials=trials, seed=seed))
+def drawn(
+    index: ImageIndex, protocol: str, *, way: int, trials: int, seed: int = 1, shots: int = 1
+) -> list[Trial]:
+    return list(draw_trials(index, protocol, way=way, trials=trials, seed=seed, shots=shots))
+
+
+def candidates(trial: Trial) -> list[int]:
+    """The rows of a trial of one shot."""
+    return [row for (row,) in trial.support]
 
 
 @settings(deadline=None)
-@given(layouts(), protocols, st.integers(0, 2**63 - 1), st.integers(1, 40), st.data())
+@given(
+    layouts(), st.sampled_from(PROTOCOLS), st.integers(0, 2**63 - 1), st.integers(1, 40), st.data()
+)
 def test_every_trial_is_sound(
     layout: dict[str, list[list[int]]],
     protocol: str,
@@ -43,25 +51,25 @@ def test_every_trial_is_sound(
     assert len(found) == trials
     assert len({trial.trial_id for trial in found}) == trials
     for trial in found:
-        classes = [index.class_name(row) for row in trial.support]
+        classes = [index.class_name(row) for row in candidates(trial)]
         assert trial.way == len(classes) == len(set(classes)) == way
         assert classes[trial.answer] == index.class_name(trial.query)
-        assert trial.query not in trial.support
-        writers = {index.writer(trial.query), index.writer(trial.support[trial.answer])}
+        assert trial.query not in candidates(trial)
+        writers = {index.writer(trial.query), index.writer(candidates(trial)[trial.answer])}
         assert 0 in writers or len(writers) == 2
-        groups = {index.group_name(row) for row in trial.support}
+        groups = {index.group_name(row) for row in candidates(trial)}
         assert (len(groups) == 1) == (protocol == PROTOCOL_WITHIN)
 
 
-@pytest.mark.parametrize("protocol", sorted(SAMPLERS))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_all_candidates_are_of_one_writer_and_the_query_of_another(protocol: str) -> None:
     index = omniglot_like(groups=4, classes=8, writers=6)
     for trial in drawn(index, protocol, way=8, trials=64):
-        (hand,) = {index.writer(row) for row in trial.support}
+        (hand,) = {index.writer(row) for row in candidates(trial)}
         assert index.writer(trial.query) != hand
 
 
-@pytest.mark.parametrize("protocol", sorted(SAMPLERS))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_right_answer_is_at_every_position_about_equally_often(protocol: str) -> None:
     index = omniglot_like(groups=4, classes=8, writers=6)
     answers = Counter(trial.answer for trial in drawn(index, protocol, way=5, trials=1000))
@@ -92,7 +100,7 @@ def test_groups_with_too_few_classes_are_passed_over() -> None:
 def test_between_group_candidates_are_spread_over_the_groups() -> None:
     index = omniglot_like(groups=10, classes=8, writers=4)
     for trial in drawn(index, PROTOCOL_BETWEEN, way=20, trials=40):
-        groups = Counter(index.group_name(row) for row in trial.support)
+        groups = Counter(index.group_name(row) for row in candidates(trial))
         assert set(groups.values()) == {2}
 
 
@@ -109,7 +117,7 @@ def test_where_no_two_writers_share_enough_classes_each_class_still_has_two() ->
     scattered = [[1, 2], [3, 4], [5, 6], [1, 6]]
     index = index_of({"a": scattered})
     for trial in drawn(index, PROTOCOL_WITHIN, way=4, trials=40):
-        assert index.writer(trial.query) != index.writer(trial.support[trial.answer])
+        assert index.writer(trial.query) != index.writer(candidates(trial)[trial.answer])
 
 
 def test_a_class_drawn_by_one_writer_alone_takes_no_part() -> None:
@@ -118,7 +126,7 @@ def test_a_class_drawn_by_one_writer_alone_takes_no_part() -> None:
     classes = {
         index.class_name(row)
         for trial in drawn(index, PROTOCOL_WITHIN, way=2, trials=20)
-        for row in trial.support
+        for row in candidates(trial)
     }
     assert classes == {"a/00", "a/01"}
 
@@ -146,20 +154,102 @@ def test_one_group_gives_no_trials_between_groups() -> None:
 
 
 def test_ways_that_the_data_lacks_become_the_largest_it_has() -> None:
+    asked = PairSettings(ways=(20, 5), within_trials=7, between_trials=9)
     index = omniglot_like(groups=1, classes=3, writers=2)
-    assert effective_ways(index, PROTOCOL_WITHIN, (20, 5)) == (3,)
+    assert list(sampled_trials(index, asked)) == [(PROTOCOL_WITHIN, 3, 7)]
     index = omniglot_like(groups=2, classes=12, writers=2)
-    assert effective_ways(index, PROTOCOL_WITHIN, (20, 5)) == (12, 5)
-    assert effective_ways(index, PROTOCOL_BETWEEN, (20, 5)) == (20, 5)
+    assert list(sampled_trials(index, asked)) == [
+        (PROTOCOL_WITHIN, 12, 7),
+        (PROTOCOL_WITHIN, 5, 7),
+        (PROTOCOL_BETWEEN, 20, 9),
+        (PROTOCOL_BETWEEN, 5, 9),
+    ]
 
 
-def test_the_protocols_of_three_digits_without_groups() -> None:
+def test_three_digits_without_groups_give_trials_within() -> None:
     index = index_of({"": [[0] * 4] * 3})
-    found = available_protocols(index, PairSettings(), official_ways=[20])
-    assert found == {("verification", 0), ("official", 20), ("within", 3)}
+    assert list(sampled_trials(index, PairSettings())) == [(PROTOCOL_WITHIN, 3, 400)]
 
 
-def test_protocols_with_no_trials_asked_for_are_not_available() -> None:
+def test_a_protocol_with_no_trials_asked_for_gives_none() -> None:
     index = omniglot_like(groups=3, classes=6, writers=3)
     chosen = PairSettings(within_trials=0, ways=(5,))
-    assert available_protocols(index, chosen) == {("verification", 0), ("between", 5)}
+    assert list(sampled_trials(index, chosen)) == [(PROTOCOL_BETWEEN, 5, 400)]
+
+
+def test_given_trials_are_renumbered_and_those_that_lack_an_image_left_out() -> None:
+    given_trials = [Trial("a", 5, ((2,), (9,)), 0), Trial("b", 7, ((2,), (5,)), 1)]
+    assert sound_trials(given_trials, [9, 5, 2]) == [Trial("a", 1, ((2,), (0,)), 0)]
+
+
+@settings(deadline=None)
+@given(layouts(), st.integers(1, 3), st.integers(0, 2**63 - 1), st.integers(1, 40), st.data())
+def test_every_trial_of_several_shots_is_sound(
+    layout: dict[str, list[list[int]]], shots: int, seed: int, trials: int, data: st.DataObject
+) -> None:
+    index = index_of(layout)
+    largest = largest_way(index, PROTOCOL_WITHIN, shots=shots)
+    assume(largest >= 2)
+    way = data.draw(st.integers(2, largest))
+    found = drawn(index, PROTOCOL_WITHIN, way=way, shots=shots, trials=trials, seed=seed)
+    assert len(found) == len({trial.trial_id for trial in found}) == trials
+    for trial in found:
+        assert trial.way == way
+        assert len(set(trial.images)) == 1 + way * shots
+        for rows in trial.support:
+            assert len(rows) == shots
+            assert len({index.class_name(row) for row in rows}) == 1
+            known = [index.writer(row) for row in rows if index.writer(row)]
+            assert len(set(known)) == len(known)
+        right = trial.support[trial.answer]
+        assert index.class_name(right[0]) == index.class_name(trial.query)
+        assert index.writer(trial.query) not in {index.writer(row) for row in right} - {0}
+        classes = {index.class_name(rows[0]) for rows in trial.support}
+        assert len(classes) == way
+        assert len({index.group_name(row) for row in trial.images}) == 1
+
+
+@given(layouts(), st.integers(1, 4))
+def test_a_class_is_left_out_where_too_few_of_its_images_can_be_by_different_writers(
+    layout: dict[str, list[list[int]]], shots: int
+) -> None:
+    index = index_of(layout)
+    too_few = [
+        f"{group}/{number:02d}"
+        for group, classes in sorted(layout.items())
+        for number, writers in enumerate(classes)
+        if len({writer for writer in writers if writer}) + writers.count(0) <= shots
+    ]
+    assert classes_left_out(index, shots=shots) == too_few
+
+
+@pytest.mark.parametrize(("fewer", "more"), [(1, 2), (3, 5)])
+def test_more_shots_are_added_to_those_of_fewer(fewer: int, more: int) -> None:
+    index = omniglot_like(groups=3, classes=8, writers=9)
+    for few, many in zip(
+        drawn(index, PROTOCOL_WITHIN, way=5, shots=fewer, trials=50),
+        drawn(index, PROTOCOL_WITHIN, way=5, shots=more, trials=50),
+        strict=True,
+    ):
+        assert (few.trial_id, few.query, few.answer) == (many.trial_id, many.query, many.answer)
+        assert few.support == tuple(rows[:fewer] for rows in many.support)
+
+
+def test_where_all_have_drawn_everything_the_same_writers_show_all_classes() -> None:
+    index = omniglot_like(groups=2, classes=8, writers=7)
+    hands = set()
+    for trial in drawn(index, PROTOCOL_WITHIN, way=8, shots=3, trials=64):
+        (shown,) = {tuple(index.writer(row) for row in rows) for rows in trial.support}
+        assert index.writer(trial.query) not in shown
+        hands.add(shown)
+    assert len(hands) > 1
+
+
+def test_too_few_drawings_for_the_shots_are_refused_with_what_there_is() -> None:
+    index = index_of({"a": [[1, 2, 3, 4, 5, 6]] * 3 + [[1, 2, 3]] * 4})
+    with pytest.raises(
+        NotEnoughClasses,
+        match=r"4-way within trials of 5 shots need 4 classes with 6 images each.*3 are the most",
+    ):
+        drawn(index, PROTOCOL_WITHIN, way=4, shots=5, trials=1)
+    assert len(drawn(index, PROTOCOL_WITHIN, way=7, shots=2, trials=7)) == 7

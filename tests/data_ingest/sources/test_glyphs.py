@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data_ingest.sources.glyphs import SIDE, draw_alphabet, encode_png, write_glyphs
-from data_ingest.sources.layout import check_image, list_images, read_image
+from data_ingest.sources.layout import check_image, list_images
+from tests.data_ingest.tiny_images import read_image
 
 Alphabet = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 

@@ -18,8 +18,8 @@ from data_ingest.sources.layout import (
     UnreadableImageError,
     check_image,
     list_images,
-    read_image,
 )
+from tests.data_ingest.tiny_images import read_image
 
 
 def png(side: int = 8) -> bytes:

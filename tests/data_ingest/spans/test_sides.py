@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.index import ImageIndex
+from data_ingest.sampling.splits import Unit, unit_of
 from data_ingest.settings import PairSettings
-from data_ingest.spans.sides import Side, Unit, new_sides, require_like_layout, side_rows, unit_of
+from data_ingest.spans.sides import Side, new_sides, require_like_layout, side_rows
 from tests.data_ingest.sampling_strategies import index_of, omniglot_like
 
 Layout = Mapping[str, Sequence[Sequence[int]]]
@@ -117,7 +118,7 @@ def test_with_fewer_than_three_groups_at_first_classes_keep_their_side() -> None
 def test_a_first_span_gives_evaluation_classes_that_can_be_told_apart() -> None:
     index = index_of({"": [[1], [1, 2], [1], [1, 2], [1, 2], [1, 2]]})
     sides = new_sides(index, {}, PairSettings(evaluation_share=0.01), unit="class")
-    judged = index.subset(classes={name for name, side in sides.items() if side == EVALUATION})
+    judged = index.take(side_rows(index, sides, "class")[EVALUATION])
     assert len(judged.classes) == 2
     assert judged.class_sizes.max() == 2
 
