@@ -1,6 +1,8 @@
-"""From images to vectors, by a model in this process or on a server."""
+"""Turns images into vectors, by a model in this process or on a server."""
 
+import struct
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +18,10 @@ from serving.saved_model.versions import is_complete, newest_complete
 if TYPE_CHECKING:
     from serving.client.base import BlockingClient
     from serving.saved_model.loader import LoadedModel
-import struct
-import zlib
-
 BATCH: Final = 64
 LOADED: Final = 2
 """Versions kept in memory: the gallery's own, and the one that a rebuild embeds for."""
+PROBE_SIDE: Final = 32
 
 
 class Embedder(Protocol):
@@ -49,7 +49,7 @@ class Embedder(Protocol):
         """
 
     def impostors(self, version: str, /) -> tuple[ImpostorPairs, ...]:
-        """What `version` brings with it, see `shipped`; empty where that is not to be had.
+        """What `version` brings with it, see `read_shipped`; empty where that is not to be had.
 
         Raises:
           ServingError: FAILED_PRECONDITION: it cannot be read.
@@ -188,21 +188,18 @@ def _refusal(message: str) -> str:
     return "not an image that the model can decode: PNG or JPEG"
 
 
-SIDE: Final = 32
-
-
 def probe_image() -> bytes:
     """A PNG, the same bytes for ever: a ring and a bar, black on white.
 
     Written out here because an imaging library may compress differently from release to release,
     and a gallery compares vectors of this image over years.
     """
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + 0.5
+    y, x = np.mgrid[:PROBE_SIDE, :PROBE_SIDE] - PROBE_SIDE / 2 + 0.5
     radius = np.hypot(x, y)
     ink = ((radius > 7) & (radius < 10)) | ((np.abs(x - 4) < 2) & (np.abs(y) < 13))
     pixels = np.where(ink, 0, 255).astype(np.uint8)
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", PROBE_SIDE, PROBE_SIDE, 8, 0, 0, 0, 0)
     # Stored, not compressed: what zlib compresses to is not fixed either.
     body = zlib.compress(rows, 0)
     return (

@@ -1,4 +1,4 @@
-"""Who is this? Are these the same? Answered from one image a person, without training."""
+"""Recognises identities by one image of each, without training."""
 
 import hashlib
 import logging
@@ -41,23 +41,26 @@ from serving.gallery.threshold import threshold
 
 FALSE_ACCEPT_RATE: Final = 0.01
 MAX_COHORT: Final = 1000
-GROWTH: Final = 1.25
-"""How much a gallery grows before it is calibrated anew on itself."""
 TRIES: Final = 5
+MAX_NAME: Final = 200
+"""Longest name, characters."""
+MAX_RATE: Final = 0.5
+MAX_IMAGES: Final = 100
+"""Most images of one call."""
+MAX_IMAGE_BYTES: Final = 16 * 1024 * 1024
+"""Largest encoded image; the model refuses larger ones too."""
+_FORBIDDEN: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Gallery:
-    """People (or signatures, parts, plants) by name. Thread-safe.
+    """Identities (people, signatures, parts, plants) by name. Thread-safe.
 
-    A person has one or more images, used together: a query is compared with the mean of their
-    vectors, `logit = b0 - ||v - mean_i v_i||` in Manhattan distance. So one vector a person and one
-    exact nearest-neighbour search answer however many images there are. The mean was chosen on
-    background alphabets that the model was not trained on (114 characters; 30 names of 5 images, at
-    1 % and 5 % of strangers accepted): it recognises 40 and 72 %, the most alike of the images 33
-    and 66 %, the mean of the logits 31 and 64 %.
+    An identity has one or more images, used together: a query is compared with the mean of their
+    vectors, `logit = b0 - ||v - mean_i v_i||` in Manhattan distance. So one vector an identity and
+    one nearest-neighbour search answer however many images there are.
 
     Example:
       with open_gallery("output/gallery.db", FolderEmbedder(models)) as gallery:
@@ -78,7 +81,7 @@ class Gallery:
           store: where it is kept.
           embedder: what makes vectors.
           false_accept_rate: chance, in (0, 0.5], that `identify` gives an image of someone who is
-            not enrolled a name, or `verify` takes it for the person named.
+            not enrolled a name, or `verify` takes it for the identity named.
         """
         self._store = store
         self._embedder = embedder
@@ -98,8 +101,8 @@ class Gallery:
         added = self.enroll_many([(name, images)])
         return Enrolment(checked_name(name), added, len({*images}) - added)
 
-    def enroll_many(self, people: Iterable[tuple[str, Sequence[bytes]]]) -> int:
-        """Enrols several people in one transaction: much faster for many of them.
+    def enroll_many(self, enrolments: Iterable[tuple[str, Sequence[bytes]]]) -> int:
+        """Enrols several names in one transaction: much faster for many of them.
 
         Returns:
           How many images were new.
@@ -107,21 +110,20 @@ class Gallery:
         Raises:
           ServingError: as for `enroll`; then none is enrolled.
         """
-        named = [(checked_name(name), list(dict.fromkeys(images))) for name, images in people]
+        named = [(checked_name(name), list(dict.fromkeys(images))) for name, images in enrolments]
         for _, images in named:
             check_images(images)
 
         def enrolled(model: GalleryModel) -> int:
             flat = [image for _, images in named for image in images]
             vectors = iter(self._embed(flat, model))
-            new = [
-                (
-                    name,
-                    [NewImage(hashlib.sha256(i).digest(), i, next(vectors)) for i in images],
-                )
-                for name, images in named
-            ]
-            return self._store.add(new, model=model)
+
+            def new(image: bytes) -> NewImage:
+                return NewImage(hashlib.sha256(image).digest(), image, next(vectors))
+
+            return self._store.add(
+                [(name, [new(image) for image in images]) for name, images in named], model=model
+            )
 
         added = self._with_model(enrolled, first=True)
         if added:
@@ -169,7 +171,7 @@ class Gallery:
     def verify(
         self, name: str, image: bytes, *, false_accept_rate: float | None = None
     ) -> Verification:
-        """Is this the person of that name?
+        """Is this the identity of that name?
 
         Raises:
           ServingError: NOT_FOUND: nobody of that name is enrolled; else as for `identify`.
@@ -224,13 +226,13 @@ class Gallery:
         return found
 
     def calibrate(self, cohort: Sequence[CohortImage] | None = None) -> Status:
-        """Learns how alike different people look to the model, for the thresholds.
+        """Learns how alike different identities look to the model, for the thresholds.
 
-        A model that the pipeline pushed brings such figures, of people held out of its training.
-        Better ones are those of people like the ones that will come.
+        A model that the pipeline pushed brings such figures, of identities held out of its
+        training. Better ones are those of outsiders like the ones that will come.
 
         Args:
-          cohort: images of people who are not enrolled, the more like those to be turned away
+          cohort: images of outsiders, who are not enrolled, the more like those to be turned away
             the better; they are kept, for rebuilds. None calibrates on the cohort that is there,
             else on pairs of different names in the gallery, which it otherwise does by itself
             as it grows.
@@ -345,7 +347,7 @@ class Gallery:
     def _calibrate_if_grown(self) -> None:
         model = self._store.active()
         known = model.impostors if model is not None else None
-        if not worth_renewing(known, names=self._store.names(), growth=GROWTH):
+        if not worth_renewing(known, names=self._store.names()):
             return
         # One at a time; the others need not wait.
         if self._calibrating.acquire(blocking=False):
@@ -356,16 +358,6 @@ class Gallery:
                 _log.warning("the gallery could not be calibrated: %s", error)
             finally:
                 self._calibrating.release()
-
-
-MAX_NAME: Final = 200
-"""Longest name, characters."""
-MAX_RATE: Final = 0.5
-MAX_IMAGES: Final = 100
-"""Most images of one call."""
-MAX_IMAGE_BYTES: Final = 16 * 1024 * 1024
-"""Largest encoded image; the model refuses larger ones too."""
-_FORBIDDEN: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def checked_name(name: str) -> str:

@@ -1,8 +1,7 @@
-"""Opening a gallery wherever it is."""
+"""Opens a gallery in an SQLite file or in PostgreSQL."""
 
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 from serving.gallery.embedder import Embedder
 from serving.gallery.gallery import FALSE_ACCEPT_RATE, Gallery
@@ -45,13 +44,3 @@ def open_store(location: str | Path, *, in_memory: bool = True) -> Store:
     from serving.gallery.sqlite.store import SqliteStore
 
     return SqliteStore(Path(location), in_memory=in_memory)
-
-
-def without_password(location: str | Path) -> str:
-    """The location as it may be shown."""
-    text = str(location)
-    if not text.startswith(POSTGRES_SCHEMES):
-        return text
-    parts = urlsplit(text)
-    user, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.split(':')[0]}{at}{host}"))

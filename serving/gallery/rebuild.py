@@ -1,4 +1,4 @@
-"""From one version of the model to the next without a moment in which the gallery is away."""
+"""Moves a gallery from one version of the model to the next while it goes on answering."""
 
 import itertools
 import logging
@@ -13,8 +13,8 @@ from serving.gallery.records import (
     GalleryModel,
     ModelChanged,
     ModelFacts,
-    Person,
     Template,
+    Unembedded,
     mean_with,
 )
 from serving.gallery.store import Store
@@ -22,9 +22,13 @@ from serving.gallery.threshold import Impostors
 from serving.saved_model.impostors import ImpostorPairs, pairs_among
 
 BATCH: Final = 32
-"""People embedded at a time."""
+"""Identities embedded at a time."""
 PROBE_TOLERANCE: Final = 1e-3
 """Relative difference of the same image's vector on other hardware; other models differ by far."""
+SAMPLE: Final = 200
+"""Enrolled identities whose pairs are looked at: 19,900 of them are enough."""
+GROWTH: Final = 1.25
+"""How much a gallery grows before it is calibrated anew on itself."""
 
 Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
@@ -40,9 +44,7 @@ class Rebuilt(NamedTuple):
 
 def first_model(store: Store, embedder: Embedder) -> None:
     """Lets the newest version answer, for a gallery that has none."""
-    facts = embedder.facts(embedder.latest())
-    model = store.begin(facts)
-    check_same(facts, model)
+    model = _begun(store, embedder, embedder.latest())
     store.activate(model, instead_of=None, impostors=calibrated(store, embedder, model))
 
 
@@ -75,67 +77,6 @@ def rebuild(store: Store, embedder: Embedder, *, progress: Progress | None = Non
     return Rebuilt(None if before is None else before.facts.version, version, done)
 
 
-def _build(
-    store: Store,
-    embedder: Embedder,
-    version: str,
-    active: GalleryModel | None,
-    before: int,
-    progress: Progress | None,
-) -> int:
-    facts = embedder.facts(version)
-    model = store.begin(facts)
-    check_same(facts, model)
-    done = 0
-    after = 0
-    while True:
-        people = store.missing(model, after=after, limit=BATCH)
-        if not people:
-            if after == 0:
-                break
-            # Once more from the beginning: some may have got more images meanwhile.
-            after = 0
-            continue
-        images = [image for person in people for image in person.images]
-        try:
-            vectors = iter(embedder.embed(images, version=version))
-        except ServingError as error:
-            if error.code is Code.INVALID_ARGUMENT:
-                raise _refused(embedder, version, people) from error
-            raise
-        templates = [
-            Template(
-                person.key,
-                len(person.images),
-                mean_with(None, 0, list(itertools.islice(vectors, len(person.images)))),
-            )
-            for person in people
-        ]
-        store.put_templates(model, templates)
-        after = people[-1].key
-        done += len(images)
-        if progress is not None:
-            progress(before + done, store.counts().images)
-    impostors = calibrated(store, embedder, model)
-    if store.activate(model, instead_of=active, impostors=impostors):
-        _log.info("the gallery answers with version %s of the model", version)
-    return done
-
-
-def _refused(embedder: Embedder, version: str, people: Sequence[Person]) -> ServingError:
-    """Whose image it was."""
-    for person in people:
-        try:
-            embedder.embed(person.images, version=version)
-        except ServingError as error:
-            return ServingError(
-                error.code,
-                f"version {version} of the model refuses an image of {person.name!r} "
-                f"({error.message}): remove that name and enrol another image",
-            )
-    return ServingError(Code.INTERNAL, f"version {version} refuses images in a batch only")
-
-
 def same_model(embedder: Embedder, model: GalleryModel) -> None:
     """Makes sure that the embedder's version of that name is the model that the gallery has.
 
@@ -153,30 +94,11 @@ def same_model(embedder: Embedder, model: GalleryModel) -> None:
             f"not to be had any more ({error.message}): `oneshot gallery rebuild` moves the "
             "gallery to the newest version",
         ) from error
-    check_same(facts, model)
-
-
-def check_same(facts: ModelFacts, model: GalleryModel) -> None:
-    """As `same_model`, for facts at hand."""
-    stored = model.facts
-    if stored.dimensions == facts.dimensions:
-        scale = float(np.abs(stored.probe).sum()) or 1.0
-        if float(np.abs(stored.probe - facts.probe).sum()) <= PROBE_TOLERANCE * scale:
-            return
-    raise ServingError(
-        Code.FAILED_PRECONDITION,
-        f"the gallery has vectors of another model that was called version {stored.version} too; "
-        "vectors of two models cannot be compared. Push the model under a new version number, "
-        "then `oneshot gallery rebuild`",
-    )
-
-
-SAMPLE: Final = 200
-"""Enrolled people whose pairs are looked at: 19,900 of them are enough."""
+    _check_same(facts, model)
 
 
 def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Impostors:
-    """What `model` makes of pairs of different people.
+    """What `model` makes of pairs of different identities.
 
     Those that came with it, and pairs of the cohort; without a cohort, of those enrolled.
 
@@ -199,9 +121,89 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
     return Impostors(shipped, ImpostorPairs.of(pairs, source="cohort"))
 
 
-def worth_renewing(impostors: Impostors | None, *, names: int, growth: float) -> bool:
+def worth_renewing(impostors: Impostors | None, *, names: int) -> bool:
     """Whether so many names tell more than is known."""
     if impostors is None or impostors.own is None:
         return True
     own = impostors.own
-    return own.source == "gallery" and own.people < SAMPLE and names >= growth * own.people
+    return own.source == "gallery" and own.identities < SAMPLE and names >= GROWTH * own.identities
+
+
+def _begun(store: Store, embedder: Embedder, version: str) -> GalleryModel:
+    """The version's place in the store."""
+    facts = embedder.facts(version)
+    model = store.begin(facts)
+    _check_same(facts, model)
+    return model
+
+
+def _build(
+    store: Store,
+    embedder: Embedder,
+    version: str,
+    active: GalleryModel | None,
+    before: int,
+    progress: Progress | None,
+) -> int:
+    """Embeds what is missing and switches; gives how many images that were."""
+    model = _begun(store, embedder, version)
+    done = 0
+    after = 0
+    while True:
+        identities = store.missing(model, after=after, limit=BATCH)
+        if not identities:
+            if after == 0:
+                break
+            # Once more from the beginning: some may have got more images meanwhile.
+            after = 0
+            continue
+        images = [image for identity in identities for image in identity.images]
+        try:
+            vectors = iter(embedder.embed(images, version=version))
+        except ServingError as error:
+            if error.code is Code.INVALID_ARGUMENT:
+                raise _refused(embedder, version, identities) from error
+            raise
+        templates = []
+        for identity in identities:
+            count = len(identity.images)
+            mean = mean_with(None, 0, list(itertools.islice(vectors, count)))
+            templates.append(Template(identity.key, count, mean))
+        store.put_templates(model, templates)
+        after = identities[-1].key
+        done += len(images)
+        if progress is not None:
+            progress(before + done, store.counts().images)
+    impostors = calibrated(store, embedder, model)
+    if store.activate(model, instead_of=active, impostors=impostors):
+        _log.info("the gallery answers with version %s of the model", version)
+    return done
+
+
+def _refused(embedder: Embedder, version: str, identities: Sequence[Unembedded]) -> ServingError:
+    """Whose image it was."""
+    for identity in identities:
+        try:
+            embedder.embed(identity.images, version=version)
+        except ServingError as error:
+            return ServingError(
+                error.code,
+                f"version {version} of the model refuses an image of {identity.name!r} "
+                f"({error.message}): remove that name and enrol another image",
+            )
+    return ServingError(Code.INTERNAL, f"version {version} refuses images in a batch only")
+
+
+def _check_same(facts: ModelFacts, model: GalleryModel) -> None:
+    """As `same_model`, for facts at hand."""
+    stored = model.facts
+    if stored.dimensions == facts.dimensions:
+        scale = float(np.abs(stored.probe).sum()) or 1.0
+        if float(np.abs(stored.probe - facts.probe).sum()) <= PROBE_TOLERANCE * scale:
+            return
+    raise ServingError(
+        Code.FAILED_PRECONDITION,
+        f"the gallery has vectors of another model that was called version {stored.version} too; "
+        "vectors of two models cannot be compared. Push the model under a new version number, "
+        "then `oneshot gallery rebuild`",
+    )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,6 @@ from serving.gallery.threshold import Impostors, Threshold
 
 Vectors = npt.NDArray[np.float32]
 """`[N, D]`, or `[D]` for a single one."""
-MODEL_COLUMNS: Final = "id, version, bias, probe, state, impostors"
-"""How databases keep a `GalleryModel`: the probe as bytes, the impostors as JSON."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +42,12 @@ class GalleryModel:
 
     Attributes:
       key: names its table of vectors.
-      state: `building` until every image is embedded, then `active`, then `retired`.
-      impostors: how alike different people look to it; None before there was enough to say.
+      impostors: how alike different identities look to it; None before there was enough to say.
     """
 
     key: int
     facts: ModelFacts
-    state: Literal["building", "active", "retired"]
     impostors: Impostors | None
-
-    @classmethod
-    def from_row(cls, row: Sequence[Any]) -> "GalleryModel":
-        """From a database's `MODEL_COLUMNS`."""
-        key, version, bias, probe, state, impostors = row
-        return cls(
-            key,
-            ModelFacts(version, bias, np.frombuffer(probe, np.float32)),
-            state,
-            None if impostors is None else Impostors.from_json(impostors),
-        )
 
 
 class NewImage(NamedTuple):
@@ -74,14 +59,14 @@ class NewImage(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """Someone enrolled near a query; `distance` is Manhattan, to the mean of the vectors."""
+    """An identity near a query; `distance` is Manhattan, to the mean of its vectors."""
 
     name: str
     distance: float
 
 
-class Person(NamedTuple):
-    """Someone whose images are to be embedded; `key` is the database's."""
+class Unembedded(NamedTuple):
+    """An identity whose images are to be embedded; `key` is the database's."""
 
     key: int
     name: str
@@ -89,7 +74,7 @@ class Person(NamedTuple):
 
 
 class Template(NamedTuple):
-    """The mean `[D]` of the vectors of someone's images, so many as there are."""
+    """The mean `[D]` of the vectors of an identity's images, so many as there are."""
 
     key: int
     images: int
@@ -97,7 +82,13 @@ class Template(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Someone enrolled. Times are seconds since 1970, digests hexadecimal SHA-256 of the images."""
+    """What is enrolled under a name.
+
+    Attributes:
+      created: seconds since 1970.
+      updated: when the newest image was added, seconds since 1970.
+      images: their SHA-256 digests, hexadecimal, in order of enrolment.
+    """
 
     name: str
     created: float
@@ -106,7 +97,7 @@ class Identity(NamedTuple):
 
 
 class CohortImage(NamedTuple):
-    """An image of someone who is not enrolled; `group` says which of them are the same person."""
+    """An image of an outsider, who is not enrolled; those of one outsider have one `group`."""
 
     group: str
     content: bytes
@@ -123,13 +114,8 @@ class ImageTaken(ServingError):
         super().__init__(
             Code.ALREADY_EXISTS,
             f"the image with SHA-256 {digest[:16]}… is already enrolled as {name!r}; one image "
-            "cannot be two people: remove it there first",
+            "cannot have two names: remove it there first",
         )
-
-
-def json_or_null(impostors: Impostors | None) -> str | None:
-    """The last of a database's `MODEL_COLUMNS`."""
-    return None if impostors is None else impostors.to_json()
 
 
 def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> Vectors:
@@ -149,7 +135,7 @@ class Enrolment(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Someone this alike: `score`, in [0, 1], is the sigmoid of `logit`."""
+    """An identity this alike: `score`, in [0, 1], is the sigmoid of `logit`."""
 
     name: str
     score: float
@@ -173,7 +159,7 @@ class Identification(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether an image shows the person of that name: `same` if `logit` is above `threshold`."""
+    """Whether an image shows the identity `name`: `same` if `logit` is above `threshold`."""
 
     name: str
     same: bool
@@ -258,7 +244,7 @@ def reply_of(answer: Any) -> dict[str, Any]:
 def calibration_of(status: Status) -> dict[str, Any]:
     """What thresholds rest on, without the distribution itself.
 
-    `source` is "model", "cohort" or "gallery", or "scores" where no people are known; `advice` is
+    `source` is "model", "cohort" or "gallery", or "scores" where no pairs are known; `advice` is
     null where the threshold is to be relied on.
     """
     source, advice = status.threshold.basis, status.threshold.advice
@@ -268,7 +254,7 @@ def calibration_of(status: Status) -> dict[str, Any]:
         pairs = known.shipped[0] if source == "model" else known.own
     return {
         "source": source,
-        "people": 0 if pairs is None else pairs.people,
+        "people": 0 if pairs is None else pairs.identities,
         "pairs": 0 if pairs is None else pairs.pairs,
         "mean": None if pairs is None else pairs.mean,
         "std": None if pairs is None else pairs.std,

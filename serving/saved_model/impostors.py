@@ -1,10 +1,10 @@
-"""How alike different people look to a model, from pairs of their images.
+"""Sums up how alike different identities look to a model, from pairs of their images.
 
-The share of *impostor pairs* (images of different people) above a logit is known from some people
-only, who have look-alikes among them or have not. So it is taken one standard error higher, an
-error over people and not over pairs: five images each of two look-alikes are 25 pairs and one piece
-of evidence. Fewer than `SUPPORT` pairs are no evidence at all; above them the share is taken to
-fall exponentially, as fast as among the highest pairs.
+The share of *impostor pairs* (images of different identities) above a logit is known from some
+identities only, who have look-alikes among them or have not. So it is taken one standard error
+higher, an error over identities and not over pairs: five images each of two look-alikes are 25
+pairs and one piece of evidence. Fewer than `SUPPORT` pairs are no evidence at all; above them the
+share is taken to fall exponentially, as fast as among the highest pairs.
 """
 
 import json
@@ -18,15 +18,21 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from serving.saved_model.contract import EXTRA
+
 Source = Literal["model", "cohort", "gallery"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+SHIPPED: Final = Path(EXTRA, "impostors.json")
 SUPPORT: Final = 10
 """Pairs above a logit that make their share worth believing."""
-MIN_PEOPLE: Final = 10
-"""People below whom nothing is estimated. With the pairs of five, twice as many strangers were
-accepted as asked for, with those of ten fewer; on background alphabets held out of training."""
+MIN_IDENTITIES: Final = 10
+"""Identities below which nothing is estimated: the pairs of fewer promise too much."""
+MEANS: Final = (2, 4, 8)
+"""Of so many images; of more of them the mean is hardly nearer to strangers."""
+MAX_IMAGES: Final = 2500
+"""A pair of each two of them: three million at most."""
 TAIL_SHARE: Final = 0.02
 POINTS: Final = 64
 ALIKE_SHARE: Final = 0.5
@@ -34,7 +40,7 @@ ALIKE_ERRORS: Final = 2.0
 
 
 class Pairs(NamedTuple):
-    """Impostor pairs: their logits and the numbers of the two people, each `[P]`."""
+    """Impostor pairs: their logits and the numbers of the two identities, each `[P]`."""
 
     logits: Floats
     first: Ints
@@ -49,7 +55,7 @@ class ImpostorPairs:
       source: whose images: held out when the model was trained, of a cohort of outsiders, or the
         enrolled ones.
       images: of how many images the mean was compared with a single one.
-      people: how many.
+      identities: how many; `people` in JSON.
       pairs: how many.
       mean: of the logits.
       std: of the logits.
@@ -62,7 +68,7 @@ class ImpostorPairs:
 
     source: Source
     images: int
-    people: int
+    identities: int
     pairs: int
     mean: float
     std: float
@@ -74,9 +80,9 @@ class ImpostorPairs:
 
     @classmethod
     def of(cls, pairs: Pairs, *, source: Source, images: int = 1) -> "ImpostorPairs | None":
-        """Sums up; None where the pairs are of fewer than `MIN_PEOPLE`."""
-        people, ends = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-        if len(people) < MIN_PEOPLE:
+        """Sums up; None where the pairs are of fewer than `MIN_IDENTITIES`."""
+        identities, ends = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
+        if len(identities) < MIN_IDENTITIES:
             return None
         order = np.argsort(-pairs.logits, kind="stable")
         logits = pairs.logits[order].astype(np.float64)
@@ -89,7 +95,7 @@ class ImpostorPairs:
         return cls(
             source=source,
             images=images,
-            people=len(people),
+            identities=len(identities),
             pairs=count,
             mean=float(logits.mean()),
             std=float(logits.std(ddof=1)),
@@ -100,11 +106,17 @@ class ImpostorPairs:
             alike_rate=float(alike / count - ALIKE_ERRORS * errors[-1]),
         )
 
+    def to_fields(self) -> dict[str, Any]:
+        """The fields for JSON."""
+        fields = asdict(self)
+        return {"people": fields.pop("identities"), **fields}
+
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "ImpostorPairs":
-        """From what `dataclasses.asdict` gave, by way of JSON."""
-        logits, rates = tuple(fields["logits"]), tuple(fields["rates"])
-        return cls(**{**fields, "logits": logits, "rates": rates})
+        """From what `to_fields` gave, by way of JSON."""
+        lists = {name: tuple(fields[name]) for name in ("logits", "rates")}
+        others = {name: value for name, value in fields.items() if name != "people"}
+        return cls(**{**others, **lists, "identities": fields["people"]})
 
     def supports(self, rate: float) -> bool:
         """Whether enough pairs lie above the threshold for this rate of a comparison."""
@@ -117,7 +129,7 @@ class ImpostorPairs:
         return self.logits[bisect_right(self.rates, rate) - 1]
 
     def more_alike_than(self, others: "ImpostorPairs") -> bool:
-        """Whether these people look more alike than `others`, beyond reasonable doubt."""
+        """Whether these identities look more alike than `others`, beyond reasonable doubt."""
         above = [
             rate
             for rate, logit in zip(others.rates, others.logits, strict=True)
@@ -127,120 +139,38 @@ class ImpostorPairs:
         return bool(above) and self.alike_rate > above[0]
 
 
-def pairs_among(
-    vectors: Floats, people: npt.ArrayLike, *, bias: float, groups: npt.ArrayLike | None = None
-) -> Pairs:
-    """Pairs of single images of different people.
-
-    Args:
-      vectors: `[N, D]`.
-      people: `[N]`, whole numbers: who each vector is of.
-      bias: the model's `b0`.
-      groups: `[N]`; with them only pairs within a group.
-    """
-    who = np.asarray(people, np.int64)
-    group = np.zeros(len(who)) if groups is None else np.asarray(groups)
-    found = []
-    for at in range(len(who) - 1):
-        later = slice(at + 1, None)
-        others = at + 1 + np.flatnonzero((who[later] != who[at]) & (group[later] == group[at]))
-        found.append(_pairs(vectors[at], who[at], vectors[others], who[others], bias=bias))
-    return _joined(found)
-
-
-def pairs_with_means(
-    vectors: Floats,
-    people: npt.ArrayLike,
-    *,
-    bias: float,
-    images: int,
-    groups: npt.ArrayLike | None = None,
-) -> Pairs:
-    """Pairs of a single image and the mean of so many images of someone else.
-
-    Args are those of `pairs_among`; rows of a person follow one another.
-    """
-    who = np.asarray(people, np.int64)
-    group = np.zeros(len(who)) if groups is None else np.asarray(groups)
-    found = []
-    for start in np.unique(who, return_index=True)[1]:
-        mine = np.flatnonzero(who == who[start])
-        others = np.flatnonzero((who != who[start]) & (group == group[start]))
-        for at in range(0, len(mine) - images + 1, images):
-            mean = vectors[mine[at : at + images]].mean(axis=0)
-            found.append(_pairs(mean, who[start], vectors[others], who[others], bias=bias))
-    return _joined(found)
-
-
-def _pairs(vector: Floats, person: int, others: Floats, people: Ints, *, bias: float) -> Pairs:
-    logits = bias - np.abs(others - vector).sum(axis=1)
-    return Pairs(logits, np.full(len(people), person, np.int64), people)
-
-
-def _joined(parts: list[Pairs]) -> Pairs:
-    nothing = np.empty(0, np.int64)
-    columns = zip(*[Pairs(np.empty(0, np.float32), nothing, nothing), *parts], strict=True)
-    return Pairs(*[np.concatenate(column) for column in columns])
-
-
-def _errors(ends: Ints, ranks: Ints) -> npt.NDArray[np.float64]:
-    """Standard errors of the shares of the first `ranks` pairs, over people.
-
-    To first order a mean over pairs varies as twice the mean of each person's own share does.
-
-    Args:
-      ends: `[2, P]`, the people of the pairs in descending order of their logits, from 0 without
-        a gap.
-      ranks: `[R]`.
-    """
-    totals = np.bincount(ends.ravel())
-    shares = [np.bincount(ends[:, :rank].ravel(), minlength=len(totals)) / totals for rank in ranks]
-    return np.asarray(2 * np.std(shares, axis=1, ddof=1) / math.sqrt(len(totals)))
-
-
-SHIPPED: Final = Path("assets.extra", "impostors.json")
-MEANS: Final = (2, 4, 8)
-"""Of so many images; of more of them the mean is hardly nearer to strangers."""
-MAX_IMAGES: Final = 2500
-"""A pair of each two of them: three million at most."""
-
-
 def held_out_pairs(
-    vectors: Floats, people: npt.ArrayLike, groups: npt.ArrayLike, *, bias: float
+    vectors: Floats, identities: npt.ArrayLike, groups: npt.ArrayLike, *, bias: float
 ) -> tuple[ImpostorPairs, ...]:
-    """Sums up the impostor pairs of held-out people; empty where they are too few.
+    """Sums up the impostor pairs of held-out identities; empty where they are too few.
 
-    Only people of one group are compared: strangers are to be told apart in a gallery whose people
-    are alike, of one alphabet or one family, too. Where nobody shares a group all are compared.
+    Only identities of one group are compared: strangers are to be told apart in a gallery whose
+    identities are alike, of one alphabet or one family, too. Where none shares a group all are
+    compared.
 
     Args:
-      vectors: `[N, D]`, of single images; those of a person follow one another.
-      people: `[N]`, whole numbers.
+      vectors: `[N, D]`, of single images; those of an identity follow one another.
+      identities: `[N]`, whole numbers.
       groups: `[N]`, whole numbers.
       bias: the model's `b0`.
     """
-    who, group = np.asarray(people, np.int64), np.asarray(groups, np.int64)
+    who, group = np.asarray(identities, np.int64), np.asarray(groups, np.int64)
     if len(who) > MAX_IMAGES:
         some = np.linspace(0, len(who) - 1, MAX_IMAGES).astype(np.int64)
         vectors, who, group = vectors[some], who[some], group[some]
     if len(np.unique(group)) == len(np.unique(who)):
         group = np.zeros_like(group)
-    single = ImpostorPairs.of(pairs_among(vectors, who, bias=bias, groups=group), source="model")
-    means = [
-        ImpostorPairs.of(
-            pairs_with_means(vectors, who, bias=bias, images=images, groups=group),
-            source="model",
-            images=images,
-        )
-        for images in MEANS
-    ]
-    return () if single is None else (single, *[pairs for pairs in means if pairs is not None])
+    found = [ImpostorPairs.of(pairs_among(vectors, who, bias=bias, groups=group), source="model")]
+    for images in MEANS:
+        pairs = _pairs_with_means(vectors, who, group, bias=bias, images=images)
+        found.append(ImpostorPairs.of(pairs, source="model", images=images))
+    return () if found[0] is None else tuple(pairs for pairs in found if pairs is not None)
 
 
 def write_shipped(model: Path, shipped: Sequence[ImpostorPairs]) -> None:
     """Puts them beside the model in this folder; nothing where there are none."""
     if shipped:
-        text = json.dumps([asdict(pairs) for pairs in shipped])
+        text = json.dumps([pairs.to_fields() for pairs in shipped])
         (model / SHIPPED).write_text(text + "\n", encoding="utf-8")
 
 
@@ -251,3 +181,64 @@ def read_shipped(model: Path) -> tuple[ImpostorPairs, ...]:
     except FileNotFoundError:
         return ()
     return tuple(ImpostorPairs.from_fields(pairs) for pairs in json.loads(text))
+
+
+def pairs_among(
+    vectors: Floats, identities: npt.ArrayLike, *, bias: float, groups: npt.ArrayLike | None = None
+) -> Pairs:
+    """Pairs of single images of different identities.
+
+    Args:
+      vectors: `[N, D]`.
+      identities: `[N]`, whole numbers: what each vector is of.
+      bias: the model's `b0`.
+      groups: `[N]`; with them only pairs within a group.
+    """
+    who = np.asarray(identities, np.int64)
+    group = np.zeros(len(who)) if groups is None else np.asarray(groups)
+    found = []
+    for at in range(len(who) - 1):
+        later = slice(at + 1, None)
+        others = at + 1 + np.flatnonzero((who[later] != who[at]) & (group[later] == group[at]))
+        found.append(_pairs(vectors[at], who[at], vectors[others], who[others], bias=bias))
+    return _joined(found)
+
+
+def _pairs_with_means(
+    vectors: Floats, who: Ints, group: Ints, *, bias: float, images: int
+) -> Pairs:
+    """Pairs of a single image and the mean of so many images of another identity."""
+    found = []
+    for start in np.unique(who, return_index=True)[1]:
+        mine = np.flatnonzero(who == who[start])
+        others = np.flatnonzero((who != who[start]) & (group == group[start]))
+        for at in range(0, len(mine) - images + 1, images):
+            mean = vectors[mine[at : at + images]].mean(axis=0)
+            found.append(_pairs(mean, who[start], vectors[others], who[others], bias=bias))
+    return _joined(found)
+
+
+def _pairs(vector: Floats, identity: int, others: Floats, owners: Ints, *, bias: float) -> Pairs:
+    logits = bias - np.abs(others - vector).sum(axis=1)
+    return Pairs(logits, np.full(len(owners), identity, np.int64), owners)
+
+
+def _joined(parts: list[Pairs]) -> Pairs:
+    nothing = np.empty(0, np.int64)
+    columns = zip(*[Pairs(np.empty(0, np.float32), nothing, nothing), *parts], strict=True)
+    return Pairs(*[np.concatenate(column) for column in columns])
+
+
+def _errors(ends: Ints, ranks: Ints) -> npt.NDArray[np.float64]:
+    """Standard errors of the shares of the first `ranks` pairs, over identities.
+
+    To first order a mean over pairs varies as twice the mean of each identity's own share does.
+
+    Args:
+      ends: `[2, P]`, the identities of the pairs in descending order of their logits, from 0
+        without a gap.
+      ranks: `[R]`.
+    """
+    totals = np.bincount(ends.ravel())
+    shares = [np.bincount(ends[:, :rank].ravel(), minlength=len(totals)) / totals for rank in ranks]
+    return np.asarray(2 * np.std(shares, axis=1, ddof=1) / math.sqrt(len(totals)))

@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from serving.errors import Code, ServingError
 from serving.gallery.records import ModelChanged
+from serving.gallery.store import Session
 
 CONNECT_SECONDS: Final = 10
 CONNECTIONS: Final = 8
@@ -70,7 +71,7 @@ def open_pool(url: str) -> ConnectionPool[Connection]:
       ServingError: UNAVAILABLE: no answer; FAILED_PRECONDITION: no pgvector, or too old a one.
     """
     with database_errors(), psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as connection:
-        _prepare(connection)
+        _prepare(PostgresSession(connection))
     with database_errors():
         return ConnectionPool(
             url,
@@ -100,10 +101,15 @@ class _IdleCheck:
         self._used[connection] = now
 
 
-def value(connection: Connection, sql: str, values: Sequence[Any]) -> Any:
-    """The only value of the only row, None if there is no row."""
-    row = connection.execute(sql, values).fetchone()
-    return None if row is None else row[0]
+class PostgresSession(Session):
+    """A connection; psycopg's placeholder is `%s`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        cursor = self.connection.execute(sql.replace("%", "%%").replace("?", "%s"), values)
+        return cursor.fetchall() if cursor.description else []
 
 
 def _configure(connection: Connection) -> None:
@@ -115,19 +121,17 @@ def _configure(connection: Connection) -> None:
     connection.execute("SET hnsw.iterative_scan = strict_order")
 
 
-def _prepare(connection: Connection) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [LAYOUT_LOCK])
+def _prepare(session: PostgresSession) -> None:
+    session.rows("SELECT pg_advisory_xact_lock(?)", [LAYOUT_LOCK])
     try:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        session.rows("CREATE EXTENSION IF NOT EXISTS vector")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported) as error:
         raise ServingError(
             Code.FAILED_PRECONDITION,
             "the database has no pgvector: install it and have an administrator run "
             "CREATE EXTENSION vector",
         ) from error
-    version = str(
-        value(connection, "SELECT extversion FROM pg_extension WHERE extname = 'vector'", [])
-    )
+    version = str(session.value("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
     if tuple(int(part) for part in version.split(".")[:2]) < MIN_PGVECTOR:
         raise ServingError(
             Code.FAILED_PRECONDITION,
@@ -135,10 +139,10 @@ def _prepare(connection: Connection) -> None:
             "ALTER EXTENSION vector UPDATE",
         )
     # Looked for first: to ask for what is there takes privileges that a gallery can do without.
-    if value(connection, "SELECT to_regnamespace('oneshot')", []) is None:
-        connection.execute("CREATE SCHEMA oneshot")
-    if value(connection, "SELECT to_regclass('oneshot.cohort')", []) is None:
-        connection.execute(SCHEMA)
+    if session.value("SELECT to_regnamespace('oneshot')") is None:
+        session.rows("CREATE SCHEMA oneshot")
+    if session.value("SELECT to_regclass('oneshot.cohort')") is None:
+        session.rows(SCHEMA)
 
 
 @contextmanager

@@ -2,167 +2,66 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import numpy as np
 import psycopg
 
-from serving.gallery.postgres import vectors
+from serving.errors import Code, ServingError
 from serving.gallery.postgres.connection import (
     LAYOUT_LOCK,
-    Connection,
+    PostgresSession,
     database_errors,
     open_pool,
-    value,
 )
-from serving.gallery.records import (
-    MODEL_COLUMNS,
-    CohortImage,
-    Counts,
-    GalleryModel,
-    Hit,
-    Identity,
-    ImageTaken,
-    ModelChanged,
-    ModelFacts,
-    NewImage,
-    Person,
-    Template,
-    Vectors,
-    json_or_null,
-)
+from serving.gallery.records import Counts, GalleryModel, Hit, Template, Vectors
+from serving.gallery.store import Session, Store, vector_table
 from serving.gallery.threshold import Impostors
 
+MAX_DIMENSIONS: Final = 2000
+"""What pgvector's HNSW takes."""
+HNSW: Final = "m = 24, ef_construction = 128"
+"""With pgvector's own 16 and 64 a search among a million finds the nearest too seldom."""
 EXACT_COUNT: Final = 1_000
 """Thresholds hardly depend on whether larger galleries are counted exactly, or now."""
 COUNT_SECONDS: Final = 10.0
-
-_MODEL: Final = f"SELECT {MODEL_COLUMNS} FROM oneshot.model"
 _log = logging.getLogger(__name__)
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """Found by an HNSW index for Manhattan distance, which misses the nearest once in a while."""
+
+    _for_share = " FOR SHARE"
+    _for_update = " FOR UPDATE"
 
     def __init__(self, url: str) -> None:
         """Connects to `postgresql://user:password@host/database`, and makes the tables."""
         self._pool = open_pool(url)
         self._names = 0, 0.0
 
-    def active(self) -> GalleryModel | None:
-        with self._connection() as connection:
-            row = connection.execute(f"{_MODEL} WHERE state = 'active'").fetchone()
-        return None if row is None else GalleryModel.from_row(row)
-
-    def begin(self, facts: ModelFacts) -> GalleryModel:
-        vectors.check_dimensions(facts.dimensions)
-        with self._layout() as connection:
-            known = connection.execute(
-                f"{_MODEL} WHERE version = %s AND state <> 'retired'", [facts.version]
-            ).fetchone()
-            if known is not None:
-                return GalleryModel.from_row(known)
-            # What another rebuild began for yet another version is of no use any more.
-            connection.execute(
-                "UPDATE oneshot.model SET state = 'retired' WHERE state = 'building'"
-            )
-            key = value(
-                connection,
-                "INSERT INTO oneshot.model (version, bias, probe, state, created)"
-                " VALUES (%s, %s, %s, 'building', %s) RETURNING id",
-                [facts.version, facts.bias, facts.probe.tobytes(), time.time()],
-            )
-            vectors.create(connection, key, dimensions=facts.dimensions)
-            return GalleryModel(key, facts, "building", None)
-
     def activate(
         self, model: GalleryModel, *, instead_of: GalleryModel | None, impostors: Impostors | None
     ) -> bool:
         # Building the index row by row while a gallery is embedded would take many times longer.
-        with self._layout() as connection:
-            vectors.build_index(connection, model)
-        with self._layout() as connection:
-            # Waits for enrolments under way, which share this row, and keeps new ones waiting.
-            active = connection.execute(
-                "SELECT id FROM oneshot.model WHERE state = 'active' FOR UPDATE"
-            ).fetchone()
-            if active != (None if instead_of is None else (instead_of.key,)):
-                return False
-            if connection.execute(vectors.incomplete("1", model), [0, 1]).fetchone() is not None:
-                return False
-            connection.execute("UPDATE oneshot.model SET state = 'retired' WHERE state = 'active'")
-            updated = connection.execute(
-                "UPDATE oneshot.model SET state = 'active', impostors = %s"
-                " WHERE id = %s AND state = 'building'",
-                [json_or_null(impostors), model.key],
-            )
-            if not updated.rowcount:
-                raise ModelChanged
-            return True
-
-    def drop_retired(self) -> None:
-        with self._layout() as connection:
-            retired = connection.execute("SELECT id FROM oneshot.model WHERE state = 'retired'")
-            for (key,) in retired.fetchall():
-                vectors.drop(connection, key)
-                connection.execute("DELETE FROM oneshot.model WHERE id = %s", [key])
-
-    def set_impostors(self, model: GalleryModel, impostors: Impostors | None) -> None:
-        with self._connection() as connection:
-            connection.execute(
-                "UPDATE oneshot.model SET impostors = %s WHERE id = %s",
-                [json_or_null(impostors), model.key],
-            )
-
-    def add(self, people: Sequence[tuple[str, Sequence[NewImage]]], *, model: GalleryModel) -> int:
-        now = time.time()
-        added = 0
-        with self._connection() as connection, connection.transaction():
-            active = connection.execute(
-                "SELECT id FROM oneshot.model WHERE state = 'active' FOR SHARE"
-            ).fetchone()
-            if active != (model.key,):
-                raise ModelChanged
-            # In one order everywhere, so that two who add the same names do not lock each other.
-            for name, images in sorted(people, key=lambda person: person[0]):
-                identity = value(
-                    connection,
-                    "INSERT INTO oneshot.identity (name, created) VALUES (%s, %s)"
-                    # An update, if of nothing, keeps the row from being removed meanwhile.
-                    " ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name RETURNING id",
-                    [name, now],
-                )
-                new = _add_images(connection, identity, images, now)
-                if new:
-                    vectors.fold(connection, model, identity, new)
-                added += len(new)
-        return added
-
-    def remove(self, name: str) -> int:
-        with self._connection() as connection, connection.transaction():
-            identity = connection.execute(
-                "SELECT id FROM oneshot.identity WHERE name = %s FOR UPDATE", [name]
-            ).fetchone()
-            if identity is None:
-                return 0
-            images = connection.execute("DELETE FROM oneshot.image WHERE identity = %s", identity)
-            connection.execute("DELETE FROM oneshot.identity WHERE id = %s", identity)
-            return images.rowcount
+        with self._layout() as session:
+            _build_index(session, model)
+        return super().activate(model, instead_of=instead_of, impostors=impostors)
 
     def erase(self, *, thorough: bool) -> bool:
         """Writes all tables anew; deleted rows stay in PostgreSQL's files until then."""
         if not thorough:
             return False
-        with self._connection() as connection:
-            keys = connection.execute("SELECT id FROM oneshot.model").fetchall()
+        with self._read() as session:
+            models = session.rows("SELECT id FROM oneshot.model")
             tables = ["oneshot.identity", "oneshot.image", "oneshot.cohort"]
-            for table in [*tables, *(vectors.vector_table(key) for (key,) in keys)]:
-                connection.execute(f"VACUUM (FULL) {table}")
+            for table in [*tables, *(vector_table(key) for (key,) in models)]:
+                session.rows(f"VACUUM (FULL) {table}")
             try:
                 # What the log holds of them ends up in segments that are not needed any more.
-                connection.execute("SELECT pg_switch_wal()")
-                connection.execute("CHECKPOINT")
+                session.rows("SELECT pg_switch_wal()")
+                session.rows("CHECKPOINT")
             except psycopg.errors.InsufficientPrivilege as error:
                 _log.warning(
                     "the write-ahead log holds what was removed until PostgreSQL recycles it (%s)",
@@ -171,129 +70,115 @@ class PostgresStore:
         return True
 
     def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
-        with self._connection() as connection:
-            return vectors.nearest(connection, model, query, count)
-
-    def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
-        with self._connection() as connection:
-            return vectors.mean_of(connection, model, name)
-
-    def sample(self, people: int, *, model: GalleryModel) -> Vectors:
-        with self._connection() as connection:
-            return vectors.sample(connection, model, people)
-
-    def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Person]:
-        images = "ARRAY(SELECT content FROM oneshot.image WHERE identity = i.id ORDER BY id)"
-        with self._connection() as connection:
-            found = connection.execute(
-                vectors.incomplete(f"i.id, i.name, {images}", model), [after, limit]
+        """As far as the index finds them."""
+        with self._read() as session:
+            found = session.connection.execute(
+                "SELECT name, near.distance FROM"
+                " (SELECT identity, vector <+> %(query)s AS distance"
+                f" FROM {vector_table(model.key)}"
+                " ORDER BY vector <+> %(query)s LIMIT %(count)s) AS near"
+                " JOIN oneshot.identity ON identity.id = near.identity"
+                " ORDER BY near.distance, near.identity",
+                {"query": query, "count": count},
+                prepare=True,
             ).fetchall()
-        return [Person(key, name, tuple(contents)) for key, name, contents in found]
-
-    def put_templates(self, model: GalleryModel, templates: Sequence[Template]) -> None:
-        with self._connection() as connection, connection.transaction():
-            for template in sorted(templates, key=lambda template: template.key):
-                # The lock keeps enrolments and removals of this person waiting.
-                there = connection.execute(
-                    "SELECT FROM oneshot.identity WHERE id = %s FOR UPDATE", [template.key]
-                ).fetchone()
-                count = "SELECT count(*) FROM oneshot.image WHERE identity = %s"
-                if there is not None and (
-                    value(connection, count, [template.key]) == template.images
-                ):
-                    vectors.put(connection, model, template)
+        return [Hit(*row) for row in found]
 
     def counts(self) -> Counts:
-        with self._connection() as connection:
-            names = value(connection, "SELECT count(*) FROM oneshot.identity", [])
-            return Counts(names, value(connection, "SELECT count(*) FROM oneshot.image", []))
+        with self._read() as session:
+            return Counts(
+                session.value("SELECT count(*) FROM oneshot.identity"),
+                session.value("SELECT count(*) FROM oneshot.image"),
+            )
 
     def names(self) -> int:
         """Exact for small galleries, else what PostgreSQL found at its last look (ANALYZE)."""
         counted, at = self._names
         if time.monotonic() < at + COUNT_SECONDS * (counted >= EXACT_COUNT):
             return counted
-        with self._connection() as connection:
-            names: int = value(
-                connection,
-                "SELECT reltuples::bigint FROM pg_class WHERE oid = 'oneshot.identity'::regclass",
-                [],
+        with self._read() as session:
+            names: int = session.value(
+                "SELECT reltuples::bigint FROM pg_class WHERE oid = 'oneshot.identity'::regclass"
             )
             if names < EXACT_COUNT:
-                names = value(connection, "SELECT count(*) FROM oneshot.identity", [])
+                names = session.value("SELECT count(*) FROM oneshot.identity")
         self._names = names, time.monotonic()
         return names
-
-    def identities(self, *, after: str, limit: int) -> list[Identity]:
-        return self._identities("name > %s ORDER BY name LIMIT %s", [after, limit])
-
-    def identity(self, name: str) -> Identity | None:
-        found = self._identities("name = %s", [name])
-        return found[0] if found else None
-
-    def cohort(self) -> list[CohortImage]:
-        with self._connection() as connection:
-            found = connection.execute("SELECT person, content FROM oneshot.cohort ORDER BY id")
-            return [CohortImage(*row) for row in found.fetchall()]
-
-    def set_cohort(self, images: Sequence[CohortImage]) -> None:
-        with self._connection() as connection, connection.transaction():
-            connection.execute("DELETE FROM oneshot.cohort")
-            connection.cursor().executemany(
-                "INSERT INTO oneshot.cohort (person, content) VALUES (%s, %s)", images
-            )
 
     def close(self) -> None:
         self._pool.close()
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _read(self) -> Iterator[PostgresSession]:
         with database_errors(), self._pool.connection() as connection:
-            yield connection
+            yield PostgresSession(connection)
 
     @contextmanager
-    def _layout(self) -> Iterator[Connection]:
-        """A transaction that no other process's change of models gets in between."""
-        with self._connection() as connection, connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", [LAYOUT_LOCK])
-            yield connection
+    def _write(self) -> Iterator[PostgresSession]:
+        with self._read() as session, session.connection.transaction():
+            yield session
 
-    def _identities(self, condition: str, values: list[Any]) -> list[Identity]:
-        with self._connection() as connection:
-            found = connection.execute(
-                "SELECT name, created,"
-                " (SELECT coalesce(max(created), i.created) FROM oneshot.image"
-                "  WHERE identity = i.id),"
-                " ARRAY(SELECT encode(sha256, 'hex') FROM oneshot.image"
-                "  WHERE identity = i.id ORDER BY id)"
-                f" FROM oneshot.identity AS i WHERE {condition}",
-                values,
-            ).fetchall()
-        return [Identity(name, created, at, tuple(images)) for name, created, at, images in found]
+    @contextmanager
+    def _layout(self) -> Iterator[PostgresSession]:
+        with self._write() as session:
+            session.rows("SELECT pg_advisory_xact_lock(?)", [LAYOUT_LOCK])
+            yield session
 
+    def _check_there(self, session: Session, model: GalleryModel) -> None:
+        """Nothing: a table that was dropped is an UndefinedTable, and so ModelChanged."""
 
-def _add_images(
-    connection: Connection, identity: int, images: Sequence[NewImage], now: float
-) -> list[Vectors]:
-    """Stores what is not there yet, and gives the vectors of that."""
-    new = []
-    for image in images:
-        key = value(
-            connection,
-            "INSERT INTO oneshot.image (identity, sha256, created, content)"
-            " VALUES (%s, %s, %s, %s) ON CONFLICT (sha256) DO NOTHING RETURNING id",
-            [identity, image.sha256, now, image.content],
+    def _create_vectors(self, session: Session, key: int, *, dimensions: int) -> None:
+        """Without an index; raises ServingError where an index could not take them."""
+        if dimensions > MAX_DIMENSIONS:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"the model's vectors have {dimensions} dimensions, and pgvector's HNSW index "
+                f"takes {MAX_DIMENSIONS}: use an SQLite gallery, or train with a smaller "
+                "train.embedding_size",
+            )
+        table = vector_table(key)
+        session.rows(
+            f"CREATE TABLE {table} ("
+            "identity bigint PRIMARY KEY REFERENCES oneshot.identity ON DELETE CASCADE,"
+            f" images integer NOT NULL, vector vector({int(dimensions)}) NOT NULL)"
         )
-        if key is not None:
-            new.append(image.vector)
-            continue
-        owner = connection.execute(
-            "SELECT identity, name FROM oneshot.image JOIN oneshot.identity"
-            " ON identity.id = image.identity WHERE sha256 = %s",
-            [image.sha256],
-        ).fetchone()
-        if owner is None:  # removed in this very moment: again
-            raise ModelChanged
-        if owner[0] != identity:
-            raise ImageTaken(image.sha256.hex(), owner[1])
-    return new
+        # In the row and not beside it: one page less to read for each vector. Statistics: see
+        # SCHEMA.
+        session.rows(
+            f"ALTER TABLE {table} ALTER vector SET STORAGE PLAIN, ALTER vector SET STATISTICS 0"
+        )
+
+    def _stored(self, model: GalleryModel) -> str:
+        return vector_table(model.key)
+
+    def _array(self, stored: Any) -> Vectors:
+        return np.asarray(stored.to_numpy(), np.float32)
+
+    def _put(self, session: Session, model: GalleryModel, template: Template) -> None:
+        session.rows(
+            f"INSERT INTO {vector_table(model.key)} (identity, images, vector) VALUES (?, ?, ?)"
+            " ON CONFLICT (identity) DO UPDATE"
+            " SET images = excluded.images, vector = excluded.vector",
+            [template.key, template.images, template.mean],
+        )
+
+    def _forget(self, session: Session, identity: int) -> None:
+        """Nothing: vectors go with their identity (ON DELETE CASCADE)."""
+
+
+def _build_index(session: PostgresSession, model: GalleryModel) -> None:
+    """Builds the index, if it is not there."""
+
+    def tell(notice: psycopg.errors.Diagnostic) -> None:
+        # pgvector says so when a graph outgrows the memory, and then takes many times longer.
+        if notice.message_primary and "maintenance_work_mem" in notice.message_primary:
+            _log.warning("PostgreSQL: %s: raise it", notice.message_primary)
+
+    session.connection.add_notice_handler(tell)
+    try:
+        session.rows(
+            f"CREATE INDEX IF NOT EXISTS vector_{int(model.key)}_hnsw"
+            f" ON {vector_table(model.key)} USING hnsw (vector vector_l1_ops) WITH ({HNSW})"
+        )
+    finally:
+        session.connection.remove_notice_handler(tell)

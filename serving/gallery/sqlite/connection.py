@@ -10,6 +10,7 @@ import apsw
 import sqlite_vec  # type: ignore[import-untyped]
 
 from serving.errors import Code, ServingError
+from serving.gallery.store import Session
 
 APPLICATION_ID: Final = 0x0551A9E5
 """Marks the file as a gallery, for SQLite's `application_id`."""
@@ -64,9 +65,46 @@ CREATE TRIGGER image_removed AFTER DELETE ON image
   BEGIN UPDATE total SET images = images - 1; END;
 """
 """Each model's vectors are in a virtual table of their own, `vector_<model id>`, by identity."""
+_TABLES: Final = "SELECT count(*) FROM sqlite_schema"
 
 
-def connect(path: Path) -> apsw.Connection:
+class SqliteSession(Session):
+    """A connection; SQLite has no schemas, so `oneshot.` is left out."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> apsw.Cursor:
+        """Runs a statement whose rows are too many to be had at once."""
+        return self.connection.execute(sql.replace("oneshot.", ""), tuple(values))
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self.run(sql, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, with the right to write from the beginning."""
+        self.rows("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.rows("COMMIT")
+        except BaseException:
+            if not self.connection.get_autocommit():
+                self.rows("ROLLBACK")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several reads of one and the same state."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            if not self.connection.get_autocommit():
+                self.rows("ROLLBACK")
+
+
+def connect(path: Path) -> SqliteSession:
     """Opens the file, and makes it, for its owner alone, if it is not there.
 
     Commits are flushed to the disk before they return, deleted content is overwritten with zeros.
@@ -79,40 +117,41 @@ def connect(path: Path) -> apsw.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     # Absolute, so that no name means anything else to SQLite, as ":memory:" does.
     connection = apsw.Connection(str(path.absolute()))
+    session = SqliteSession(connection)
     try:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.enable_load_extension(True)
         connection.load_extension(sqlite_vec.loadable_path())
         connection.enable_load_extension(False)
         # First: what is somebody else's stays as it is, its journal too.
-        _check(connection, path)
+        _check(session, path)
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",
             "secure_delete = ON",
             "foreign_keys = ON",
         ):
-            rows(connection, f"PRAGMA {pragma}")
-        with transaction(connection):
-            if not _tables(connection):
-                connection.execute(SCHEMA)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            session.rows(f"PRAGMA {pragma}")
+        with session.transaction():
+            if not session.value(_TABLES):
+                session.rows(SCHEMA)
+                session.rows(f"PRAGMA application_id = {APPLICATION_ID}")
+                session.rows(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except apsw.NotADBError as error:
         connection.close()
         raise ServingError(Code.FAILED_PRECONDITION, f"{path} is no gallery database") from error
     except BaseException:
         connection.close()
         raise
-    return connection
+    return session
 
 
-def _check(connection: apsw.Connection, path: Path) -> None:
+def _check(session: SqliteSession, path: Path) -> None:
     """Raises ServingError (FAILED_PRECONDITION) unless it is a gallery of ours, or empty."""
-    with snapshot(connection):
-        application = int(value(connection, "PRAGMA application_id"))
-        version = int(value(connection, "PRAGMA user_version"))
-        empty = application == 0 and not _tables(connection)
+    with session.snapshot():
+        application = session.value("PRAGMA application_id")
+        version = session.value("PRAGMA user_version")
+        empty = application == 0 and not session.value(_TABLES)
     if empty:
         return
     if application != APPLICATION_ID:
@@ -124,45 +163,6 @@ def _check(connection: apsw.Connection, path: Path) -> None:
             Code.FAILED_PRECONDITION,
             f"{path} has the layout of version {version}, and this program knows {SCHEMA_VERSION}",
         )
-
-
-def _tables(connection: apsw.Connection) -> int:
-    return int(value(connection, "SELECT count(*) FROM sqlite_schema"))
-
-
-def rows(connection: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-    """All rows, as tuples. The statement is finished, and holds no snapshot open."""
-    return connection.execute(sql, tuple(values)).fetchall()
-
-
-def value(connection: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
-    """The only value of the only row, None if there is no row."""
-    found = rows(connection, sql, values)
-    return found[0][0] if found else None
-
-
-@contextmanager
-def transaction(connection: apsw.Connection) -> Iterator[None]:
-    """All or nothing, with the right to write from the beginning."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if not connection.get_autocommit():
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def snapshot(connection: apsw.Connection) -> Iterator[None]:
-    """Several reads of one and the same state."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if not connection.get_autocommit():
-            connection.execute("ROLLBACK")
 
 
 @contextmanager

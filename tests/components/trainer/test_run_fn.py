@@ -92,7 +92,7 @@ def test_the_model_brings_how_alike_held_out_classes_look(tmp_path: Path) -> Non
     calibrate(model, data)
     shipped = impostors(model, data)
     assert [pairs.images for pairs in shipped][:2] == [1, 2]
-    assert shipped[0].people == len(data.index.classes)
+    assert shipped[0].identities == len(data.index.classes)
     # No pair is of one class or of two groups.
     sizes = np.array([len(data.index.class_rows(c)) for c in range(len(data.index.classes))])
     expected = sum(

@@ -239,7 +239,7 @@ def own_pairs(gallery: Gallery) -> tuple[str, int, int] | None:
     impostors = gallery.status().impostors
     if impostors is None or impostors.own is None:
         return None
-    return (impostors.own.source, impostors.own.people, impostors.own.pairs)
+    return (impostors.own.source, impostors.own.identities, impostors.own.pairs)
 
 
 def test_a_cohort_of_outsiders_is_what_thresholds_rest_on(gallery: Gallery) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.gallery.sqlite.vectors import Mirror
+from serving.gallery.sqlite.mirror import Mirror
 
 changes = st.lists(
     st.one_of(
@@ -36,13 +36,12 @@ def test_the_nearest_are_those_of_a_full_search(
             known.pop(number, None)
     assert len(mirror) == len(known)
     query = random.normal(size=5).astype(np.float32)
-    found = mirror.nearest(query, count)
+    nearest = mirror.nearest(query, count)
+    keys, found = [key for key, _ in nearest], [distance for _, distance in nearest]
     distances = {image: float(np.abs(vector - query).sum()) for image, vector in known.items()}
-    np.testing.assert_allclose(found.distances, sorted(distances.values())[:count], rtol=1e-4)
-    np.testing.assert_allclose(
-        found.distances, [distances[image] for image in found.keys.tolist()], rtol=1e-4
-    )
-    assert len(set(found.keys.tolist())) == len(found.keys)
+    np.testing.assert_allclose(found, sorted(distances.values())[:count], rtol=1e-4)
+    np.testing.assert_allclose(found, [distances[key] for key in keys], rtol=1e-4)
+    assert len(set(keys)) == len(keys)
 
 
 def test_memory_of_removed_vectors_is_cleared() -> None:

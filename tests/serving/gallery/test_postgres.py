@@ -10,7 +10,7 @@ import pytest
 from serving.errors import Code, ServingError
 from serving.gallery.gallery import Gallery
 from serving.gallery.open import open_store
-from serving.gallery.postgres.vectors import MAX_DIMENSIONS
+from serving.gallery.postgres.store import MAX_DIMENSIONS
 from tests.serving.gallery.fakes import FakeModels, photo
 
 PEOPLE = [f"employee-{number:04d}-x" for number in range(60)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from serving.gallery.threshold import COHORT, Impostors, rate_per_comparison, threshold
 from serving.saved_model.impostors import (
-    MIN_PEOPLE,
+    MIN_IDENTITIES,
     ImpostorPairs,
     Pairs,
     held_out_pairs,
@@ -42,7 +42,7 @@ def shipped(random: np.random.Generator, *, count: int = 60, images: int = 8) ->
 
 @given(
     seed=st.integers(0, 1000),
-    count=st.integers(MIN_PEOPLE, 60),
+    count=st.integers(MIN_IDENTITIES, 60),
     low=rates,
     high=rates,
     comparisons=st.integers(1, 10_000),
@@ -62,7 +62,7 @@ def test_a_stricter_rate_or_a_larger_gallery_never_has_a_lower_threshold(
         assert bound(high, comparisons + 1) >= bound(high, comparisons) - 1e-6
 
 
-@given(seed=st.integers(0, 1000), count=st.integers(MIN_PEOPLE, 60), rate=rates)
+@given(seed=st.integers(0, 1000), count=st.integers(MIN_IDENTITIES, 60), rate=rates)
 def test_no_more_known_impostors_than_promised_are_above(
     seed: int, count: int, rate: float
 ) -> None:
@@ -124,7 +124,7 @@ def test_strangers_are_accepted_no_more_often_than_promised_by_a_models_own_figu
         assert wrong <= most(turns, rate)
 
 
-@pytest.mark.parametrize("names", [MIN_PEOPLE, 20])
+@pytest.mark.parametrize("names", [MIN_IDENTITIES, 20])
 def test_a_small_gallery_alone_accepts_no_more_strangers_than_promised(names: int) -> None:
     random = np.random.default_rng(names)
     for rate in (0.01, 0.05):
@@ -178,7 +178,7 @@ def test_outsiders_decide_alone_once_they_are_many() -> None:
 
 
 def test_without_impostors_the_scores_are_taken_at_their_word() -> None:
-    assert own(people(np.random.default_rng(3), MIN_PEOPLE - 1)) is None
+    assert own(people(np.random.default_rng(3), MIN_IDENTITIES - 1)) is None
     found = threshold(None, false_accept_rate=0.01, comparisons=1)
     assert (found.basis, found.logit) == ("scores", pytest.approx(np.log(100)))
     assert found.advice is not None
