@@ -39,6 +39,11 @@ def is_pushed(pushed_model: metadata_store_pb2.Artifact) -> bool:
     return custom_int(pushed_model, "pushed") == 1
 
 
+def pushed_version(pushed_model: metadata_store_pb2.Artifact) -> int:
+    """Number of the version that was pushed."""
+    return int(custom_text(pushed_model, "pushed_version"))
+
+
 def rolled_back(model: metadata_store_pb2.Artifact) -> str:
     """Who took this Model out of service, when and why; empty if nobody did."""
     return custom_text(model, ROLLED_BACK)

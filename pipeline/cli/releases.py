@@ -15,7 +15,7 @@ from pipeline.runs.workspace import new_run_id
 from serving.deploy.models_config import CANARY, STABLE
 
 if TYPE_CHECKING:
-    from pipeline.releases.history import Change
+    from pipeline.releases.changes import Change
     from pipeline.releases.promotion import Promotions, Standing
 
 _LABELS = (STABLE, CANARY)

@@ -1,34 +1,35 @@
-"""What an output folder still needs: which versions, runs and artifacts have to stay."""
+"""Removes what an output folder no longer needs: versions, artifacts, reports, checkpoints."""
 
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
 from ml_metadata import MetadataStore
-from ml_metadata.proto import metadata_store_pb2
+from ml_metadata.proto.metadata_store_pb2 import Artifact
 
 from components.pusher.pushed_models import (
     MODEL_ID,
     custom_int,
-    custom_text,
     is_pushed,
+    pushed_version,
     sound_models,
 )
 from components.pusher.versions import remove_stale, remove_version
 from data_ingest.errors import InputError
 from pipeline.releases.promotion import LABELS, Promotions
-from pipeline.runs.history import RunRecord
+from pipeline.runs.history import RUN_CONTEXT, RunRecord
 from pipeline.runs.workspace import Workspace
 from serving.saved_model.versions import rolled_back_versions, versions
 
 _DAY: Final = 86_400.0
-_RUN_CONTEXT: Final = "pipeline_run"
 # Of the run that pushed a version these stay as long as the version does; its examples do not.
 _OF_A_VERSION: Final = frozenset(
     {"Model", "ModelBlessing", "InfraBlessing", "ModelEvaluation", "PushedModel"}
 )
+Kind = Literal["version", "rolled-back version", "artifact", "run", "checkpoint", "leftover"]
 
 
 @dataclass(frozen=True)
@@ -49,178 +50,6 @@ class Retention:
         if not 0 <= self.days <= 100_000:
             raise InputError(f"--keep-days: a number of days, not {self.days:g}")
 
-    def since(self, now: float) -> float:
-        """What is not older than this instant is recent; seconds since 1970, like `now`."""
-        return now - self.days * _DAY
-
-
-@dataclass(frozen=True)
-class Needed:
-    """What has to stay.
-
-    Attributes:
-      versions: with the first reason found.
-      rolled_back: versions taken out of service whose files are still of interest.
-      runs: ids of runs whose reports and logs stay.
-      executions: of runs that may still be continued or repeated from the cache.
-      artifacts: ids in ML Metadata.
-    """
-
-    versions: dict[int, str]
-    rolled_back: set[int]
-    runs: set[str]
-    executions: set[int]
-    artifacts: set[int]
-
-
-def find_needed(
-    *,
-    workspace: Workspace,
-    store: MetadataStore,
-    runs: Iterable[RunRecord],
-    artifacts: Iterable[metadata_store_pb2.Artifact],
-    promotions: Promotions,
-    keep: Retention,
-    now: float,
-) -> Needed:
-    """Decides what stays.
-
-    That is: versions that have a label, that servers load, that a rollback goes back to, the
-    newest ones and the recent ones; the model that the next one is compared with or starts from;
-    recent runs, the newest and the newest that was completed, with all their artifacts, so that
-    they are repeated from the cache; and of the runs that pushed the kept versions their reports
-    and what belongs to the model.
-
-    Args:
-      workspace: the output folder.
-      store: ML Metadata.
-      runs: the history.
-      artifacts: all there are.
-      promotions: the labels.
-      keep: how much.
-      now: seconds since 1970.
-    """
-    since = keep.since(now)
-    history = sorted(runs, key=lambda run: run.started, reverse=True)
-    repeated = _repeated_runs(workspace, history, since)
-    state = metadata_store_pb2.Artifact.LIVE
-    live = [artifact for artifact in artifacts if artifact.state == state]
-    pushes = [a for a in live if a.type == "PushedModel" and is_pushed(a)]
-    models = [artifact for artifact in live if artifact.type == "Model"]
-    baseline = {model.id for model in sound_models(models, pushes)[-1:]}
-
-    kept = _labelled_and_newest(promotions, keep)
-    for run in history:
-        if run.run_id in repeated and run.pushed_version is not None:
-            kept.setdefault(run.pushed_version, f"run {run.run_id}")
-    for push in pushes:
-        if custom_int(push, MODEL_ID) in baseline:
-            kept.setdefault(_version(push), "baseline of the next run")
-    known = {run.pushed_version for run in history}
-    for version in versions(workspace.serving_model):
-        folder = workspace.serving_model / str(version)
-        if version not in known and folder.stat().st_mtime >= since:
-            kept.setdefault(version, "recent, of no known run")
-    there = set(versions(workspace.serving_model))
-    kept = {version: reason for version, reason in sorted(kept.items()) if version in there}
-
-    pushers = {run.pushed_version: run.run_id for run in reversed(history)}
-    reported = {pushers[version] for version in kept if version in pushers} - repeated
-    executions, used = _used(store, repeated)
-    of_a_version = {artifact.id for artifact in live if artifact.type in _OF_A_VERSION}
-    used |= _used(store, reported)[1] & of_a_version
-    used |= baseline | {custom_int(push, MODEL_ID) for push in pushes if _version(push) in kept}
-    # Without its push a model would not be found as the baseline that it was for a kept run.
-    used |= {push.id for push in pushes if custom_int(push, MODEL_ID) in used}
-    return Needed(
-        versions=kept,
-        rolled_back=_rolled_back(workspace, promotions, since),
-        runs=repeated | reported,
-        executions=executions,
-        artifacts=used,
-    )
-
-
-def _repeated_runs(workspace: Workspace, history: Sequence[RunRecord], since: float) -> set[str]:
-    """Runs that may be continued or repeated, and then are served from the cache."""
-    found = {run.run_id for run in history if run.started >= since}
-    found |= {run.run_id for run in history[:1]}
-    found |= {run.run_id for run in [run for run in history if run.is_whole][:1]}
-    if workspace.latest_run.is_symlink():
-        found.add(workspace.latest_run.readlink().name)
-    return found
-
-
-def _labelled_and_newest(promotions: Promotions, keep: Retention) -> dict[int, str]:
-    standing = promotions.standing()
-    kept = {version: label for label, version in standing.labels.items()}
-    for version in standing.versions[-1:]:
-        kept.setdefault(version, "newest")
-    for label in LABELS:
-        if (target := promotions.rollback_target(label)) is not None:
-            kept.setdefault(target, "where a rollback goes")
-    for version in promotions.loaded():
-        kept.setdefault(version, "loaded by servers")
-    for version in standing.versions[-keep.versions :]:
-        kept.setdefault(version, f"among the newest {keep.versions}")
-    return kept
-
-
-def _version(pushed_model: metadata_store_pb2.Artifact) -> int:
-    return int(custom_text(pushed_model, "pushed_version"))
-
-
-def _rolled_back(workspace: Workspace, promotions: Promotions, since: float) -> set[int]:
-    when = {
-        change.version: change.when
-        for change in promotions.standing().history
-        if change.withdrawn is not None
-    }
-    return {
-        version
-        for version, folder in rolled_back_versions(workspace.serving_model).items()
-        if when.get(version, folder.stat().st_mtime) >= since
-    }
-
-
-def _used(store: MetadataStore, runs: Iterable[str]) -> tuple[set[int], set[int]]:
-    """Executions of runs, and the artifacts that they read or wrote."""
-    executions = set(_executions(store, runs))
-    if not executions:
-        return set(), set()
-    events = store.get_events_by_execution_ids(sorted(executions))
-    return executions, {event.artifact_id for event in events}
-
-
-def _executions(store: MetadataStore, runs: Iterable[str]) -> Iterator[int]:
-    for run_id in sorted(runs):
-        context = store.get_context_by_type_and_name(_RUN_CONTEXT, run_id)
-        if context is not None:
-            for execution in store.get_executions_by_context(context.id):
-                yield execution.id
-
-
-def artifacts_in(workspace: Workspace, store: MetadataStore) -> list[metadata_store_pb2.Artifact]:
-    """All artifacts in ML Metadata.
-
-    Raises:
-      InputError: one of them is not in this output folder.
-    """
-    artifacts: list[metadata_store_pb2.Artifact] = store.get_artifacts()
-    for artifact in artifacts:
-        is_gone = artifact.state == metadata_store_pb2.Artifact.DELETED
-        if not is_gone and workspace.artifacts not in Path(artifact.uri).parents:
-            raise InputError(
-                f"{workspace.artifacts}: ML Metadata has artifacts elsewhere ({artifact.uri}), so "
-                "what lies here cannot be told from what is needed; give --output as it was when "
-                "they were made"
-            )
-    return artifacts
-
-
-_Artifact = metadata_store_pb2.Artifact
-Kind = Literal["version", "rolled-back version", "artifact", "run", "checkpoint", "leftover"]
-
 
 @dataclass(frozen=True)
 class Removal:
@@ -236,9 +65,9 @@ class GcReport:
     """What was removed, or would be.
 
     Attributes:
-      removed: in no particular order.
-      kept_versions: versions that stay, and why.
       dry_run: whether nothing was touched.
+      kept_versions: versions that stay, and why.
+      removed: in no particular order.
     """
 
     dry_run: bool
@@ -247,7 +76,6 @@ class GcReport:
 
     @property
     def total_bytes(self) -> int:
-        """Of all files removed."""
         return sum(removal.bytes for removal in self.removed)
 
 
@@ -261,13 +89,17 @@ def collect_garbage(
     now: float,
     dry_run: bool = False,
 ) -> GcReport:
-    """Removes what `find_needed` does not name.
+    """Removes all but what is still needed.
 
-    The caller holds the output folder's lease: nothing runs. Spans, generated data and whatever
-    else the pipeline did not make of its own are not touched.
+    What stays are versions that have a label, that servers load, that a rollback goes back to, the
+    newest ones and the recent ones; the model that the next one is compared with or starts from;
+    recent runs, the newest and the newest that was completed, with all their artifacts, so that
+    they are repeated from the cache; and of the runs that pushed the kept versions their reports
+    and what belongs to the model. Spans, generated data and whatever else the pipeline did not make
+    of its own are not touched.
 
     Args:
-      workspace: the output folder.
+      workspace: the output folder, whose lease the caller holds: nothing runs.
       store: its ML Metadata.
       runs: its history.
       promotions: its labels.
@@ -279,36 +111,24 @@ def collect_garbage(
       InputError: `models.config` cannot be read, or the artifacts are in another folder.
       OSError: something cannot be removed; calling again continues.
     """
+    base = workspace.serving_model
     with promotions.unchanged():
         if not dry_run:
             promotions.complete()
-        artifacts = artifacts_in(workspace, store)
-        needed = find_needed(
-            workspace=workspace,
-            store=store,
-            runs=runs,
-            artifacts=artifacts,
-            promotions=promotions,
-            keep=keep,
-            now=now,
-        )
-        doomed = _doomed(artifacts, needed)
-        removals = [
-            Removal("artifact", Path(artifact.uri), _size(Path(artifact.uri)))
-            for artifact in doomed
-        ]
-        recorded = {run.run_id for run in runs}
-        for kind, path in _unneeded(workspace, needed, artifacts, recorded, keep.since(now)):
-            removals.append(Removal(kind, path, _size(path)))
-        report = GcReport(dry_run, needed.versions, removals)
+        folder = _Folder(workspace, store, runs, promotions, keep, now)
+        doomed = list(folder.doomed_artifacts())
+        going: list[tuple[Kind, Path]] = [("artifact", Path(artifact.uri)) for artifact in doomed]
+        going += folder.unneeded()
+        removals = [Removal(kind, path, _size(path)) for kind, path in going]
+        report = GcReport(dry_run, folder.needed_versions, removals)
         if dry_run:
             return report
-        _set_state(store, doomed, _Artifact.MARKED_FOR_DELETION)
+        _set_state(store, doomed, Artifact.MARKED_FOR_DELETION)
         for removal in removals:
             if removal.kind == "version":
-                remove_version(workspace.serving_model, int(removal.path.name))
-    if workspace.serving_model.is_dir():
-        remove_stale(workspace.serving_model)
+                remove_version(base, int(removal.path.name))
+    if base.is_dir():
+        remove_stale(base)
     for removal in removals:
         if removal.kind == "rolled-back version":
             # The empty folder stays: its number is not given to another model.
@@ -316,72 +136,163 @@ def collect_garbage(
                 _remove(entry)
         elif removal.kind != "version":
             _remove(removal.path)
-    _set_state(store, doomed, _Artifact.DELETED)
+    _set_state(store, doomed, Artifact.DELETED)
     return report
 
 
-def _doomed(
-    artifacts: Sequence[metadata_store_pb2.Artifact], needed: Needed
-) -> list[metadata_store_pb2.Artifact]:
-    """Artifacts to delete: unneeded ones, and those that an earlier call did not finish with."""
-    stays = {artifact.uri for artifact in artifacts if artifact.id in needed.artifacts}
-    return [
-        artifact
-        for artifact in artifacts
-        if artifact.state == _Artifact.MARKED_FOR_DELETION
-        or (
-            artifact.state == _Artifact.LIVE
-            and artifact.id not in needed.artifacts
-            and artifact.uri not in stays
-        )
-    ]
+class _Folder:
+    """What is in an output folder, and what of it has to stay."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: MetadataStore,
+        runs: Iterable[RunRecord],
+        promotions: Promotions,
+        keep: Retention,
+        now: float,
+    ) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._promotions = promotions
+        self._keep = keep
+        self._since = now - keep.days * _DAY  # what is not older is recent
+        self._history = sorted(runs, key=lambda run: run.started, reverse=True)
+        self._artifacts: list[Artifact] = store.get_artifacts()
+        for artifact in self._artifacts:
+            is_gone = artifact.state == Artifact.DELETED
+            if not is_gone and workspace.artifacts not in Path(artifact.uri).parents:
+                raise InputError(
+                    f"{workspace.artifacts}: ML Metadata has artifacts elsewhere ({artifact.uri}), "
+                    "so what lies here cannot be told from what is needed; give --output as it was "
+                    "when they were made"
+                )
+        self._live = [one for one in self._artifacts if one.state == Artifact.LIVE]
+        self._pushes = [one for one in self._live if one.type == "PushedModel" and is_pushed(one)]
+        models = [artifact for artifact in self._live if artifact.type == "Model"]
+        self._baseline = {model.id for model in sound_models(models, self._pushes)[-1:]}
+
+    @cached_property
+    def needed_versions(self) -> dict[int, str]:
+        """Versions that stay, each with the first reason found."""
+        standing = self._promotions.standing()
+        kept = {version: label for label, version in standing.labels.items()}
+        for version in standing.versions[-1:]:
+            kept.setdefault(version, "newest")
+        for label in LABELS:
+            if (target := self._promotions.rollback_target(label)) is not None:
+                kept.setdefault(target, "where a rollback goes")
+        for version in self._promotions.loaded():
+            kept.setdefault(version, "loaded by servers")
+        for version in standing.versions[-self._keep.versions :]:
+            kept.setdefault(version, f"among the newest {self._keep.versions}")
+        for run in self._history:
+            if run.run_id in self._repeated_runs and run.pushed_version is not None:
+                kept.setdefault(run.pushed_version, f"run {run.run_id}")
+        for push in self._pushes:
+            if custom_int(push, MODEL_ID) in self._baseline:
+                kept.setdefault(pushed_version(push), "baseline of the next run")
+        known = {run.pushed_version for run in self._history}
+        for version in standing.versions:
+            folder = self._workspace.serving_model / str(version)
+            if version not in known and folder.stat().st_mtime >= self._since:
+                kept.setdefault(version, "recent, of no known run")
+        return {version: kept[version] for version in standing.versions if version in kept}
+
+    @cached_property
+    def _repeated_runs(self) -> set[str]:
+        """Runs that may be continued or repeated, and then are served from the cache."""
+        found = {run.run_id for run in self._history if run.started >= self._since}
+        found |= {run.run_id for run in self._history[:1]}
+        found |= {run.run_id for run in [run for run in self._history if run.is_whole][:1]}
+        if self._workspace.latest_run.is_symlink():
+            found.add(self._workspace.latest_run.readlink().name)
+        return found
+
+    @cached_property
+    def _reported_runs(self) -> set[str]:
+        """Others whose reports and logs stay: those that pushed a version that stays."""
+        pushers = {run.pushed_version: run.run_id for run in reversed(self._history)}
+        kept = self.needed_versions
+        return {pushers[version] for version in kept if version in pushers} - self._repeated_runs
+
+    @cached_property
+    def _needed_artifacts(self) -> set[int]:
+        used = self._used_by(self._executions(self._repeated_runs))
+        of_a_version = {one.id for one in self._live if one.type in _OF_A_VERSION}
+        used |= self._used_by(self._executions(self._reported_runs)) & of_a_version
+        used |= self._baseline
+        kept = self.needed_versions
+        used |= {custom_int(one, MODEL_ID) for one in self._pushes if pushed_version(one) in kept}
+        # Without its push a model would not be found as the baseline that it was for a kept run.
+        return used | {push.id for push in self._pushes if custom_int(push, MODEL_ID) in used}
+
+    def _executions(self, runs: Iterable[str]) -> set[int]:
+        contexts = [self._store.get_context_by_type_and_name(RUN_CONTEXT, run) for run in runs]
+        return {
+            execution.id
+            for context in contexts
+            if context is not None
+            for execution in self._store.get_executions_by_context(context.id)
+        }
+
+    def _used_by(self, executions: set[int]) -> set[int]:
+        """Artifacts that the executions read or wrote."""
+        events = self._store.get_events_by_execution_ids(sorted(executions)) if executions else []
+        return {event.artifact_id for event in events}
+
+    def doomed_artifacts(self) -> Iterator[Artifact]:
+        """Artifacts to delete: unneeded ones, and those that an earlier call did not finish."""
+        stays = {one.uri for one in self._artifacts if one.id in self._needed_artifacts}
+        for artifact in self._artifacts:
+            needed = artifact.id in self._needed_artifacts or artifact.uri in stays
+            if artifact.state == Artifact.MARKED_FOR_DELETION or (
+                artifact.state == Artifact.LIVE and not needed
+            ):
+                yield artifact
+
+    def unneeded(self) -> Iterator[tuple[Kind, Path]]:
+        """What goes besides artifacts."""
+        workspace = self._workspace
+        base = workspace.serving_model
+        for version in versions(base):
+            if version not in self.needed_versions:
+                yield "version", base / str(version)
+        withdrawn = {
+            change.withdrawn: change.when for change in self._promotions.standing().history
+        }
+        for version, folder in rolled_back_versions(base).items():
+            recent = withdrawn.get(version, folder.stat().st_mtime) >= self._since
+            if not recent and any(folder.iterdir()):
+                yield "rolled-back version", folder
+        recorded = {run.run_id for run in self._history}
+        for folder in workspace.runs.glob("[!.]*"):
+            # Of a run that never got as far as the history there is only the time.
+            old = folder.name in recorded or _newest(folder) < self._since
+            needed = folder.name in self._repeated_runs | self._reported_runs
+            if old and not needed and not folder.is_symlink():
+                yield "run", folder
+        for folder in workspace.checkpoints.glob("*"):
+            if _newest(folder) < self._since:
+                yield "checkpoint", folder
+        known = {Path(one.uri) for one in self._artifacts if one.state != Artifact.DELETED}
+        known |= {parent for uri in known for parent in uri.parents}
+        for folder in workspace.artifacts.glob("[!.]*/[!.]*/*"):
+            if folder not in known:
+                yield "leftover", folder
+        executions = self._executions(self._repeated_runs)
+        for folder in workspace.artifacts.glob("*/.system/*/*"):
+            if not (folder.name.isdigit() and int(folder.name) in executions):
+                yield "leftover", folder
+        # Figures of a baseline, each file named after the examples that they were measured on.
+        needed_artifacts = [one for one in self._artifacts if one.id in self._needed_artifacts]
+        examples = {Path(one.uri).name for one in needed_artifacts if one.type == "Examples"}
+        for file in (workspace.root / "baselines").glob("*"):
+            if file.suffix != ".json" or file.stem not in examples:
+                yield "leftover", file
 
 
-def _unneeded(
-    workspace: Workspace,
-    needed: Needed,
-    artifacts: Sequence[metadata_store_pb2.Artifact],
-    recorded: Collection[str],
-    since: float,
-) -> Iterator[tuple[Kind, Path]]:
-    """What goes besides artifacts."""
-    base = workspace.serving_model
-    for version in versions(base):
-        if version not in needed.versions:
-            yield "version", base / str(version)
-    for version, folder in rolled_back_versions(base).items():
-        if version not in needed.rolled_back and any(folder.iterdir()):
-            yield "rolled-back version", folder
-    for folder in workspace.runs.glob("[!.]*"):
-        # Of a run that never got as far as the history there is only the time.
-        old = folder.name in recorded or _newest(folder) < since
-        if folder.name not in needed.runs and old and not folder.is_symlink():
-            yield "run", folder
-    for folder in workspace.checkpoints.glob("*"):
-        if _newest(folder) < since:
-            yield "checkpoint", folder
-    known = {Path(a.uri) for a in artifacts if a.state != _Artifact.DELETED}
-    known |= {parent for uri in known for parent in uri.parents}
-    for folder in workspace.artifacts.glob("[!.]*/[!.]*/*"):
-        if folder not in known:
-            yield "leftover", folder
-    for folder in workspace.artifacts.glob("*/.system/*/*"):
-        if not (folder.name.isdigit() and int(folder.name) in needed.executions):
-            yield "leftover", folder
-    # Figures of a baseline, each file named after the examples that they were measured on.
-    examples = {
-        f"{Path(a.uri).name}.json"
-        for a in artifacts
-        if a.type == "Examples" and a.id in needed.artifacts
-    }
-    for file in (workspace.root / "baselines").glob("*"):
-        if file.name not in examples:
-            yield "leftover", file
-
-
-def _set_state(
-    store: MetadataStore, artifacts: Sequence[metadata_store_pb2.Artifact], state: int
-) -> None:
+def _set_state(store: MetadataStore, artifacts: Sequence[Artifact], state: int) -> None:
     for artifact in artifacts:
         artifact.state = state
     if artifacts:

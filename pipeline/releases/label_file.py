@@ -26,14 +26,7 @@ class LabelFile:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Touches nothing yet.
-
-        Args:
-          workspace: the output folder.
-          settings: what servers see, and how often they look.
-          clock: seconds since 1970.
-          sleep: waits that many seconds.
-        """
+        """Touches nothing yet; `settings` say what servers see, and how often they look."""
         self.path = workspace.models_config
         self._name = workspace.model_name
         self._base_path = settings.server_base_path or str(workspace.serving_model)

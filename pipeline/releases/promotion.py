@@ -22,7 +22,7 @@ from components.pusher.versions import withdraw_version
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from pipeline.config import PushSettings
-from pipeline.releases.history import Action, Change, PromotionHistory
+from pipeline.releases.changes import Action, Change, PromotionHistory
 from pipeline.releases.label_file import LabelFile
 from pipeline.runs.workspace import Workspace
 from serving.deploy.models_config import CANARY, STABLE
@@ -59,15 +59,7 @@ class Promotions:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Touches nothing yet.
-
-        Args:
-          workspace: the output folder.
-          store: ML Metadata.
-          settings: what servers see, and how often they look.
-          clock: seconds since 1970.
-          sleep: waits that many seconds.
-        """
+        """Touches nothing yet; `settings` say what servers see, and how often they look."""
         self._file = LabelFile(workspace, settings, clock=clock, sleep=sleep)
         self._journal = self._file.beside(".promotion.json")
         self._base = workspace.serving_model
@@ -207,19 +199,11 @@ class Promotions:
         who: str | None,
     ) -> Change:
         now = self._clock()
-        last = max((change.id for change in self._history.changes()), default="")
+        last = max((int(change.id) for change in self._history.changes()), default=0)
         # Sorts after all others even where the clock was set back.
-        number = max(int(now * 1000), int(last or 0) + 1)
-        change = Change(
-            id=f"{number:015d}",
-            action=action,
-            labels=labels,
-            version=version,
-            previous=previous,
-            who=who or this_user(),
-            why=why,
-            when=now,
-        )
+        number = f"{max(int(now * 1000), last + 1):015d}"
+        by = who or _this_user()
+        change = Change(number, action, labels, version, previous, by, why, now)
         write_atomically(self._journal, json.dumps(asdict(change)) + "\n")
         self._carry_out(change)
         return change
@@ -260,7 +244,7 @@ class Promotions:
         """The version that a rollback takes away, and the one that takes its place."""
         labels = self._file.entry().labels
         there = versions(self._base)
-        if label not in labels and labels:
+        if labels and label not in labels:
             held = ", ".join(f"{name} {version}" for name, version in labels.items())
             raise InputError(f"{self._file.path}: no version has the label {label}, only {held}")
         if not there:
@@ -294,7 +278,7 @@ class Promotions:
         return f"{self._base}: no version {version}; {known}"
 
 
-def this_user() -> str:
+def _this_user() -> str:
     """User and host, for the history."""
     try:
         user = getpass.getuser()

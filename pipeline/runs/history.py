@@ -15,7 +15,8 @@ from pipeline.config import Stage
 from pipeline.runs.status import Status
 
 _log = logging.getLogger(__name__)
-_RUN_CONTEXT = "pipeline_run"
+RUN_CONTEXT = "pipeline_run"
+"""Type of the ML Metadata context of a run, whose name is the run's id."""
 _NODE_CONTEXT = "node"
 _RECORD_PROPERTY = "oneshot_run"
 _Execution = metadata_store_pb2.Execution
@@ -87,11 +88,11 @@ class RunHistory:
 
     def record(self, run: RunRecord) -> None:
         """Writes (or rewrites) the record of a run into its MLMD context."""
-        context = self._store.get_context_by_type_and_name(_RUN_CONTEXT, run.run_id)
+        context = self._store.get_context_by_type_and_name(RUN_CONTEXT, run.run_id)
         if context is None:
             # As TFX registers it when the run's first node starts.
             type_id = self._store.put_context_type(
-                metadata_store_pb2.ContextType(name=_RUN_CONTEXT),
+                metadata_store_pb2.ContextType(name=RUN_CONTEXT),
                 can_add_fields=True,
                 can_omit_fields=True,
             )
@@ -102,7 +103,7 @@ class RunHistory:
     def runs(self) -> list[RunRecord]:
         """All recorded runs, the newest first."""
         records = []
-        for context in self._store.get_contexts_by_type(_RUN_CONTEXT):
+        for context in self._store.get_contexts_by_type(RUN_CONTEXT):
             text = context.custom_properties[_RECORD_PROPERTY].string_value
             if text:
                 records.append(RunRecord.from_dict(json.loads(text)))
@@ -110,7 +111,7 @@ class RunHistory:
 
     def nodes(self, run_id: str) -> list[NodeRun]:
         """The finished nodes of a run in the order they ran."""
-        context = self._store.get_context_by_type_and_name(_RUN_CONTEXT, run_id)
+        context = self._store.get_context_by_type_and_name(RUN_CONTEXT, run_id)
         if context is None:
             return []
         executions = self._store.get_executions_by_context(context.id)

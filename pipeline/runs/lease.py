@@ -21,13 +21,217 @@ from pipeline.runs.lease_store import LeaseStore, LeaseStoreError
 from pipeline.runs.processes import Process, end_group
 
 _log = logging.getLogger(__name__)
+DEFAULT_TTL: Final = 60.0
 _POLL_SECONDS: Final = 5.0
 _MARGIN: Final = 0.2
 """Share of the time that is left for ending: another may take over when all of it has passed."""
+_DEATH_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What is written in a lease. Times are seconds since 1970 by the store's clock."""
+
+    owner: Process
+    run_id: str
+    command: str
+    since: float
+    expires: float
+    worker: Process | None = None
+    """The child that does the work, leader of a process group of its own."""
+    wanted_by: str = ""
+    """Who asked the owner to stop; empty if nobody did."""
+
+    def __str__(self) -> str:
+        host = self.owner.host.partition(" ")[0]
+        return f"`oneshot {self.command}` {self.run_id} (process {self.owner.pid} on {host})"
+
+
+class LeaseBusyError(RuntimeError):
+    """Another run holds the lease."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(
+            f"{holder} is using this output folder or its metadata; wait for it, or give this one "
+            "another --output"
+        )
+        self.holder = holder
 
 
 class LeaseLostError(RuntimeError):
     """The lease expired, or is another's: whatever it guarded must stop."""
+
+
+def exit_at_once(reason: str) -> None:
+    """Ends this process as kill -9 would: nothing may be written any more."""
+    _log.critical("%s; stopping at once", reason)
+    logging.shutdown()
+    os._exit(1)
+
+
+class Lease:
+    """The lease in one store. Every method raises LeaseStoreError if the store does not answer."""
+
+    def __init__(self, store: LeaseStore, *, ttl: float = DEFAULT_TTL) -> None:
+        """Touches nothing yet; `ttl` seconds after its last renewal the lease is free."""
+        self._store = store
+        self.ttl = ttl
+
+    def holder(self) -> Holder | None:
+        """Who holds it at this moment."""
+        _, holder, now = self._read()
+        return None if holder is None or _is_free(holder, now) else holder
+
+    def check(self, token: int) -> float:
+        """For how many seconds the holder with this token still has the lease.
+
+        Raises:
+          LeaseLostError: it has not.
+        """
+        current, holder, now = self._read()
+        if current != token or holder is None or now >= holder.expires:
+            raise LeaseLostError(f"the lease was lost to {holder or 'nobody yet'}")
+        return holder.expires - now
+
+    def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
+        """Asks a holder, if it still is the one, to end its work and let go."""
+
+        def ask(text: str, _now: float) -> str | None:
+            token, holder = _parse(text)
+            if holder is None or holder.owner != asked.owner:
+                return None
+            return _format(token, replace(holder, wanted_by=wanted_by))
+
+        self.update(ask)
+
+    @contextmanager
+    def held(
+        self, *, run_id: str, command: str, on_lost: Callable[[str], None] = exit_at_once
+    ) -> Iterator["Hold"]:
+        """Holds the lease, renewed in the background, for as long as the context lasts.
+
+        Args:
+          run_id: what is done under it, for others to read.
+          command: the `oneshot` command.
+          on_lost: called in another thread, with the reason, at the moment the lease is lost.
+
+        Raises:
+          LeaseBusyError: another holds it.
+        """
+        hold = Hold(self, on_lost)
+        hold.acquire(run_id=run_id, command=command)
+        try:
+            yield hold
+        finally:
+            hold.release()
+
+    def update(self, change: Callable[[str, float], str | None]) -> None:
+        """Changes what is written, with nobody in between; see `LeaseStore.update`."""
+        self._store.update(change)
+
+    def _read(self) -> tuple[int, Holder | None, float]:
+        """Token, who is written there, and the store's time."""
+        found: list[tuple[str, float]] = []
+        self.update(lambda text, now: found.append((text, now)))
+        text, now = found[0]
+        return (*_parse(text), now)
+
+
+class Hold:
+    """A lease while it is held. Every method raises LeaseStoreError if the store does not answer.
+
+    Attributes:
+      token: rises with every holder; what is done under a lower one is out of date.
+      wanted_by: who asked for the lease; empty if nobody did.
+    """
+
+    def __init__(self, lease: Lease, on_lost: Callable[[str], None]) -> None:
+        self._lease = lease
+        self._owner = Process.this()
+        self._watch = Watch(ask=self._renew, on_lost=on_lost)
+        self.token = 0
+        self.wanted_by = ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, or may be: nobody could renew it in time."""
+        return self._watch.lost
+
+    def acquire(self, *, run_id: str, command: str) -> None:
+        """Takes the lease and renews it in the background from then on.
+
+        Raises:
+          LeaseBusyError: another holds it.
+        """
+
+        def take(text: str, now: float) -> str:
+            token, holder = _parse(text)
+            if holder is not None:
+                if not _is_free(holder, now):
+                    raise LeaseBusyError(holder)
+                _end_remains(holder)
+            self.token = token + 1
+            expires = now + self._lease.ttl
+            return _format(self.token, Holder(self._owner, run_id, command, now, expires))
+
+        self._lease.update(take)
+        self._watch.start()
+
+    def renew(self) -> None:
+        """Prolongs the lease now, and notes who wants it.
+
+        Raises:
+          LeaseLostError: it is another's.
+        """
+        self._watch.ask()
+
+    def check(self) -> None:
+        """Asks the store whether the lease is still this process's.
+
+        Raises:
+          LeaseLostError: it is not.
+        """
+        self._lease.check(self.token)
+
+    def set_worker(self, pid: int) -> None:
+        """Notes the child that does the work, so that whoever takes over can end it."""
+        worker = Process.local(pid)
+        self._change(lambda holder, _now: replace(holder, worker=worker))
+
+    def set_run_id(self, run_id: str) -> None:
+        """Notes another run, of the same owner, for others to read."""
+        self._change(lambda holder, _now: replace(holder, run_id=run_id))
+
+    def release(self) -> None:
+        """Lets go; a lease that is another's by now is left alone."""
+        self._watch.end()
+
+        def free(text: str, _now: float) -> str | None:
+            token, holder = _parse(text)
+            return _format(token, None) if self._is_ours(token, holder) else None
+
+        try:
+            self._lease.update(free)
+        except LeaseStoreError as error:
+            _log.warning("the lease could not be given back and will expire: %s", error)
+
+    def _renew(self) -> float:
+        ttl = self._lease.ttl
+        self._change(lambda holder, now: replace(holder, expires=now + ttl))
+        return ttl
+
+    def _change(self, change: Callable[[Holder, float], Holder]) -> None:
+        def write(text: str, now: float) -> str:
+            token, holder = _parse(text)
+            if holder is None or not self._is_ours(token, holder):
+                raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
+            self.wanted_by = holder.wanted_by
+            return _format(token, change(holder, now))
+
+        self._lease.update(write)
+
+    def _is_ours(self, token: int, holder: Holder | None) -> bool:
+        return holder is not None and token == self.token and holder.owner == self._owner
 
 
 class Watch:
@@ -55,12 +259,7 @@ class Watch:
         return self._lost.is_set() or _clock() > self._deadline
 
     def ask(self) -> None:
-        """Asks once.
-
-        Raises:
-          LeaseLostError: it is not held any more.
-          LeaseStoreError: the store does not answer.
-        """
+        """Asks once; what `ask` of the constructor raises is passed on."""
         started = _clock()
         try:
             seconds = self._ask()
@@ -70,12 +269,7 @@ class Watch:
         self._deadline = started + seconds * (1 - _MARGIN)
 
     def start(self) -> None:
-        """Goes on in the background until `end`.
-
-        Raises:
-          LeaseLostError: it is not held any more.
-          LeaseStoreError: the store does not answer.
-        """
+        """Asks once, and goes on in the background until `end`."""
         self.ask()
         for work in (self._ask_often, self._watch_the_time):
             thread = threading.Thread(target=work, name=f"lease-{work.__name__}", daemon=True)
@@ -120,224 +314,6 @@ def _clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-DEFAULT_TTL: Final = 60.0
-_DEATH_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Holder:
-    """What is written in a lease. Times are seconds since 1970 by the store's clock."""
-
-    owner: Process
-    run_id: str
-    command: str
-    since: float
-    expires: float
-    worker: Process | None = None
-    """The child that does the work, leader of a process group of its own."""
-    wanted_by: str = ""
-    """Who asked the owner to stop; empty if nobody did."""
-
-    def __str__(self) -> str:
-        host = self.owner.host.partition(" ")[0]
-        return f"`oneshot {self.command}` {self.run_id} (process {self.owner.pid} on {host})"
-
-
-class LeaseBusyError(RuntimeError):
-    """Another run holds the lease."""
-
-    def __init__(self, holder: Holder) -> None:
-        super().__init__(
-            f"{holder} is using this output folder or its metadata; wait for it, or give this one "
-            "another --output"
-        )
-        self.holder = holder
-
-
-def exit_at_once(reason: str) -> None:
-    """Ends this process as kill -9 would: nothing may be written any more."""
-    _log.critical("%s; stopping at once", reason)
-    logging.shutdown()
-    os._exit(1)
-
-
-class Lease:
-    """The lease in one store."""
-
-    def __init__(self, store: LeaseStore, *, ttl: float = DEFAULT_TTL) -> None:
-        """Touches nothing yet.
-
-        Args:
-          store: where it is written.
-          ttl: seconds after the last renewal at which it is another's to take.
-        """
-        self._store = store
-        self._ttl = ttl
-
-    def holder(self) -> Holder | None:
-        """Who holds it at this moment.
-
-        Raises:
-          LeaseStoreError: the store does not answer.
-        """
-        found: list[Holder] = []
-
-        def look(text: str, now: float) -> None:
-            holder = _parse(text)[1]
-            if holder is not None and not _is_free(holder, now):
-                found.append(holder)
-
-        self._store.update(look)
-        return found[0] if found else None
-
-    def check(self, token: int) -> float:
-        """Asks the store for how many seconds the holder with this token still has the lease.
-
-        Raises:
-          LeaseLostError: it has not.
-          LeaseStoreError: the store does not answer.
-        """
-        left: list[float] = []
-
-        def look(text: str, now: float) -> None:
-            current, holder = _parse(text)
-            if current != token or holder is None or now >= holder.expires:
-                raise LeaseLostError(f"the lease was lost to {holder or 'nobody yet'}")
-            left.append(holder.expires - now)
-
-        self._store.update(look)
-        return left[0]
-
-    def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
-        """Asks a holder, if it still is the one, to end its work and let go."""
-
-        def ask(text: str, _now: float) -> str | None:
-            token, holder = _parse(text)
-            if holder is None or holder.owner != asked.owner:
-                return None
-            return _format(token, replace(holder, wanted_by=wanted_by))
-
-        self._store.update(ask)
-
-    @contextmanager
-    def held(
-        self, *, run_id: str, command: str, on_lost: Callable[[str], None] = exit_at_once
-    ) -> Iterator["Hold"]:
-        """Holds the lease, renewed in the background, for as long as the context lasts.
-
-        Args:
-          run_id: what is done under it, for others to read.
-          command: the `oneshot` command.
-          on_lost: called in another thread, with the reason, at the moment the lease is lost.
-
-        Raises:
-          LeaseBusyError: another holds it.
-          LeaseStoreError: the store does not answer.
-        """
-        hold = Hold(self._store, self._ttl, on_lost)
-        hold.acquire(run_id=run_id, command=command)
-        try:
-            yield hold
-        finally:
-            hold.release()
-
-
-class Hold:
-    """A lease while it is held."""
-
-    def __init__(self, store: LeaseStore, ttl: float, on_lost: Callable[[str], None]) -> None:
-        self._store = store
-        self._ttl = ttl
-        self._owner = Process.this()
-        self._watch = Watch(ask=self._renew, on_lost=on_lost)
-        self.token = 0
-        """Rises with every holder: what is done under a lower one is out of date."""
-        self.wanted_by = ""
-        """Who asked for the lease; empty if nobody did."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether the lease is lost, or may be: nobody could renew it in time."""
-        return self._watch.lost
-
-    def acquire(self, *, run_id: str, command: str) -> None:
-        """Takes the lease and renews it in the background from then on.
-
-        Raises:
-          LeaseBusyError: another holds it.
-          LeaseStoreError: the store does not answer.
-        """
-
-        def take(text: str, now: float) -> str:
-            token, holder = _parse(text)
-            if holder is not None:
-                if not _is_free(holder, now):
-                    raise LeaseBusyError(holder)
-                _end_remains(holder)
-            self.token = token + 1
-            return _format(self.token, Holder(self._owner, run_id, command, now, now + self._ttl))
-
-        self._store.update(take)
-        self._watch.start()
-
-    def renew(self) -> None:
-        """Prolongs the lease now, and notes who wants it.
-
-        Raises:
-          LeaseLostError: it is another's.
-          LeaseStoreError: the store does not answer.
-        """
-        self._watch.ask()
-
-    def check(self) -> None:
-        """Asks the store whether the lease is still this process's.
-
-        Raises:
-          LeaseLostError: it is not.
-          LeaseStoreError: the store does not answer.
-        """
-        Lease(self._store, ttl=self._ttl).check(self.token)
-
-    def set_worker(self, pid: int) -> None:
-        """Notes the child that does the work, so that whoever takes over can end it."""
-        worker = Process.local(pid)
-        self._change(lambda holder, _now: replace(holder, worker=worker))
-
-    def set_run_id(self, run_id: str) -> None:
-        """Notes another run, of the same owner, for others to read."""
-        self._change(lambda holder, _now: replace(holder, run_id=run_id))
-
-    def release(self) -> None:
-        """Lets go; a lease that is another's by now is left alone."""
-        self._watch.end()
-
-        def free(text: str, _now: float) -> str | None:
-            token, holder = _parse(text)
-            return _format(token, None) if self._is_ours(token, holder) else None
-
-        try:
-            self._store.update(free)
-        except LeaseStoreError as error:
-            _log.warning("the lease could not be given back and will expire: %s", error)
-
-    def _renew(self) -> float:
-        self._change(lambda holder, now: replace(holder, expires=now + self._ttl))
-        return self._ttl
-
-    def _change(self, change: Callable[[Holder, float], Holder]) -> None:
-        def write(text: str, now: float) -> str:
-            token, holder = _parse(text)
-            if holder is None or not self._is_ours(token, holder):
-                raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
-            self.wanted_by = holder.wanted_by
-            return _format(token, change(holder, now))
-
-        self._store.update(write)
-
-    def _is_ours(self, token: int, holder: Holder | None) -> bool:
-        return holder is not None and token == self.token and holder.owner == self._owner
-
-
 def _is_free(holder: Holder, now: float) -> bool:
     return now >= holder.expires or (holder.owner.is_here() and not holder.owner.is_alive())
 
@@ -348,28 +324,26 @@ def _end_remains(holder: Holder) -> None:
     Raises:
       LeaseBusyError: it does not end.
     """
+    owner, worker = holder.owner, holder.worker
     try:
-        if holder.worker is not None and holder.worker.is_here():
+        if worker is not None and worker.is_here():
             _log.info("Ending what is left of %s", holder)
-            if not end_group(holder.worker, seconds=_DEATH_SECONDS):
+            if not end_group(worker, seconds=_DEATH_SECONDS):
                 raise LeaseBusyError(holder)
-        if holder.owner.is_here() and holder.owner.is_alive():
-            _end_owner(holder)
+        if not (owner.is_here() and owner.is_alive()):
+            return
+        if owner == Process.this():
+            raise LeaseBusyError(holder)
+        _log.warning("Ending %s, which stood still until its lease was over", holder)
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while owner.is_alive():
+            if time.monotonic() > deadline:
+                raise LeaseBusyError(holder)
+            with suppress(ProcessLookupError):
+                os.kill(owner.pid, signal.SIGKILL)
+            time.sleep(0.01)
     except PermissionError:
         raise LeaseBusyError(holder) from None
-
-
-def _end_owner(holder: Holder) -> None:
-    if holder.owner == Process.this():
-        raise LeaseBusyError(holder)
-    _log.warning("Ending %s, which stood still until its lease was over", holder)
-    deadline = time.monotonic() + _DEATH_SECONDS
-    while holder.owner.is_alive():
-        if time.monotonic() > deadline:
-            raise LeaseBusyError(holder)
-        with suppress(ProcessLookupError):
-            os.kill(holder.owner.pid, signal.SIGKILL)
-        time.sleep(0.01)
 
 
 def _parse(text: str) -> tuple[int, Holder | None]:
@@ -377,15 +351,11 @@ def _parse(text: str) -> tuple[int, Holder | None]:
         return 0, None
     try:
         content: dict[str, Any] = json.loads(text)
-        holder = content["holder"]
+        token, holder = int(content["token"]), content["holder"]
         if holder is None:
-            return int(content["token"]), None
-        worker = holder.pop("worker")
-        return int(content["token"]), Holder(
-            owner=Process(**holder.pop("owner")),
-            worker=None if worker is None else Process(**worker),
-            **holder,
-        )
+            return token, None
+        worker = holder["worker"] and Process(**holder["worker"])
+        return token, Holder(**{**holder, "owner": Process(**holder["owner"]), "worker": worker})
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the lease holds what no version of oneshot wrote ({error}); delete lease.json or the "

@@ -297,10 +297,10 @@ STEPS = [
     ("pipeline.releases.label_file.write_atomically", "after"),
     ("pipeline.releases.promotion.withdraw_version", "before"),
     ("pipeline.releases.promotion.withdraw_version", "after"),
-    ("pipeline.releases.history.PromotionHistory.mark_rolled_back", "before"),
-    ("pipeline.releases.history.PromotionHistory.mark_rolled_back", "after"),
-    ("pipeline.releases.history.PromotionHistory.record", "before"),
-    ("pipeline.releases.history.PromotionHistory.record", "after"),
+    ("pipeline.releases.changes.PromotionHistory.mark_rolled_back", "before"),
+    ("pipeline.releases.changes.PromotionHistory.mark_rolled_back", "after"),
+    ("pipeline.releases.changes.PromotionHistory.record", "before"),
+    ("pipeline.releases.changes.PromotionHistory.record", "after"),
 ]
 
 
@@ -363,7 +363,7 @@ def test_a_rollback_killed_before_it_began_has_changed_nothing(folder: Folder) -
         ("pipeline.releases.promotion.write_atomically", "after", 1),
         ("pipeline.releases.label_file.write_atomically", "after", 1),
         ("pipeline.releases.label_file.write_atomically", "after", 2),
-        ("pipeline.releases.history.PromotionHistory.record", "after", 1),
+        ("pipeline.releases.changes.PromotionHistory.record", "after", 1),
     ],
 )
 def test_a_promotion_killed_at_any_step_is_completed_by_the_next_command(

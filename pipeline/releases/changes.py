@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ml_metadata import MetadataStore
-from ml_metadata.proto import metadata_store_pb2
+from ml_metadata.proto.metadata_store_pb2 import Artifact, Event, Execution, ExecutionType
 
 from components.pusher.pushed_models import (
     MODEL_ID,
@@ -14,13 +14,13 @@ from components.pusher.pushed_models import (
     custom_int,
     custom_text,
     is_pushed,
+    pushed_version,
     rolled_back,
 )
 
 Action = Literal["promote", "rollback"]
 _TYPE: Final = "oneshot.Promotion"
 _MODEL: Final = "model_name"
-_Event = metadata_store_pb2.Event
 
 
 @dataclass(frozen=True)
@@ -88,32 +88,27 @@ class PromotionHistory:
         for execution in self._store.get_executions_by_type(_TYPE):
             values = execution.custom_properties
             if values[_MODEL].string_value == self._name:
-                previous = values["previous"].int_value
-                found.append(
-                    Change(
-                        id=execution.name,
-                        action="promote"
-                        if values["action"].string_value == "promote"
-                        else "rollback",
-                        labels=tuple(values["labels"].string_value.split()),
-                        version=values["version"].int_value,
-                        previous=previous or None,
-                        who=values["who"].string_value,
-                        why=values["why"].string_value,
-                        when=values["when"].double_value,
-                    )
+                change = Change(
+                    id=execution.name,
+                    action=values["action"].string_value,
+                    labels=tuple(values["labels"].string_value.split()),
+                    version=values["version"].int_value,
+                    previous=values["previous"].int_value or None,
+                    who=values["who"].string_value,
+                    why=values["why"].string_value,
+                    when=values["when"].double_value,
                 )
+                found.append(change)
         return sorted(found, key=lambda change: change.id)
 
     def record(self, change: Change) -> None:
         """Writes a change; without effect where it is written already."""
         if self._store.get_execution_by_type_and_name(_TYPE, change.id) is not None:
             return
-        type_id = self._store.put_execution_type(metadata_store_pb2.ExecutionType(name=_TYPE))
-        execution = metadata_store_pb2.Execution(
-            type_id=type_id,
+        execution = Execution(
+            type_id=self._store.put_execution_type(ExecutionType(name=_TYPE)),
             name=change.id,
-            last_known_state=metadata_store_pb2.Execution.COMPLETE,
+            last_known_state=Execution.COMPLETE,
         )
         values = {
             **asdict(change),
@@ -121,34 +116,19 @@ class PromotionHistory:
             "previous": change.previous or 0,
             _MODEL: self._name,
         }
+        del values["id"]
         for name, value in values.items():
-            if name == "id":
-                continue
             kind = {int: "int_value", float: "double_value"}.get(type(value), "string_value")
             setattr(execution.custom_properties[name], kind, value)
         pushes = [
-            (artifact, _Event(artifact_id=artifact.id, type=_Event.INPUT))
-            for artifact in self.pushes()
-            if _version(artifact) == change.version
+            (push, Event(artifact_id=push.id, type=Event.INPUT))
+            for push in self._pushes(change.version)
         ]
         self._store.put_execution(execution, pushes, [])
 
-    def pushes(self) -> list[metadata_store_pb2.Artifact]:
-        """The PushedModel artifacts of this model's versions, whatever their state."""
-        return [
-            artifact
-            for artifact in self._store.get_artifacts_by_type("PushedModel")
-            if is_pushed(artifact)
-            and Path(custom_text(artifact, "pushed_destination")).parent.name == self._name
-        ]
-
     def mark_rolled_back(self, change: Change) -> None:
         """Notes on the Model artifacts of `change.version` that they no longer count."""
-        ids = [
-            custom_int(artifact, MODEL_ID)
-            for artifact in self.pushes()
-            if _version(artifact) == change.version
-        ]
+        ids = [custom_int(push, MODEL_ID) for push in self._pushes(change.version)]
         models = [model for model in self._store.get_artifacts_by_id(ids) if not rolled_back(model)]
         for model in models:
             model.custom_properties[ROLLED_BACK].string_value = str(change)
@@ -161,6 +141,12 @@ class PromotionHistory:
             if change.withdrawn is not None:
                 self.mark_rolled_back(change)
 
-
-def _version(pushed_model: metadata_store_pb2.Artifact) -> int:
-    return int(custom_text(pushed_model, "pushed_version"))
+    def _pushes(self, version: int) -> list[Artifact]:
+        """The PushedModel artifacts of a version of this model, whatever their state."""
+        return [
+            artifact
+            for artifact in self._store.get_artifacts_by_type("PushedModel")
+            if is_pushed(artifact)
+            and Path(custom_text(artifact, "pushed_destination")).parent.name == self._name
+            and pushed_version(artifact) == version
+        ]
