@@ -1,4 +1,4 @@
-"""How a span differs from those before it: TFDV on figures of its images, and one-shot accuracy.
+"""Measures how a span differs from those before it: by figures of its images, and by accuracy.
 
 TFDV compares shares of ranges instead of numbers, whose histograms it makes of the data: there, a
 single outlier among two thousand values moves the divergence of two equal samples from 0.01 to 0.5.
@@ -101,14 +101,7 @@ def check_drift(
     """Measures a span against those before it, writes `span-<N>.json`, and may exclude the span.
 
     Excluded it is where something was found, `settings.action` is block, and nobody has readmitted
-    it.
-
-    Args:
-      store: the spans.
-      number: of the span.
-      model: folder of a SavedModel; None where no model is served yet.
-      settings: limits.
-      reports: where the report goes.
+    it. `model` is the folder of a SavedModel, None where no model is served yet.
 
     Raises:
       InputError: there is no such span, or its images are no longer those that landed.
@@ -141,20 +134,19 @@ def measure_drift(
     measurements: list[Measurement] = []
     notes: list[str] = []
     accuracy = None
-    if not reference:
-        notes.append("no earlier span to compare with")
-    else:
+    if reference:
         measurements += compare_figures(new, old, settings)
         measurements += compare_labels(new, old, settings, unit=span.unit)
-        if model is None:
-            notes.append("no model is served yet: its accuracy was not measured")
-        else:
-            try:
-                accuracy, drop = compare_accuracy(span, reference, model, settings)
-            except NotEnoughClasses as error:
-                notes.append(f"accuracy was not measured: {error}")
-            else:
-                measurements.append(drop)
+    else:
+        notes.append("no earlier span to compare with")
+    if reference and model is None:
+        notes.append("no model is served yet: its accuracy was not measured")
+    elif reference and model is not None:
+        try:
+            accuracy, drop = compare_accuracy(span, reference, model, settings)
+            measurements.append(drop)
+        except NotEnoughClasses as error:
+            notes.append(f"accuracy was not measured: {error}")
     found = any(one.exceeded for one in measurements)
     return DriftReport(
         span=span.number,

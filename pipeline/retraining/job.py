@@ -1,15 +1,15 @@
 """The process in which a retraining runs: what it is given, and what comes back."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import pydantic
 
 from data_ingest.sources.dataset import Dataset
-from pipeline.config import MetadataSettings, PipelineConfig
+from pipeline.config import PipelineConfig
 from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
 from pipeline.runs.processes import Process, end_group
@@ -19,8 +19,7 @@ _LOOK_SECONDS: Final = 0.2
 _DEATH_SECONDS: Final = 30.0
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(pydantic.BaseModel, frozen=True):
     """One try of a retraining."""
 
     config: PipelineConfig
@@ -36,35 +35,9 @@ class Job:
     verbose: bool
 
     def to_json(self) -> str:
-        """One line."""
-        config = self.config.model_copy(update={"metadata": MetadataSettings()})
-        values = {
-            "config": config.model_dump(mode="json"),
-            "dataset": {**asdict(self.dataset), "base": str(self.dataset.base)},
-            "output": str(self.output),
-            "metadata_url": self.metadata_url,
-            "run": asdict(self.run),
-            "token": self.token,
-            "check_drift": self.check_drift,
-            "verbose": self.verbose,
-        }
-        return json.dumps(values)
-
-    @staticmethod
-    def from_json(line: str) -> "Job":
-        """Inverse of `to_json`."""
-        values: dict[str, Any] = json.loads(line)
-        dataset = values["dataset"]
-        return Job(
-            config=PipelineConfig.model_validate(values["config"]),
-            dataset=Dataset(**{**dataset, "base": Path(dataset["base"])}),
-            output=Path(values["output"]),
-            metadata_url=values["metadata_url"],
-            run=RunRecord.from_dict(values["run"]),
-            token=values["token"],
-            check_drift=values["check_drift"],
-            verbose=values["verbose"],
-        )
+        """One line, without the settings that hold secrets, which the work does not need."""
+        unneeded = {"config": {"metadata", "notify"}}
+        return self.model_dump_json(exclude=unneeded)
 
 
 class Child:

@@ -60,12 +60,7 @@ class Notifier:
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Looks the addresses over; nothing is sent yet.
-
-        Args:
-          settings: who is told what.
-          environ: may hold `ONESHOT_WEBHOOK_URL` and `ONESHOT_SMTP_PASSWORD`.
-          sleep: called between tries.
+        """Looks over the addresses in settings and environment; nothing is sent yet.
 
         Raises:
           InputError: the webhook is no http(s) address, or a user has no password.
@@ -105,7 +100,7 @@ class Notifier:
             try:
                 send()
                 return True
-            except (_UndeliverableError, httpx.HTTPError, OSError, smtplib.SMTPException) as error:
+            except (httpx.HTTPError, OSError, smtplib.SMTPException) as error:
                 if pause is None or _is_final(error):
                     _log.warning("No notice by %s: %s", what, _reason(error))
                     return False
@@ -124,10 +119,7 @@ class Notifier:
                 headers={"Content-Type": "application/json"},
                 timeout=_SECONDS,
             )
-        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
-            raise httpx.HTTPError(f"status {answer.status_code}")
-        if not answer.is_success:
-            raise _UndeliverableError(f"status {answer.status_code}")
+        answer.raise_for_status()
 
     def _mail(self, notice: Notice) -> None:
         settings = self._settings
@@ -151,33 +143,31 @@ class Notifier:
             server.send_message(message)
 
 
-class _UndeliverableError(Exception):
-    """The webhook refused, and would again."""
-
-
 def _is_final(error: Exception) -> bool:
     """Whether trying again will not help."""
+    if isinstance(error, httpx.HTTPStatusError):
+        answer = error.response
+        return not (answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS)
+    # RFC 5321, section 4.2.1
+    return isinstance(error, smtplib.SMTPResponseException) and error.smtp_code >= 500
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without addresses: those of webhooks are keys."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
     if isinstance(error, smtplib.SMTPResponseException):
-        return bool(error.smtp_code >= 500)  # RFC 5321, section 4.2.1
-    return isinstance(error, _UndeliverableError)
+        return f"the server answered {error.smtp_code}"
+    explanation = getattr(error, "strerror", None)
+    return f"{type(error).__name__}: {explanation}" if explanation else type(error).__name__
 
 
 def _is_web_address(address: str) -> bool:
     try:
         parts = urlsplit(address)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         return False
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without addresses: those of webhooks are keys."""
-    if isinstance(error, smtplib.SMTPResponseException):
-        return f"the server answered {error.smtp_code}"
-    if isinstance(error, _UndeliverableError) or type(error) is httpx.HTTPError:
-        return str(error)
-    explanation = getattr(error, "strerror", None)
-    return f"{type(error).__name__}: {explanation}" if explanation else type(error).__name__
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def main(do: Callable[[Job], Outcome] | None = None) -> int:
         return ExitCode.FAILED
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    job = Job.from_json(line)
+    job = Job.model_validate_json(line)
     # The process that renews the lease may be stopped, as with Ctrl-Z, without having ended.
     lease = parse_url(job.metadata_url).lease()
     Watch(ask=lambda: lease.check(job.token), on_lost=_end_group).start()

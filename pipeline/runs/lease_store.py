@@ -1,4 +1,4 @@
-"""Where a lease is written: a file in a shared folder, or a row in the metadata database."""
+"""Keeps the text of a lease: in a file of a shared folder, or a row of the metadata database."""
 
 import fcntl
 import os
@@ -89,13 +89,7 @@ class DatabaseLeaseStore:
     """
 
     def __init__(self, connect: Callable[[], Any], *, mysql: bool, description: str) -> None:
-        """Connects only when it is used.
-
-        Args:
-          connect: opens a DB-API connection without autocommit.
-          mysql: whether it is MySQL; else PostgreSQL.
-          description: the database in words, without its password.
-        """
+        """Connects only when it is used, by `connect`: a DB-API connection without autocommit."""
         self._connect = connect
         self._mysql = mysql
         self._description = description

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and the log file that gets the rest."""
+"""Sends our progress lines to people and everything else to a run's log file, without secrets."""
 
 import logging
 import os
@@ -17,10 +17,8 @@ def console_logging(
 ) -> Iterator[None]:
     """Our own progress lines go to `stream`; with `verbose` every library's lines do too."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_ConsoleFormatter(datefmt="%H:%M:%S", secrets=secrets))
-    loggers = (
-        [logging.getLogger()] if verbose else [logging.getLogger(name) for name in OUR_PACKAGES]
-    )
+    handler.setFormatter(_ConsoleFormatter(secrets=secrets))
+    loggers = [logging.getLogger(name) for name in (("",) if verbose else OUR_PACKAGES)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
@@ -61,9 +59,8 @@ def run_logging(
         os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as console,
     ):
         file_handler = logging.StreamHandler(log)
-        file_handler.setFormatter(
-            _Discreet("%(asctime)s %(levelname)s %(name)s: %(message)s", secrets=secrets)
-        )
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        file_handler.setFormatter(_FileFormatter(form, secrets=secrets))
         root.handlers = [file_handler]
         root.setLevel(logging.INFO)
         os.dup2(log.fileno(), 1)
@@ -81,30 +78,25 @@ def run_logging(
             root.setLevel(root_level)
 
 
-class _Discreet(logging.Formatter):
+class _FileFormatter(logging.Formatter):
     """Puts *** in the place of secrets."""
 
-    def __init__(
-        self, fmt: str | None = None, *, datefmt: str | None = None, secrets: Sequence[str]
-    ) -> None:
-        super().__init__(fmt, datefmt)
+    def __init__(self, fmt: str | None = None, *, secrets: Sequence[str]) -> None:
+        super().__init__(fmt)
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        text = self.full_text(record)
+        text = self._full_text(record)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
-    def full_text(self, record: logging.LogRecord) -> str:
-        """The line with its secrets."""
+    def _full_text(self, record: logging.LogRecord) -> str:
         return super().format(record)
 
 
-class _ConsoleFormatter(_Discreet):
-    def full_text(self, record: logging.LogRecord) -> str:
+class _ConsoleFormatter(_FileFormatter):
+    def _full_text(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
-        text = f"{self.formatTime(record, self.datefmt)}  {prefix}{record.getMessage()}"
-        if record.exc_info:
-            text += f"\n{self.formatException(record.exc_info)}"
-        return text
+        text = f"{self.formatTime(record, '%H:%M:%S')}  {prefix}{record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

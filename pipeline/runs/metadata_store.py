@@ -1,4 +1,4 @@
-"""Where ML Metadata is kept: a SQLite file in the output folder, or PostgreSQL or MySQL by URL."""
+"""Locates ML Metadata: a SQLite file in the output folder, or PostgreSQL or MySQL by URL."""
 
 import os
 import re
@@ -70,17 +70,15 @@ class MetadataLocation:
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
         """How `ml_metadata.MetadataStore` opens it. The database exists, its tables may not."""
         config = metadata_store_pb2.ConnectionConfig()
+        user, password = unquote(self.url.username or ""), unquote(self.url.password or "")
         if self.sqlite_file is not None:
             self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
             config.sqlite.filename_uri = str(self.sqlite_file)
-            config.sqlite.connection_mode = (
-                metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
-            )
+            config.sqlite.connection_mode = config.sqlite.READWRITE_OPENCREATE
         elif self.url.scheme == "mysql":
             mysql = config.mysql
             mysql.host, mysql.port = self._host, self.url.port or 3306
-            mysql.database, mysql.user = self._database, unquote(self.url.username or "")
-            mysql.password = unquote(self.url.password or "")
+            mysql.database, mysql.user, mysql.password = self._database, user, password
             mysql.socket = self.option("unix_socket")
             mysql.skip_db_creation = True
             mysql.ssl_options.ca = self.option("ssl_ca")
@@ -91,8 +89,8 @@ class MetadataLocation:
                 ("host", self._host),
                 ("port", str(self.url.port or 5432)),
                 ("dbname", self._database),
-                ("user", unquote(self.url.username or "")),
-                ("password", unquote(self.url.password or "")),
+                ("user", user),
+                ("password", password),
             ):
                 setattr(config.postgresql, name, _in_connection_string(value))
             config.postgresql.skip_db_creation = True
@@ -102,16 +100,13 @@ class MetadataLocation:
         """The lease of whoever runs, promotes or cleans up in this store.
 
         In the database where that is a server; else a file beside SQLite's, in the folder that
-        the hosts share.
-
-        Args:
-          ttl: seconds after the last renewal at which it is another's to take.
+        the hosts share. `ttl` seconds after its last renewal it is another's to take.
         """
         if self.sqlite_file is not None:
             return Lease(FileLeaseStore(self.sqlite_file.with_name("lease.json")), ttl=ttl)
-        is_mysql = self.url.scheme == "mysql"
-        connect = self._connect_mysql if is_mysql else self._connect_postgres
-        return Lease(DatabaseLeaseStore(connect, mysql=is_mysql, description=str(self)), ttl=ttl)
+        mysql = self.url.scheme == "mysql"
+        connect = self._connect_mysql if mysql else self._connect_postgres
+        return Lease(DatabaseLeaseStore(connect, mysql=mysql, description=str(self)), ttl=ttl)
 
     @property
     def _host(self) -> str:

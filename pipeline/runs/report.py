@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its pictures inside, readable offline."""
+"""Writes the report of a run: one HTML file with its pictures inside, readable offline."""
 
 import base64
 import io
@@ -18,6 +18,7 @@ from pipeline.runs.summary import (
     KOCH_2015_ACCURACY,
     RunSummary,
     accuracy_names,
+    read_json,
     read_summary,
     ways_of,
 )
@@ -39,7 +40,7 @@ def try_to_write_report(run_dir: Path) -> None:
 def write_report(run_dir: Path) -> Path:
     """Writes `report.html` beside `summary.json` and returns its path."""
     summary = read_summary(run_dir)
-    training = _training(summary)
+    training = read_json(Path(summary.artifacts.get("model_run", "")) / "training.json")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     groups = group_accuracies(summary.per_group)
@@ -75,14 +76,6 @@ def group_accuracies(per_group: dict[str, dict[str, Any]]) -> dict[str, float]:
         return {}
     groups = per_group[max(names, key=ways_of)]
     return {group: figure["value"] for group, figure in groups.items()}
-
-
-def _training(summary: RunSummary) -> dict[str, Any]:
-    path = Path(summary.artifacts.get("model_run", "")) / "training.json"
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
@@ -139,14 +132,9 @@ def _accuracy_figure(summary: RunSummary) -> Figure:
 
 
 def _group_figure(groups: dict[str, float]) -> Figure:
-    ordered = sorted(groups.items(), key=lambda item: item[1])
-    figure, axes = _subplots(7.5, 0.32 * len(ordered) + 1)
-    axes.barh(
-        [name for name, _ in ordered],
-        [value for _, value in ordered],
-        color=_MODEL_COLOUR,
-    )
-    for row, (_, value) in enumerate(ordered):
+    ordered = dict(sorted(groups.items(), key=lambda item: item[1]))
+    figure, axes = _bars(ordered)
+    for row, value in enumerate(ordered.values()):
         axes.text(0.01, row, f"{100 * value:.1f} %", va="center", color="white", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_xlabel("within-group one-shot accuracy")
@@ -162,29 +150,28 @@ def _training_figure(training: dict[str, Any]) -> Figure:
     axes.set_xlabel("step")
     right = axes.twinx()
     validated = [e for e in history if e.get("accuracy") is not None]
-    right.plot(
-        [e["step"] for e in validated],
-        [e["accuracy"] for e in validated],
-        color=_MODEL_COLOUR,
-        marker=".",
-    )
+    accuracies = [e["accuracy"] for e in validated]
+    right.plot([e["step"] for e in validated], accuracies, color=_MODEL_COLOUR, marker=".")
     right.set_ylabel("one-shot accuracy, held-out (blue)")
     return figure
 
 
 def _seconds_figure(summary: RunSummary) -> Figure:
-    steps = [(k, v) for k, v in summary.seconds.items() if k != "total" and v >= 0.05]
-    figure, axes = _subplots(7.5, 0.32 * max(len(steps), 1) + 1)
-    axes.barh(
-        [k for k, _ in reversed(steps)],
-        [v for _, v in reversed(steps)],
-        color=_MODEL_COLOUR,
-    )
-    for row, (_, value) in enumerate(reversed(steps)):
+    steps = {k: v for k, v in summary.seconds.items() if k != "total" and v >= 0.05}
+    ordered = dict(reversed(steps.items()))
+    figure, axes = _bars(ordered)
+    for row, value in enumerate(ordered.values()):
         axes.text(value, row, f" {value:.1f} s", va="center", fontsize=8)
     axes.margins(x=0.12)
     axes.set_xlabel("seconds (cached steps left out)")
     return figure
+
+
+def _bars(values: dict[str, float]) -> tuple[Figure, Axes]:
+    """A bar for each name, from the bottom up."""
+    figure, axes = _subplots(7.5, 0.32 * max(len(values), 1) + 1)
+    axes.barh([*values], [*values.values()], color=_MODEL_COLOUR)
+    return figure, axes
 
 
 def _subplots(width: float, height: float) -> tuple[Figure, Axes]:

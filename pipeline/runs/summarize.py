@@ -1,7 +1,6 @@
-"""Gathers what a run came to from ML Metadata and the artifacts."""
+"""Gathers `summary.json` of a run from ML Metadata and the artifacts."""
 
 import json
-import logging
 import platform
 from dataclasses import asdict
 from importlib import metadata as package_metadata
@@ -10,16 +9,20 @@ from typing import Any
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
 from components.evaluator.eval_config import read_metrics, refusals
-from components.pusher.pushed_models import NOT_PUSHED_BECAUSE, custom_text
+from components.pusher.pushed_models import (
+    NOT_PUSHED_BECAUSE,
+    custom_text,
+    is_pushed,
+    pushed_version,
+)
 from components.serving_gate.component import REPORT as GATE_REPORT
 from data_ingest.durable import write_atomically
 from data_ingest.sources.dataset import Dataset
 from pipeline.runs.history import NodeRun, RunHistory
 from pipeline.runs.report import carry_over
-from pipeline.runs.summary import SUMMARY_FILE, RunSummary, read_summary
+from pipeline.runs.summary import SUMMARY_FILE, RunSummary, read_json, read_summary
 from pipeline.runs.workspace import Workspace
 
-_log = logging.getLogger(__name__)
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -42,8 +45,9 @@ def summarize(
     """Gathers the figures of a finished run from ML Metadata and writes `summary.json`."""
     nodes = history.nodes(run_id)
     artifacts = _artifact_uris(nodes)
-    training = _read_json(Path(artifacts.get("model_run", "")) / "training.json")
-    version = _pushed_version(nodes)
+    training = read_json(Path(artifacts.get("model_run", "")) / "training.json")
+    pushed = _output(nodes, "Pusher", "pushed_model")
+    version = pushed_version(pushed) if pushed is not None and is_pushed(pushed) else None
     cached = [node.node_id for node in nodes if node.cached]
     earlier = _same_evaluation(workspace, artifacts) if "Evaluator" in cached else None
     if earlier is None:
@@ -59,8 +63,7 @@ def summarize(
         pushed_version=version,
         model_dir=str(workspace.serving_model / str(version)) if version else None,
         metrics=metrics,
-        seconds={node.node_id: round(node.seconds, 2) for node in nodes}
-        | {"total": round(seconds, 2)},
+        seconds={n.node_id: round(n.seconds, 2) for n in nodes} | {"total": round(seconds, 2)},
         train_images_per_second=training.get("images_per_second"),
         device=training.get("device"),
         versions={name: package_metadata.version(name) for name in PACKAGES}
@@ -121,30 +124,16 @@ def _taken_back(nodes: list[NodeRun]) -> str:
 def _refusals(nodes: list[NodeRun], evaluation_uri: str) -> list[str]:
     """Why the model was not blessed: failed thresholds, what the ServingGate found, a rollback."""
     gate = _output(nodes, "ServingGate", "blessing")
-    found = _read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
+    found = read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
     taken_back = [reason] if (reason := _taken_back(nodes)) else []
     return [*refusals(evaluation_uri), *found, *taken_back]
-
-
-def _pushed_version(nodes: list[NodeRun]) -> int | None:
-    pushed = _output(nodes, "Pusher", "pushed_model")
-    if pushed is None or pushed.custom_properties["pushed"].int_value != 1:
-        return None
-    return int(pushed.custom_properties["pushed_version"].string_value)
 
 
 def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:
     """Pixel nearest neighbour on the same trials, computed once an Examples artifact."""
     cache = workspace.root / "baselines" / f"{Path(examples_uri).name}.json"
-    known = _read_json(cache)
+    known = read_json(cache)
     if not known:
         known = pixel_nearest_neighbour_accuracy(Path(examples_uri))
         write_atomically(cache, json.dumps(known) + "\n")
     return known
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

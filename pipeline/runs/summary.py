@@ -1,4 +1,4 @@
-"""What one run came to: `summary.json`, and the tables at its end."""
+"""Reads `summary.json`, what a run came to, and prints the tables at its end."""
 
 import json
 import sys
@@ -46,7 +46,8 @@ class RunSummary:
     @property
     def headline(self) -> tuple[str, float | None]:
         """The one-shot figure that stands for the run: official, else the hardest within."""
-        return headline_metric(self.metrics)
+        names = accuracy_names(self.metrics)
+        return (names[0], float(self.metrics[names[0]])) if names else ("", None)
 
 
 def read_summary(run_dir: Path) -> RunSummary:
@@ -54,10 +55,12 @@ def read_summary(run_dir: Path) -> RunSummary:
     return RunSummary(**json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
 
 
-def headline_metric(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name and value of the official accuracy, else of the within-group trials of most ways."""
-    names = accuracy_names(metrics)
-    return (names[0], float(metrics[names[0]])) if names else ("", None)
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def ways_of(metric: str) -> int:
@@ -72,10 +75,10 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             "[bold red]SYNTHETIC DATA[/]: generated glyphs, not Omniglot. These figures say that "
             "the pipeline works, not how good the recogniser is.\n"
         )
-    accuracy = Table(title="One-shot accuracy", title_justify="left")
-    for heading in ("trials", "accuracy", "95 % interval", "n", "pixel 1-NN", "chance"):
-        accuracy.add_column(heading, justify="left" if heading == "trials" else "right")
     metrics = summary.metrics
+    accuracy = _table(
+        "One-shot accuracy", "trials", "accuracy", "95 % interval", "n", "pixel 1-NN", "chance"
+    )
     for name in accuracy_names(metrics):
         accuracy.add_row(
             name.removesuffix("_accuracy").replace("_", " "),
@@ -87,28 +90,24 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
         )
     if "official_20way_accuracy" in metrics and summary.dataset == "omniglot":
         accuracy.add_section()
-        accuracy.add_row("Koch 2015", _percent(KOCH_2015_ACCURACY), "", "", "", "")
-        accuracy.add_row("humans", _percent(HUMAN_ACCURACY), "", "", "", "")
+        accuracy.add_row("Koch 2015", _percent(KOCH_2015_ACCURACY))
+        accuracy.add_row("humans", _percent(HUMAN_ACCURACY))
     console.print(accuracy)
 
-    pairs = Table(title="Same or different (pairs of unseen classes)", title_justify="left")
-    for heading in ("measure", "value", "95 % interval", "n"):
-        pairs.add_column(heading, justify="left" if heading == "measure" else "right")
+    title = "Same or different (pairs of unseen classes)"
+    pairs = _table(title, "measure", "value", "95 % interval", "n")
     for name in ("verification_accuracy", "auc", "eer", "ece"):
         if name in metrics:
-            value = _percent(metrics[name]) if name != "auc" else f"{metrics[name]:.4f}"
-            interval = metrics.get(f"{name}_ci95")
+            value, interval = metrics[name], metrics.get(f"{name}_ci95")
             pairs.add_row(
                 name.replace("_", " "),
-                value,
-                _interval(interval) if name != "auc" or not interval else _plain(interval),
+                f"{value:.4f}" if name == "auc" else _percent(value),
+                _interval(interval, scale=1, digits=4) if name == "auc" else _interval(interval),
                 str(metrics.get(f"{name}_n", "")),
             )
     console.print(pairs)
 
-    times = Table(title="Seconds", title_justify="left")
-    times.add_column("step")
-    times.add_column("seconds", justify="right")
+    times = _table("Seconds", "step", "seconds")
     for node, seconds in summary.seconds.items():
         times.add_row(node, "cached" if node in summary.cached else f"{seconds:.1f}")
     console.print(times)
@@ -148,9 +147,13 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _interval(bounds: list[float] | None) -> str:
-    return "" if not bounds else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
+def _interval(bounds: list[float] | None, *, scale: int = 100, digits: int = 1) -> str:
+    return " to ".join(f"{scale * bound:.{digits}f}" for bound in bounds or [])
 
 
-def _plain(bounds: list[float]) -> str:
-    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+def _table(title: str, first: str, *others: str) -> Table:
+    """Columns under headings, all but the first flush right."""
+    table = Table(first, title=title, title_justify="left")
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table

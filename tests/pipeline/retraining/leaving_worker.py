@@ -8,7 +8,7 @@ from pipeline.retraining.outcome import Outcome
 from pipeline.runs.status import Status
 
 if __name__ == "__main__":
-    job = Job.from_json(sys.stdin.readline())
+    job = Job.model_validate_json(sys.stdin.readline())
     sys.stdout.write(Outcome(Status.DONE, run=job.run).to_json() + "\n")
     sys.stdout.flush()
     subprocess.Popen(["sleep", "600"])

@@ -4,6 +4,8 @@ import ml_metadata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_metadata import MetadataStore
+from ml_metadata.errors import StatusError
 from ml_metadata.proto import metadata_store_pb2
 
 from pipeline.runs.history import RunHistory, RunRecord
@@ -35,6 +37,20 @@ def test_what_is_replaced_comes_back(values: dict[str, str], name: str) -> None:
     assert not any("\\" in key for key in sent.custom_properties)
     replace_in_strings(sent, STAND_IN, "\\")
     assert sent == context
+
+
+def test_ml_metadata_still_cannot_write_a_backslash(empty_database: str) -> None:
+    connection = parse_url(empty_database).connection()
+    store = ml_metadata.MetadataStore(connection)
+    assert hasattr(MetadataStore._pywrap_cc_call, "__wrapped__")
+    kind = metadata_store_pb2.ArtifactType(name="Plain")
+    artifact = metadata_store_pb2.Artifact(type_id=store.put_artifact_type(kind), name="a\\b")
+    with pytest.MonkeyPatch.context() as patch:
+        original = MetadataStore._pywrap_cc_call.__wrapped__
+        patch.setattr(MetadataStore, "_pywrap_cc_call", original)
+        with pytest.raises(StatusError, match="syntax error"):
+            store.put_artifacts([artifact])
+    assert store.put_artifacts([artifact])
 
 
 def test_any_string_is_kept(empty_database: str) -> None:
