@@ -121,7 +121,8 @@ class PairSettings(Settings):
         default=(20, 5),
         min_length=1,
         max_length=10,
-        description="candidates in a one-shot trial; more than the data has become all it has",
+        description="candidates in a one-shot trial; a size the data lacks becomes the largest it "
+        "has",
     )
     within_trials: int = Field(
         default=400,

@@ -2,85 +2,30 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, get_args
 
 import pydantic
 import yaml
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from components.evaluator.settings import EvaluateSettings, GateSettings
 from components.trainer.recipe import TrainSettings
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings, PairSettings, Settings
-from pipeline.settings import DriftSettings, NotifySettings, RetrainSettings
+from pipeline.settings import (
+    BeamSettings,
+    DriftSettings,
+    MetadataSettings,
+    NotifySettings,
+    PushSettings,
+    RetrainSettings,
+)
 
 DEFAULT_CONFIG = Path("pipeline_config.yaml")
-LOCAL_BEAM_RUNNERS: Final = ("FnApiRunner", "DirectRunner", "PrismRunner")
-"""Beam runners whose workers are on the machine that starts them."""
-Stage = Literal["data", "train", "evaluate", "push"]
-"""How far a run goes: validated examples, a model, both verdicts on it, or all the way."""
-STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 
 class ConfigError(InputError):
     """The configuration has an unknown key, a wrong type or a value out of range."""
-
-
-class BeamSettings(Settings):
-    """How Beam runs the ingestion, statistics and evaluation steps."""
-
-    runner: str = Field(
-        "FnApiRunner", description="Beam runner, for example FnApiRunner, FlinkRunner"
-    )
-    running_mode: Literal["in_memory", "multi_threading", "multi_processing"] = Field(
-        "in_memory", description="how FnApiRunner runs workers on one machine"
-    )
-    workers: int = Field(1, ge=0, le=1024, description="workers of FnApiRunner; 0 is one per core")
-    extra_args: tuple[str, ...] = Field((), description="further Beam arguments, each --name=value")
-
-    def pipeline_args(self) -> list[str]:
-        """Beam arguments, complete: nothing is left for Beam to find on the network."""
-        # Without sdk_container_image TFX builds a source distribution of itself in each component.
-        args = [f"--runner={self.runner}"]
-        if not any(arg.startswith("--sdk_container_image=") for arg in self.extra_args):
-            args.append("--sdk_container_image=none")
-        if self.runner == "FnApiRunner":
-            args.append(f"--direct_running_mode={self.running_mode}")
-            args.append(f"--direct_num_workers={self.workers}")
-        return [*args, *self.extra_args]
-
-
-class PushSettings(Settings):
-    """Where a blessed model goes."""
-
-    model_name: str = Field(
-        "siamese",
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="TF Serving model name; versions appear in <output>/serving_model/<model_name>",
-    )
-    server_base_path: str | None = Field(
-        None,
-        min_length=1,
-        description="that folder as the servers see it, for models.config: /models/siamese, "
-        "s3://...; null: under the same path as here",
-    )
-    server_poll_seconds: float = Field(
-        10.0,
-        ge=0,
-        le=3600,
-        description="servers read models.config again within this time; a label moves to a version "
-        "only after they could load it",
-    )
-
-
-class MetadataSettings(Settings):
-    """Where ML Metadata is kept."""
-
-    url: SecretStr | None = Field(
-        None,
-        description="sqlite:, postgresql: or mysql: URL; one with a password is better given by "
-        "ONESHOT_METADATA_URL; null: metadata.db in the output folder",
-    )
 
 
 class PipelineConfig(Settings):
@@ -91,17 +36,17 @@ class PipelineConfig(Settings):
         pattern=r"^[a-z][a-z0-9-]*$",
         description="name of the pipeline in ML Metadata",
     )
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
-    pairs: PairSettings = Field(default_factory=PairSettings)
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
-    gate: GateSettings = Field(default_factory=GateSettings)
-    push: PushSettings = Field(default_factory=PushSettings)
-    beam: BeamSettings = Field(default_factory=BeamSettings)
-    metadata: MetadataSettings = Field(default_factory=MetadataSettings)
-    retrain: RetrainSettings = Field(default_factory=RetrainSettings)
-    drift: DriftSettings = Field(default_factory=DriftSettings)
-    notify: NotifySettings = Field(default_factory=NotifySettings)
+    dataset: DatasetSettings = DatasetSettings()
+    pairs: PairSettings = PairSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    gate: GateSettings = GateSettings()
+    push: PushSettings = PushSettings()
+    beam: BeamSettings = BeamSettings()
+    metadata: MetadataSettings = MetadataSettings()
+    retrain: RetrainSettings = RetrainSettings()
+    drift: DriftSettings = DriftSettings()
+    notify: NotifySettings = NotifySettings()
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -144,11 +89,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> PipelineCon
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error}") from None
-    try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The graph. This is the only place where it is written; every runner uses it."""
+"""Builds the graph of the pipeline, the same for every runner."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -20,8 +20,9 @@ from components.pusher.component import Pusher
 from components.pusher.earlier_models import PushedModelStrategy, ServedModel
 from components.serving_gate.component import ServingGate
 from data_ingest.sources.dataset import Dataset
-from pipeline.config import STAGES, PipelineConfig, Stage
+from pipeline.config import PipelineConfig
 from pipeline.fingerprint import source_hash
+from pipeline.settings import STAGES, Stage
 
 
 def create_pipeline(
@@ -82,11 +83,7 @@ def create_pipeline(
     if config.train.warm_start and served is not None:
         base_model = served.outputs["model"]
     elif config.train.warm_start:
-        warm_start = tfx.dsl.Resolver(
-            strategy_class=PushedModelStrategy,
-            model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-            pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
-        ).with_id("WarmStartResolver")
+        warm_start = _pushed_model("WarmStartResolver")
         base_model = warm_start.outputs["model"]
         stages["train"].append(warm_start)
     trainer = tfx.components.Trainer(
@@ -110,12 +107,7 @@ def create_pipeline(
     stages["evaluate"] = []
     baseline = served
     if baseline is None:
-        baseline = tfx.dsl.Resolver(
-            strategy_class=PushedModelStrategy,
-            model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-            pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
-            candidate=trainer.outputs["model"],
-        ).with_id("BaselineResolver")
+        baseline = _pushed_model("BaselineResolver", candidate=trainer.outputs["model"])
         stages["evaluate"].append(baseline)
     evaluator = tfx.components.Evaluator(
         examples=examples.outputs["examples"],
@@ -158,3 +150,13 @@ def create_pipeline(
             config.beam.pipeline_args() if beam_pipeline_args is None else beam_pipeline_args
         ),
     )
+
+
+def _pushed_model(node_id: str, **inputs: tfx.dsl.Channel) -> BaseNode:
+    """Finds the newest pushed model in ML Metadata."""
+    return tfx.dsl.Resolver(
+        strategy_class=PushedModelStrategy,
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
+        **inputs,
+    ).with_id(node_id)

@@ -26,27 +26,27 @@ def source_hash(*modules: str, root: Path = PROJECT_ROOT) -> str:
       16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for path in sorted(_closure(modules, root)):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path, tree in sorted(_closure(modules, root).items()):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 
 
-def _closure(modules: Iterable[str], root: Path) -> set[Path]:
-    found: set[Path] = set()
+def _closure(modules: Iterable[str], root: Path) -> dict[Path, ast.Module]:
+    """Syntax trees of the modules and of all that they import, by file."""
+    found: dict[Path, ast.Module] = {}
     waiting = [_module_file(module, root) for module in modules]
     while waiting:
         path = waiting.pop()
         if path is None or path in found:
             continue
-        found.add(path)
-        waiting += [_module_file(name, root) for name in _imports(path)]
+        found[path] = ast.parse(path.read_text(encoding="utf-8"))
+        waiting += [_module_file(name, root) for name in _imports(found[path])]
     return found
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

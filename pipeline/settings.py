@@ -1,10 +1,76 @@
-"""Settings of `oneshot retrain`."""
+"""Settings of the pipeline itself: runners, releases, retrainings, drift and notices."""
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from pydantic import Field, SecretStr, model_validator
 
 from data_ingest.settings import Settings
+
+LOCAL_BEAM_RUNNERS: Final = ("FnApiRunner", "DirectRunner", "PrismRunner")
+"""Beam runners whose workers are on the machine that starts them."""
+Stage = Literal["data", "train", "evaluate", "push"]
+"""How far a run goes: validated examples, a model, both verdicts on it, or all the way."""
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+Event = Literal["blessed", "not_blessed", "failed", "drift"]
+"""What people can be told of a retraining."""
+EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+
+
+class BeamSettings(Settings):
+    """How Beam runs the ingestion, statistics and evaluation steps."""
+
+    runner: str = Field(
+        "FnApiRunner", description="Beam runner, for example FnApiRunner, FlinkRunner"
+    )
+    running_mode: Literal["in_memory", "multi_threading", "multi_processing"] = Field(
+        "in_memory", description="how FnApiRunner runs workers on one machine"
+    )
+    workers: int = Field(1, ge=0, le=1024, description="workers of FnApiRunner; 0 is one per core")
+    extra_args: tuple[str, ...] = Field((), description="further Beam arguments, each --name=value")
+
+    def pipeline_args(self) -> list[str]:
+        """Beam arguments, complete: nothing is left for Beam to find on the network."""
+        # Without sdk_container_image TFX builds a source distribution of itself in each component.
+        args = [f"--runner={self.runner}"]
+        if not any(arg.startswith("--sdk_container_image=") for arg in self.extra_args):
+            args.append("--sdk_container_image=none")
+        if self.runner == "FnApiRunner":
+            args.append(f"--direct_running_mode={self.running_mode}")
+            args.append(f"--direct_num_workers={self.workers}")
+        return [*args, *self.extra_args]
+
+
+class PushSettings(Settings):
+    """Where a blessed model goes."""
+
+    model_name: str = Field(
+        "siamese",
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="TF Serving model name; versions appear in <output>/serving_model/<model_name>",
+    )
+    server_base_path: str | None = Field(
+        None,
+        min_length=1,
+        description="that folder as the servers see it, for models.config: /models/siamese, "
+        "s3://...; null: under the same path as here",
+    )
+    server_poll_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="servers read models.config again within this time; a label moves to a version "
+        "only after they could load it",
+    )
+
+
+class MetadataSettings(Settings):
+    """Where ML Metadata is kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="sqlite:, postgresql: or mysql: URL; one with a password is better given by "
+        "ONESHOT_METADATA_URL; null: metadata.db in the output folder",
+    )
 
 
 class RetrainSettings(Settings):
@@ -91,15 +157,10 @@ class DriftSettings(Settings):
     )
 
 
-Event = Literal["blessed", "not_blessed", "failed", "drift"]
-
-
 class NotifySettings(Settings):
     """Who is told what became of a retraining. Secrets are better given by the environment."""
 
-    events: tuple[Event, ...] = Field(
-        ("blessed", "not_blessed", "failed", "drift"), description="what is told of"
-    )
+    events: tuple[Event, ...] = Field(EVENTS, description="what is told of")
     webhook_url: SecretStr | None = Field(
         None,
         description="http(s) address that gets each notice; ONESHOT_WEBHOOK_URL is the same and "

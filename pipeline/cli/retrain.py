@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, print_json
-from pipeline.config import STAGES
 from pipeline.runs.status import ExitCode, Status
-from pipeline.settings import Event
+from pipeline.settings import EVENTS, STAGES
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -73,7 +72,7 @@ def add_parsers(commands: Any) -> None:
         description="Sends a notice by webhook and mail, as `notify` in the configuration says. "
         "Exit code 1 where that did not succeed, or where nobody is to be told of such an event.",
     )
-    notify.add_argument("event", choices=get_args(Event))
+    notify.add_argument("event", choices=EVENTS)
     notify.add_argument("title", help="one line")
     notify.add_argument(
         "--detail", action="append", default=[], metavar="KEY=VALUE", help="repeatable"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
-from pipeline.config import PushSettings
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import PushSettings
 from serving.deploy.models_config import STABLE, ModelEntry, models_config, read_entry
 from serving.saved_model.versions import versions
 

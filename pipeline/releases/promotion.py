@@ -21,10 +21,10 @@ from ml_metadata import MetadataStore
 from components.pusher.versions import withdraw_version
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
-from pipeline.config import PushSettings
 from pipeline.releases.changes import Action, Change, PromotionHistory
 from pipeline.releases.label_file import LabelFile
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import PushSettings
 from serving.deploy.models_config import CANARY, STABLE
 from serving.saved_model.versions import rolled_back_versions, versions
 

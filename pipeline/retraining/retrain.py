@@ -14,7 +14,7 @@ from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
 from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore
-from pipeline.config import PipelineConfig, Stage
+from pipeline.config import PipelineConfig
 from pipeline.releases.promotion import Promotions
 from pipeline.retraining.job import Child, Job
 from pipeline.retraining.notify import Notice, Notifier
@@ -24,6 +24,7 @@ from pipeline.runs.lease import Hold, Lease, LeaseBusyError, LeaseLostError
 from pipeline.runs.metadata_store import MetadataLocation
 from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace, new_run_id
+from pipeline.settings import Stage
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 0.2

@@ -10,7 +10,8 @@ from typing import Final
 from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
 from data_ingest.spans.store import SpanStore
-from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
+from pipeline.config import PipelineConfig
+from pipeline.settings import LOCAL_BEAM_RUNNERS
 
 _BEAM_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "DataflowRunner": ("--project", "--region", "--temp_location", "--sdk_container_image"),

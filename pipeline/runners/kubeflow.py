@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from data_ingest.sources.dataset import Dataset
-from pipeline.config import LOCAL_BEAM_RUNNERS, PipelineConfig
+from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
 from pipeline.runners.cluster import (
     Cluster,
@@ -17,6 +17,7 @@ from pipeline.runners.cluster import (
     checked_cron,
     require_pipeline_spec,
 )
+from pipeline.settings import LOCAL_BEAM_RUNNERS
 
 STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
 EXAMPLES_NODE: Final = "PairExampleGen"

@@ -31,9 +31,9 @@ from tfx.utils import import_utils, proto_utils
 from components import example_gen
 from components.pusher.earlier_models import ABSENT
 from data_ingest.errors import InputError
-from pipeline.config import LOCAL_BEAM_RUNNERS
 from pipeline.runners.cluster import newest_window
 from pipeline.runs.status import ExitCode
+from pipeline.settings import LOCAL_BEAM_RUNNERS
 
 _log = logging.getLogger(__name__)
 MOUNTS: Final[Mapping[str, str]] = MappingProxyType(

@@ -11,8 +11,8 @@ from typing import Any
 import ml_metadata
 from ml_metadata.proto import metadata_store_pb2
 
-from pipeline.config import Stage
 from pipeline.runs.status import Status
+from pipeline.settings import Stage
 
 _log = logging.getLogger(__name__)
 RUN_CONTEXT = "pipeline_run"

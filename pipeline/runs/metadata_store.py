@@ -12,11 +12,11 @@ from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
-from pipeline.config import MetadataSettings
 from pipeline.runs.lease import DEFAULT_TTL, Lease
 from pipeline.runs.lease_store import DatabaseLeaseStore, FileLeaseStore
 from pipeline.runs.postgres_strings import keep_backslashes
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import MetadataSettings
 
 URL_VARIABLE: Final = "ONESHOT_METADATA_URL"
 _FORMS: Final = (

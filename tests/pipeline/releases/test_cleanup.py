@@ -11,10 +11,10 @@ from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.errors import InputError
 from pipeline.cli.main import main
-from pipeline.config import PushSettings
 from pipeline.releases.cleanup import GcReport, Retention, collect_garbage
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.metadata_store import parse_url
+from pipeline.settings import PushSettings
 from serving.saved_model.versions import versions
 from tests.pipeline.killed import oneshot_killed
 from tests.pipeline.recorded_runs import RecordedRun, RecordedRuns, files_of

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.errors import InputError
-from pipeline.config import PushSettings
 from pipeline.releases.cleanup import Retention, collect_garbage
 from pipeline.releases.promotion import LABELS, Promotions
+from pipeline.settings import PushSettings
 from serving.saved_model.versions import rolled_back_versions, versions
 from tests.pipeline.recorded_runs import RecordedRun, RecordedRuns, files_of
 

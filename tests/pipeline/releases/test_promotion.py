@@ -11,10 +11,10 @@ import pytest
 from components.pusher.pushed_models import rolled_back
 from data_ingest.errors import InputError
 from pipeline.cli.main import main
-from pipeline.config import PushSettings
 from pipeline.releases.label_file import served_model
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import PushSettings
 from serving.deploy.models_config import CANARY, STABLE, ModelEntry, read_entry
 from serving.saved_model.versions import versions
 from tests.pipeline.killed import oneshot_killed

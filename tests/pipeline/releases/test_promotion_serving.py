@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 
-from pipeline.config import PushSettings
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import PushSettings
 from serving.server.config_files import read_model_config
 from serving.server.model_host import ModelHost
 from serving.server.models import ModelSetup

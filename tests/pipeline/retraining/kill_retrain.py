@@ -24,10 +24,10 @@ from pathlib import Path
 
 from ml_metadata import MetadataStore
 
-from pipeline.config import MetadataSettings
 from pipeline.runs.history import RunHistory
 from pipeline.runs.metadata_store import MetadataLocation, locate
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import MetadataSettings
 from serving.deploy.models_config import read_entry
 from tests.pipeline.retraining.start_together import CHECKOUT, children, command, land
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_ingest.errors import InputError
-from pipeline.config import MetadataSettings, PipelineConfig, load_config
+from pipeline.config import PipelineConfig, load_config
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.logs import run_logging
 from pipeline.runs.metadata_store import URL_VARIABLE, locate, parse_url, remember
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import MetadataSettings
 
 POSTGRES = "postgresql://ann:se%3Acr%40t@db.example.org:6543/oneshot"
 
