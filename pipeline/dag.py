@@ -124,7 +124,7 @@ def create_pipeline(
     gate = ServingGate(
         model=trainer.outputs["model"],
         examples=examples.outputs["examples"],
-        settings=config.gate,
+        settings=config.gate.model_dump_json(),
         source_hash=source_hash("components.serving_gate.component"),
     )
     # The order in which people read the verdicts; the two do not depend on each other.

@@ -1,4 +1,4 @@
-"""ServingGate: gives the InfraBlessing that Pusher asks for, without Docker."""
+"""Defines ServingGate, which gives the InfraBlessing that Pusher asks for, without Docker."""
 
 import itertools
 import json
@@ -11,16 +11,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 from tfx import types
-from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.types import artifact_utils, component_spec, standard_artifacts
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component as function_component
+from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
 from components.evaluator.settings import GateSettings
-from components.serving_gate.checks import Floats, PairScorer, check_export, read_card
+from components.serving_gate.checks import Floats, PairScorer, check_export
 from components.trainer import model as siamese_model
 from data_ingest.records.features import Pair, read_pairs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
-from serving.saved_model.contract import EXTRA, KERAS_MODEL, Preprocessing
+from serving.saved_model.contract import EXTRA, KERAS_MODEL, MODEL_CARD, Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
 _log = logging.getLogger(__name__)
@@ -30,77 +31,33 @@ BLESSED = "INFRA_BLESSED"
 NOT_BLESSED = "INFRA_NOT_BLESSED"
 REPORT = "gate_report.json"
 
-REFERENCE_BATCH = 64
+_REFERENCE_BATCH = 64
 
 
-class ServingGateSpec(types.ComponentSpec):
-    """Inputs, outputs and parameters of ServingGate."""
-
-    INPUTS = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-    }
-    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
-    PARAMETERS = {
-        "settings": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
-    }
-
-
-class Executor(base_executor.BaseExecutor):
-    """Checks the export; a failed check is a refusal, not a failed run."""
-
-    def Do(  # noqa: N802
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
-        """Writes INFRA_BLESSED or INFRA_NOT_BLESSED and `gate_report.json` into the blessing."""
-        settings = GateSettings.model_validate_json(exec_properties["settings"])
-        model = artifact_utils.get_single_instance(input_dict["model"])
-        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
-        directory = Path(path_utils.serving_model_path(model.uri))
-        split = Path(artifact_utils.get_split_uri(input_dict["examples"], ONE_SHOT_SPLIT))
-        pairs = list(itertools.islice(read_pairs(split), settings.compared_pairs))
-        report = gate(directory, pairs, settings)
-        write_blessing(blessing, report)
-
-
-class ServingGate(base_component.BaseComponent):
+@function_component
+def ServingGate(  # noqa: N802
+    model: InputArtifact[standard_artifacts.Model],
+    examples: InputArtifact[standard_artifacts.Examples],
+    blessing: OutputArtifact[standard_artifacts.InfraBlessing],
+    settings: Parameter[str],
+    source_hash: Parameter[str] = "",  # noqa: ARG001
+) -> None:
     """Loads an export as TF Serving does, and blesses it if it serves.
 
-    Output `blessing`: an InfraBlessing, with a report beside it.
+    A failed check withholds the blessing, it does not fail the run.
+
+    Args:
+      model: the Trainer's export.
+      examples: pairs to check it with; the `one_shot` split is read.
+      blessing: gets INFRA_BLESSED or INFRA_NOT_BLESSED, and `gate_report.json`.
+      settings: `GateSettings` as JSON.
+      source_hash: of the code that checks; a part of the cache key.
     """
-
-    SPEC_CLASS = ServingGateSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
-
-    def __init__(
-        self,
-        *,
-        model: types.BaseChannel,
-        examples: types.BaseChannel,
-        settings: GateSettings,
-        source_hash: str = "",
-    ) -> None:
-        """Builds the node.
-
-        Args:
-          model: the Trainer's export.
-          examples: pairs to check it with; the `one_shot` split is read.
-          settings: limits.
-          source_hash: of the code that checks; a part of the cache key.
-        """
-        super().__init__(
-            spec=ServingGateSpec(
-                model=model,
-                examples=examples,
-                settings=settings.model_dump_json(),
-                source_hash=source_hash,
-                blessing=types.Channel(type=standard_artifacts.InfraBlessing),
-            )
-        )
+    limits = GateSettings.model_validate_json(settings)
+    split = Path(artifact_utils.get_split_uri([examples], ONE_SHOT_SPLIT))
+    pairs = list(itertools.islice(read_pairs(split), limits.compared_pairs))
+    report = gate(Path(path_utils.serving_model_path(model.uri)), pairs, limits)
+    _write_blessing(blessing, report)
 
 
 def gate(directory: Path, pairs: Sequence[Pair], settings: GateSettings) -> dict[str, Any]:
@@ -120,7 +77,7 @@ def keras_scorer(directory: Path) -> PairScorer:
     Raises:
       OSError, ValueError, KeyError: the model or its card is missing or damaged.
     """
-    card = read_card(directory)
+    card = json.loads((directory / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
     preprocessing = Preprocessing(int(card["image_size"]), card["polarity"], card["framing"])
     model = keras.saving.load_model(
         directory / EXTRA / KERAS_MODEL,
@@ -137,22 +94,16 @@ def keras_scorer(directory: Path) -> PairScorer:
         return tf.sigmoid(tf.reshape(tf.cast(model(drawings, training=False), tf.float32), [-1]))
 
     def score_pairs(images_a: Sequence[bytes], images_b: Sequence[bytes]) -> Floats:
-        starts = range(0, len(images_a), REFERENCE_BATCH)
-        return np.concatenate(
-            [
-                score(
-                    tf.constant(images_a[start : start + REFERENCE_BATCH]),
-                    tf.constant(images_b[start : start + REFERENCE_BATCH]),
-                ).numpy()
-                for start in starts
-            ]
-        )
+        batches = [
+            slice(at, at + _REFERENCE_BATCH) for at in range(0, len(images_a), _REFERENCE_BATCH)
+        ]
+        scores = [score(tf.constant(images_a[at]), tf.constant(images_b[at])) for at in batches]
+        return np.concatenate([part.numpy() for part in scores])
 
     return score_pairs
 
 
-def write_blessing(blessing: types.Artifact, report: dict[str, Any]) -> None:
-    """Blesses, or says why not."""
+def _write_blessing(blessing: types.Artifact, report: dict[str, Any]) -> None:
     reasons = report["reasons"]
     directory = Path(blessing.uri)
     directory.mkdir(parents=True, exist_ok=True)

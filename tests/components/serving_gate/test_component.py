@@ -17,7 +17,13 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from components.evaluator.settings import GateSettings
 from components.serving_gate.checks import GateFailure, compare_scores, hostile_images, huge_png
-from components.serving_gate.component import BLESSED, NOT_BLESSED, REPORT, Executor, gate
+from components.serving_gate.component import (
+    BLESSED,
+    NOT_BLESSED,
+    REPORT,
+    ServingGate_Executor,
+    gate,
+)
 from components.trainer.model import WeightedL1
 from data_ingest.records.features import Pair, serialize_pair
 from serving.saved_model.contract import Preprocessing
@@ -299,7 +305,7 @@ def test_the_blessing_is_what_pusher_reads_with_a_report_beside_it(
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(tmp_path / "blessing")
     with caplog.at_level(logging.INFO):
-        Executor().Do(
+        ServingGate_Executor().Do(
             {"model": [model], "examples": [examples]},
             {"blessing": [blessing]},
             {"settings": SETTINGS.model_dump_json(), "source_hash": ""},
