@@ -132,7 +132,7 @@ class BlockingClient(_Client):
         if self._owner:
             _run(self._calls.wire.close())
 
-    def __enter__(self: "BlockingSelf") -> "BlockingSelf":
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -153,12 +153,8 @@ class AwaitingClient(_Client):
         if self._owner:
             await self._calls.wire.close()
 
-    async def __aenter__(self: "AwaitingSelf") -> "AwaitingSelf":
+    async def __aenter__(self: Self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
-
-
-BlockingSelf = TypeVar("BlockingSelf", bound=BlockingClient)
-AwaitingSelf = TypeVar("AwaitingSelf", bound=AwaitingClient)

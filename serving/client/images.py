@@ -1,4 +1,4 @@
-"""From what people have of an image to the bytes that a server takes."""
+"""Encodes paths, bytes, arrays and PIL images as the files that a server takes."""
 
 import io
 import os
@@ -25,10 +25,8 @@ or floats in [0, 1]; or a PIL image."""
 Images: TypeAlias = "Image | Iterable[Image]"
 """One image or several."""
 
-GRAY: Final = 0
-RGB: Final = 2
-COLOUR_TYPES: Final = {1: GRAY, 3: RGB}
-"""PNG's colour type by number of channels (PNG specification, 11.2.2)."""
+COLOUR_TYPES: Final = {1: 0, 3: 2}
+"""PNG's colour type, gray or RGB, by number of channels (PNG specification, 11.2.2)."""
 PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
 """PIL modes that a PNG keeps and the server's decoder reads."""
 
@@ -66,7 +64,7 @@ def encode_images(images: Images) -> Iterator[bytes]:
       InvalidImage: one of them is not an image; the message names its place.
       OSError: a path cannot be read.
     """
-    if is_single(images):
+    if _is_single(images):
         yield encode_image(cast(Image, images))
         return
     for place, image in enumerate(cast(Iterable[Image], images)):
@@ -77,7 +75,7 @@ def encode_images(images: Images) -> Iterator[bytes]:
         yield encoded
 
 
-def is_single(images: object) -> bool:
+def _is_single(images: object) -> bool:
     """Whether this is one image and not an iterable of several."""
     if isinstance(images, np.ndarray):
         return images.ndim != 4

@@ -77,16 +77,11 @@ class ServerError(ClientError):
     default_code = Code.INTERNAL
 
 
-_CLASSES: Final[dict[Code, type[ClientError]]] = {
-    Code.INVALID_ARGUMENT: InvalidRequest,
+_KINDS = (InvalidRequest, NotFound, Unauthorized, Overloaded, Unavailable, DeadlineExceeded)
+_CLASSES: Final[Mapping[Code, type[ClientError]]] = {kind.default_code: kind for kind in _KINDS} | {
     Code.FAILED_PRECONDITION: InvalidRequest,
     Code.OUT_OF_RANGE: InvalidRequest,
-    Code.NOT_FOUND: NotFound,
-    Code.UNAUTHENTICATED: Unauthorized,
     Code.PERMISSION_DENIED: Unauthorized,
-    Code.RESOURCE_EXHAUSTED: Overloaded,
-    Code.UNAVAILABLE: Unavailable,
-    Code.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
 # Of several codes that are answered with one status, the first, unless named below.
