@@ -34,7 +34,7 @@ setup(
         "pyyaml",
         "rich",
         "scipy",
-        "tensorboard",  # keras.callbacks.TensorBoard needs it and tensorflow no longer installs it
+        "tensorboard",  # has tf.summary.scalar, which writes the training's curves
         "tensorflow==2.21.0",
         "tensorflow-data-validation==1.21.0",
         "tensorflow-model-analysis==0.52.0",

@@ -164,7 +164,7 @@ def averaged(*runs: Any) -> Any:
 
 
 def table(summaries: Mapping[str, Any]) -> Table:
-    """The figures for people, in percent."""
+    """The figures in percent."""
     shown = Table(title="mean and sd over seeds, %")
     for heading in ("training", "figure", "mean", "sd", "seeds", "n a seed", "target"):
         shown.add_column(heading, justify="left" if heading in ("training", "figure") else "right")

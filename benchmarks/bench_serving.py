@@ -5,14 +5,12 @@
 All in one run, on the same images, one load after another; the bare Session is measured before and
 after the servers, and its better figure counts. Clients and server share the machine's cores, so
 what clients cost is in the server's figures too: a single client is a real one, several only send
-prepared bytes. `--grpc` and `--rest` measure a server that runs
-already, such as TF Serving.
+prepared bytes. `--grpc` and `--rest` measure a server that runs already, such as TF Serving.
 """
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import machine
 from serving.saved_model.versions import newest_complete
 
 CLIENTS: Final = (1, 8, 32)
@@ -98,7 +97,7 @@ def ratios(bare: Any, servers: dict[str, dict[int, Any]]) -> dict[str, Any]:
 
 
 def table(bare: Any, servers: dict[str, dict[int, Any]]) -> Table:
-    """The figures for people."""
+    """The figures of the bare Session and of the servers, one load a line."""
     shown = Table(title="embed, one image a request")
     for title in (
         "",
@@ -173,7 +172,7 @@ def main() -> int:
     bare = better(first, measure("bare", "--model", str(version), *seconds))
 
     result = {
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+        "machine": machine("tensorflow", "grpcio", "httpx"),
         "model": str(version),
         "server": running or "oneshot serve",
         "bare": bare,

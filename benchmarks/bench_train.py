@@ -15,16 +15,15 @@ With `--to-the-end` it also trains the preset to its end and measures the offici
 import argparse
 import json
 import logging
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine
 from benchmarks.step_profile import breakdown, large_products, parts, products, timings
 from benchmarks.training_rounds import (
     STEPS,
@@ -45,22 +44,12 @@ from components.trainer.recipe import PRESETS, Recipe, TrainSettings
 LOOP_TARGET: Final = 0.95
 AUGMENTATION_TARGET: Final = 0.10
 MORE_PAIRS: Final = 10
-_LOGGER = logging.getLogger("bench_train")
+_log = logging.getLogger(__name__)
 
 
-def machine(accelerator: Accelerator) -> dict[str, str]:
+def described(accelerator: Accelerator) -> dict[str, str]:
     """What the figures depend on."""
-    names = [
-        line.partition(": ")[2]
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "device": accelerator.description,
-        "cpu": f"{len(names)} x {names[0]}" if names else platform.machine(),
-        "platform": platform.platform(),
-        **{package: version(package) for package in ("tensorflow", "keras")},
-    }
+    return {"device": accelerator.description, **machine("tensorflow", "keras")}
 
 
 def rates(found: list[Round], *, images: int, on_cpu: bool) -> dict[str, Any]:
@@ -172,10 +161,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if options.no_memory:
         del folders[MORE_PAIRS * options.pairs]
     for count, own in folders.items():
-        _LOGGER.info("%d pairs", count)
+        _log.info("%d pairs", count)
         if not (own / "Split-train").is_dir():
             write_records(own, data=options.data, pairs=count)
-    report: dict[str, Any] = {"preset": options.preset, **machine(accelerator)}
+    report: dict[str, Any] = {"preset": options.preset, **described(accelerator)}
     if not options.no_memory:
         report["memory"] = [memory(own, preset=options.preset) for own in folders.values()]
     own = folders[options.pairs]
@@ -207,7 +196,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the results; default: stdout")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    _LOGGER.setLevel(logging.INFO)
+    _log.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as scratch:
         report = measure(arguments, arguments.records or Path(scratch))
     show(report)

@@ -1,4 +1,4 @@
-"""Databases full of people, for the gallery's benchmark."""
+"""Fills a gallery's store with many identities, and runs PostgreSQL, for `bench_gallery`."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ max_wal_size = 8GB
 """
 """A million vectors and their index stay in memory, while it is built and while it answers."""
 
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class VectorEmbedder:
@@ -51,28 +51,28 @@ class VectorEmbedder:
 
 
 def name_of(row: int) -> str:
-    return f"person {row:07d}"
+    return f"identity {row:07d}"
 
 
-def fill(store: Store, people: Population) -> None:
-    """Enrols everybody through the store, in large transactions."""
-    model = store.begin(facts_of(people))
+def fill(store: Store, population: Population) -> None:
+    """Enrols the population through the store, in large transactions."""
+    model = store.begin(facts_of(population))
     store.activate(model, instead_of=None, impostors=None)
-    for start_row in range(0, len(people.enrolled), CHUNK):
-        rows = range(start_row, min(start_row + CHUNK, len(people.enrolled)))
+    for start_row in range(0, len(population.enrolled), CHUNK):
+        rows = range(start_row, min(start_row + CHUNK, len(population.enrolled)))
         store.add(
-            [(name_of(row), [_image(row, people.enrolled[row])]) for row in rows], model=model
+            [(name_of(row), [_image(row, population.enrolled[row])]) for row in rows], model=model
         )
 
 
-def facts_of(people: Population) -> ModelFacts:
-    return VectorEmbedder(people.enrolled.shape[1]).facts("1")
+def facts_of(population: Population) -> ModelFacts:
+    return VectorEmbedder(population.enrolled.shape[1]).facts("1")
 
 
-def fill_postgres(store: Any, people: Population) -> None:
-    """Copies everybody into the tables, then builds the index, as a rebuild does."""
-    model = store.begin(facts_of(people))
-    size = len(people.enrolled)
+def fill_postgres(store: Any, population: Population) -> None:
+    """Copies the population into the tables, then builds the index, as a rebuild does."""
+    model = store.begin(facts_of(population))
+    size = len(population.enrolled)
     with store._pool.connection() as connection:
 
         def copy(table: str, columns: str, types: list[str], rows: Iterator[Any]) -> None:
@@ -94,7 +94,7 @@ def fill_postgres(store: Any, people: Population) -> None:
                 "identity, sha256, created, content",
                 ["int8", "bytea", "float8", "bytea"],
                 (
-                    (row + 1, _image(row, people.enrolled[row]).sha256, 0.0, b"-")
+                    (row + 1, _image(row, population.enrolled[row]).sha256, 0.0, b"-")
                     for row in range(size)
                 ),
             )
@@ -102,13 +102,13 @@ def fill_postgres(store: Any, people: Population) -> None:
                 f"vector_{model.key}",
                 "identity, images, vector",
                 ["int8", "int4", "vector"],
-                ((row + 1, 1, people.enrolled[row]) for row in range(size)),
+                ((row + 1, 1, population.enrolled[row]) for row in range(size)),
             )
             connection.execute(
                 "SELECT setval(pg_get_serial_sequence('oneshot.identity', 'id'), %s)", [size]
             )
         connection.execute("ANALYZE")
-    _LOGGER.info("copied; building the index")
+    _log.info("copied; building the index")
     store.activate(model, instead_of=None, impostors=None)
 
 

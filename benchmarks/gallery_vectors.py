@@ -1,4 +1,4 @@
-"""The people that the gallery's benchmark enrols, and what it asks about them.
+"""Draws the vectors that `bench_gallery` enrols, and those that it asks about.
 
     python -m benchmarks.gallery_vectors --model output/serving_model/siamese \\
         --images images_background.zip images_evaluation.zip --output vectors.npz
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 UNKNOWN: Final = 0.2
-"""Share of the queries that are of nobody enrolled."""
+"""Share of the queries that are of no enrolled identity."""
 MADE_UP_DIMENSIONS: Final = 128
 MADE_UP_CHARACTERS: Final = 10_000
 MADE_UP_DRAWINGS: Final = 10
@@ -71,7 +71,7 @@ def embedded_drawings(model: Path, places: Sequence[Path]) -> Drawings:
     """What a model makes of the images in zips or folders of `<group>/<class>/<image>`.
 
     Each drawing is embedded in eight positions, as eight characters: there are more than a
-    thousand kinds of people among a million.
+    thousand kinds of identities among a million.
     """
     files = [file for place in places for file in list_images(place)]
     with ImageReader() as reader:
@@ -98,13 +98,13 @@ def made_up_drawings() -> Drawings:
     return Drawings(vectors.astype(np.float32), characters)
 
 
-def population(drawings: Drawings, size: int, *, newcomers: int, queries: int) -> Population:
-    """Draws any number of people from some thousand drawings.
+def draw_population(drawings: Drawings, size: int, *, newcomers: int, queries: int) -> Population:
+    """Draws any number of identities from some thousand drawings.
 
-    Someone's vector is the mean of a character plus what sets one drawing of another character
-    apart from its mean: spread like the vectors of real drawings. A second look at someone is off
-    by the difference of two drawings of one character. A fifth of the queries are of characters
-    that are kept out of the enrolled ones.
+    The vector of an identity is the mean of a character plus what sets one drawing of another
+    character apart from its mean: spread like the vectors of real drawings. A query of an identity
+    is off by the difference of two drawings of one character. A fifth of the queries are of
+    characters that are kept out of the enrolled ones.
     """
     random = np.random.default_rng(_SEED)
     characters = drawings.characters
@@ -120,7 +120,7 @@ def population(drawings: Drawings, size: int, *, newcomers: int, queries: int) -
     shuffled = random.permutation(len(counts))
     outsiders, insiders = np.split(shuffled, [max(1, len(counts) // 10)])
 
-    def people(among: Ints, count: int) -> Floats:
+    def identities(among: Ints, count: int) -> Floats:
         drawn = hands[random.integers(len(hands), size=count)]
         return np.asarray(means[random.choice(among, count)] + drawn, np.float32)
 
@@ -129,13 +129,13 @@ def population(drawings: Drawings, size: int, *, newcomers: int, queries: int) -
         vectors *= (wanted / np.linalg.norm(vectors, axis=1))[:, None]
         return vectors
 
-    enrolled = at_length(people(insiders, size))
-    new = at_length(people(insiders, newcomers))
+    enrolled = at_length(identities(insiders, size))
+    new = at_length(identities(insiders, newcomers))
     unknown = int(queries * UNKNOWN)
     again = enrolled[random.choice(size, queries - unknown, replace=queries > size)]
     one, other = random.integers(len(hands), size=(2, len(again)))
     known = again + (hands[one] - hands[other])
-    asked = at_length(np.concatenate([known, people(outsiders, unknown)]))
+    asked = at_length(np.concatenate([known, identities(outsiders, unknown)]))
     asked = asked[random.permutation(queries)]
     _, nearest = faiss.knn(asked, enrolled, 1, metric=faiss.METRIC_L1)
     return Population(enrolled, new, asked, nearest[:, 0])

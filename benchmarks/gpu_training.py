@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.bench_train import machine, profile, rates, whole_training
+from benchmarks.bench_train import described, profile, rates, whole_training
 from benchmarks.training_rounds import (
     STEPS,
     BareSteps,
@@ -24,7 +24,7 @@ from components.trainer.recipe import TrainSettings
 ASKED: Final = ("utilization.gpu", "memory.used", "power.draw")
 """Percent of the time in which a kernel ran, MiB, watts."""
 EVERY_MS: Final = 200
-_LOGGER = logging.getLogger("bench_gpu")
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def watched(found: dict[str, float]) -> Iterator[None]:
             [*command, f"--loop-ms={EVERY_MS}"], stdout=subprocess.PIPE, text=True
         )
     except FileNotFoundError:
-        _LOGGER.warning("nvidia-smi is not installed: the GPU's utilisation is not measured")
+        _log.warning("nvidia-smi is not installed: the GPU's utilisation is not measured")
         yield
         return
     try:
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any
     data = (read_split(folder, "train", recipe), read_split(folder, "eval", recipe))
     report: dict[str, Any] = {
         "preset": options.preset,
-        **machine(accelerator),
+        **described(accelerator),
         "recipe": recipe.model_dump(mode="json"),
         "mixed_precision": accelerator.mixed_precision,
         "xla": accelerator.xla,

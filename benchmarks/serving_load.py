@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.http2_load import UnaryCalls
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
-from serving.client.rest import write_request
+from serving.client.base import BlockingClient
+from serving.client.rest import Client, write_request
 from serving.client.types import Predict, Target
 
 BATCH: Final = 32
@@ -198,11 +199,14 @@ def load(protocol: str, address: str, *, model: str, clients: int, seconds: floa
     Several are to show what the server can do, on the same cores: they only send and receive.
     """
     if clients == 1:
+        client: BlockingClient
         if protocol == "grpc":
-            from serving.client.grpc import GrpcClient as Kind
+            from serving.client.grpc import GrpcClient
+
+            client = GrpcClient(address, model=model)
         else:
-            from serving.client.rest import Client as Kind
-        with Kind(address, model=model) as client:
+            client = Client(address, model=model)
+        with client:
             client.wait_ready()
             singles = ([image] for image in itertools.cycle(drawings()))
             return _blocking(client.embed, singles, seconds=seconds)

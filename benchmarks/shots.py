@@ -1,4 +1,4 @@
-"""How several references of a class are best combined, on alphabets held out of training.
+"""Compares ways to combine several support images of a class, on alphabets held out of training.
 
     python -m benchmarks.shots --model output/serving_model/siamese/<version> \\
         --images images_background.zip

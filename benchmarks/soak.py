@@ -1,6 +1,6 @@
 """Load on the local server while versions are swapped: counts failed requests, watches memory.
 
-    python benchmarks/soak.py --model output/serving_model/siamese --minutes 10 --swap-seconds 20
+    python -m benchmarks.soak --model output/serving_model/siamese --minutes 10 --swap-seconds 20
 
 Half of the clients speak gRPC, half REST; none retries. Every answer is compared with what the
 version that gave it has answered before. From time to time a damaged version is pushed too, which
@@ -32,6 +32,8 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
+
+from benchmarks.machine import memory_of
 
 NAME = "siamese"
 DAMAGED_EVERY = 4
@@ -238,7 +240,7 @@ def soak(exports: Sequence[Path], *, minutes: float, swap_seconds: float, client
                 rest_url=rest_url,
                 clients=clients,
             )
-            memory = [resident_mib(pid)]
+            memory = [memory_of(pid).resident]
             begin = time.monotonic()
             try:
                 for number in range(1, math.ceil(60 * minutes / swap_seconds)):
@@ -247,7 +249,7 @@ def soak(exports: Sequence[Path], *, minutes: float, swap_seconds: float, client
                     damage = (pusher.version + 1) % DAMAGED_EVERY == 0
                     version = pusher.push(damage=damage)
                     wait_for(rest_url, version, "END" if damage else "AVAILABLE")
-                    memory.append(resident_mib(pid))
+                    memory.append(memory_of(pid).resident)
                     sys.stderr.write(
                         f"version {version}{' (damaged)' if damage else ''}: "
                         f"{memory[-1]:.0f} MiB, {len(load.failures)} failed\n"
@@ -255,7 +257,7 @@ def soak(exports: Sequence[Path], *, minutes: float, swap_seconds: float, client
                 time.sleep(max(0.0, begin + 60 * minutes - time.monotonic()))
             finally:
                 load.stop()
-            memory.append(resident_mib(pid))
+            memory.append(memory_of(pid).resident)
     return report_of(load, pusher, memory, minutes=minutes)
 
 
@@ -269,14 +271,6 @@ def wait_for(rest_url: str, version: int, state: str) -> None:
             return
         time.sleep(0.2)
     raise SystemExit(f"version {version} was not {state} within {TIMEOUT:.0f} s")
-
-
-def resident_mib(pid: int) -> float:
-    """Memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("no VmRSS in /proc")
 
 
 def report_of(load: Load, pusher: Pusher, memory: list[float], *, minutes: float) -> Report:

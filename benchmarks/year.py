@@ -40,6 +40,7 @@ from pipeline.releases.cleanup import Retention, collect_garbage
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import locate
+from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
 
 DAY: Final = 86_400.0
@@ -174,7 +175,7 @@ class Year:
                 dataset=dataset,
                 workspace=self.workspace,
                 metadata=self._metadata,
-                run=RunRecord(run_id=run_id, state="running", started=now),
+                run=RunRecord(run_id=run_id, state=Status.RUNNING, started=now),
                 check_lease=lambda: None,
             )
         ran = time.perf_counter()

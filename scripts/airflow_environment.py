@@ -15,8 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from host import SetupError, uv_environment
-from steps import Run, only_one, run_quietly, say, step
+from host import uv_environment
+from steps import CHECK_NETWORK, Run, exit_code, only_one, run_quietly, say, step
 
 STAMP = "oneshot-airflow.txt"
 LOCK_FILE = "requirements-airflow.lock"
@@ -47,12 +47,7 @@ class AirflowSetup:
             shutil.rmtree(self.venv, ignore_errors=True)
             uv = str(self.root / ".venv" / "bin" / "uv")
             environ = uv_environment(os.environ)
-            remedy = (
-                "Check the network and the free disk space (behind a mirror or proxy set "
-                "UV_DEFAULT_INDEX, HTTPS_PROXY, SSL_CERT_FILE as uv needs them), then run the "
-                "same command again."
-            )
-            with step(f"packages of {LOCK_FILE}", remedy=remedy):
+            with step(f"packages of {LOCK_FILE}", remedy=CHECK_NETWORK):
                 self.run(
                     [uv, "venv", "--quiet", "--python", sys.executable, str(self.venv)], environ
                 )
@@ -76,17 +71,5 @@ class AirflowSetup:
         return f"{pins} Python {platform.python_version()} at {sys.base_prefix} in {self.venv}\n"
 
 
-def main() -> int:
-    try:
-        AirflowSetup(Path(__file__).resolve().parent.parent).ensure()
-    except (SetupError, OSError) as error:
-        say(f"Set-up failed.\n{error}")
-        return 1
-    except KeyboardInterrupt:
-        say("\nSet-up interrupted; the same command starts it again.")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(AirflowSetup(Path(__file__).resolve().parent.parent).ensure))

@@ -12,6 +12,10 @@ edit three of the file's dynamic tables:
 
 Nothing moves, so the file's size and all addresses stay as they were. Layouts are those of the
 System V ABI (ELF-64, little endian) and of the LSB's chapter on symbol versioning.
+
+This module can go, with its use in environment.py, when both packages publish wheels for a glibc as
+old as the oldest supported one (`OLDEST_GLIBC` in host.py: manylinux_2_34 or older), or when the
+oldest supported host has glibc 2.39.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from typing import Any
 
 import elf
 from host import SetupError, check_host, dotted, glibc_version, uv_environment
-from steps import Run, only_one, run_quietly, say, step
+from steps import AGAIN, CHECK_NETWORK, Run, exit_code, only_one, run_quietly, say, step
 from uv_download import UV_VERSION, download_uv
 
 WHEELS_GLIBC = (2, 39)  # what the wheels of these packages are tagged for
@@ -36,7 +36,6 @@ NEWER_GLIBC_WHEELS = {
     ),
 }
 STAMP = "oneshot-setup.json"
-AGAIN = "then run the same command again: what was downloaded is kept."
 
 # Uses both extension modules, since a symbol may be looked up only when it is called.
 CHECK = """
@@ -184,11 +183,7 @@ class Setup:
         plain_file, newer_file = self.venv / "pins.txt", self.venv / "pins-newer-glibc.txt"
         plain_file.write_text(plain)
         newer_file.write_text(newer)
-        remedy = (
-            "Check the network and the free disk space (behind a mirror or proxy set "
-            f"UV_DEFAULT_INDEX, HTTPS_PROXY, SSL_CERT_FILE as uv needs them), {AGAIN}"
-        )
-        with step("packages of requirements.lock", remedy=remedy):
+        with step("packages of requirements.lock", remedy=CHECK_NETWORK):
             self.uv("sync", str(plain_file))
             if newer:
                 # Only for these: for another package the override could pick a wheel that this
@@ -261,16 +256,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--gpu", action="store_true", help="add CUDA for TensorFlow (NVIDIA)")
     options = parser.parse_args(arguments)
-    try:
-        Setup(Path(__file__).resolve().parent.parent, gpu=options.gpu).ensure()
-    except SetupError as error:
-        say(f"Set-up failed.\n{error}")
-        return 1
-    except OSError as error:
-        say(f"Set-up failed: {error}")
-        say(f"Check that this folder is writable and its disk is not full, {AGAIN}")
-        return 1
-    except KeyboardInterrupt:
-        say("\nSet-up interrupted; the same command starts it again.")
-        return 1
-    return 0
+    root = Path(__file__).resolve().parent.parent
+    return exit_code(lambda: Setup(root, gpu=options.gpu).ensure())

@@ -1,4 +1,4 @@
-"""What the set-up has to know about the machine it runs on."""
+"""Checks the machine that the set-up runs on, and passes its settings on to uv."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the parts of the set-up one after the other, and telling a person about it."""
+"""Runs the parts of a set-up one after the other, and says how they went."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from pathlib import Path
 from host import SetupError
 
 Run = Callable[[Sequence[str], Mapping[str, str]], None]
+AGAIN = "then run the same command again: what was downloaded is kept."
+CHECK_NETWORK = (
+    "Check the network and the free disk space (behind a mirror or proxy set UV_DEFAULT_INDEX, "
+    f"HTTPS_PROXY, SSL_CERT_FILE as uv needs them), {AGAIN}"
+)
 
 
 def run_quietly(command: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -57,6 +62,22 @@ def step(name: str, *, remedy: str = "") -> Iterator[None]:
         say("failed")
         raise SetupError(f"{error}\n{remedy}".rstrip()) from error
     say(f"{time.monotonic() - started:.0f} s")
+
+
+def exit_code(set_up: Callable[[], None]) -> int:
+    """Runs a set-up; 0 it is done, 1 it is not, and the message says what to do."""
+    try:
+        set_up()
+    except SetupError as error:
+        say(f"Set-up failed.\n{error}")
+    except OSError as error:
+        say(f"Set-up failed: {error}")
+        say(f"Check that this folder is writable and its disk is not full, {AGAIN}")
+    except KeyboardInterrupt:
+        say("\nSet-up interrupted; the same command starts it again.")
+    else:
+        return 0
+    return 1
 
 
 def say(text: str) -> None:

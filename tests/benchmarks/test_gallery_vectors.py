@@ -1,26 +1,26 @@
-"""The people of the gallery's benchmark, and the answers that it takes for right."""
+"""The population of the gallery's benchmark, and the answers that it takes for right."""
 
 import io
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.gallery_vectors import made_up_drawings, population, positions
+from benchmarks.gallery_vectors import draw_population, made_up_drawings, positions
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
 
 
 def test_the_answers_are_those_of_exact_search() -> None:
-    people = population(made_up_drawings(), 700, newcomers=10, queries=50)
-    distances = np.abs(people.queries[:, None] - people.enrolled).sum(axis=2)
-    assert people.nearest.tolist() == distances.argmin(axis=1).tolist()
+    population = draw_population(made_up_drawings(), 700, newcomers=10, queries=50)
+    distances = np.abs(population.queries[:, None] - population.enrolled).sum(axis=2)
+    assert population.nearest.tolist() == distances.argmin(axis=1).tolist()
 
 
-def test_people_are_as_far_from_each_other_as_drawings() -> None:
+def test_identities_are_as_far_from_each_other_as_drawings() -> None:
     drawings = made_up_drawings()
-    people = population(drawings, 3000, newcomers=10, queries=10)
-    assert len(np.unique(people.enrolled, axis=0)) == 3000
+    population = draw_population(drawings, 3000, newcomers=10, queries=10)
+    assert len(np.unique(population.enrolled, axis=0)) == 3000
     lengths = np.linalg.norm(drawings.vectors, axis=1)
-    made = np.linalg.norm(np.concatenate([people.enrolled, people.newcomers]), axis=1)
+    made = np.linalg.norm(np.concatenate([population.enrolled, population.newcomers]), axis=1)
     assert made.min() >= lengths.min() - 1e-4
     assert made.max() <= lengths.max() + 1e-4
     random = np.random.default_rng(1)
@@ -29,7 +29,7 @@ def test_people_are_as_far_from_each_other_as_drawings() -> None:
         one, other = vectors[random.integers(len(vectors), size=(2, 2000))]
         return float(np.median(np.abs(one - other).sum(axis=1)))
 
-    ratio = usual_distance(people.enrolled) / usual_distance(drawings.vectors)
+    ratio = usual_distance(population.enrolled) / usual_distance(drawings.vectors)
     assert 0.9 < ratio < 1.1
 
 
