@@ -1,4 +1,4 @@
-"""How fast a gallery answers, enrols, and how much memory it takes.
+"""Measures how fast a gallery answers and enrols, and how much memory it takes.
 
     python -m benchmarks.bench_gallery --sizes 1000 100000 --backends sqlite sqlite-vec postgres
     python -m benchmarks.bench_gallery --sizes 1000000 --backends sqlite postgres

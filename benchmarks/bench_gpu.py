@@ -1,4 +1,4 @@
-"""How fast training is on GPUs, how busy they are, and how long a good model takes.
+"""Measures how fast training is on GPUs, how busy they are, and how long a good model takes.
 
     python -m benchmarks.bench_gpu --data /data/omniglot --json bench_gpu.json
 

@@ -1,4 +1,4 @@
-"""What a server costs: single images over gRPC and REST against the bare `Session.run`.
+"""Measures what a server adds to the bare `Session.run`: single images over gRPC and REST.
 
     python -m benchmarks.bench_serving --model output/serving_model/siamese
 

@@ -1,4 +1,4 @@
-"""How fast training is, and what its steps are made of.
+"""Measures how fast training is, and what its steps are made of.
 
     python -m benchmarks.bench_train --data /data/omniglot --json bench_train.json
 

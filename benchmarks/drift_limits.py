@@ -1,4 +1,4 @@
-"""How often `drift`'s limits are wrong: on alphabets that are only new, and on spoiled drawings.
+"""Measures how often `drift`'s limits are wrong, on new alphabets and on spoiled drawings.
 
     python -m benchmarks.drift_limits /data/omniglot/images_background.zip
 

@@ -1,4 +1,4 @@
-"""Training on GPUs: how busy they are, how fast steps are, and how long a good model takes."""
+"""Trains on GPUs for `bench_gpu`: how busy they are, how fast steps are, when a model is good."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""gRPC calls at next to no cost for the caller: prepared bytes over one HTTP/2 connection.
+"""Calls a gRPC method at next to no cost: prepared bytes over one HTTP/2 connection.
 
 A load generator that shares the cores with its server must not need a third of them itself, as
 `grpc.aio` does for small messages. This one speaks just enough HTTP/2 (RFC 9113) to ask for unary

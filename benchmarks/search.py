@@ -1,4 +1,4 @@
-"""What a change of the training recipe is worth, judged by held-out background alphabets.
+"""Measures what a change of the training recipe is worth, on held-out background alphabets.
 
     python -m benchmarks.search --data images_background.zip --results search.json \\
         --name "learning rate 0.01" --set learning_rate=0.01 --seeds 1 2 3

@@ -1,4 +1,4 @@
-"""One load on one server, or on a bare Session: a process of its own, which prints figures as JSON.
+"""Puts one load on one server or on a bare Session, and prints the figures as JSON.
 
 python -m benchmarks.serving_load bare --model output/serving_model/siamese/VERSION
 python -m benchmarks.serving_load grpc --address 127.0.0.1:8500 --clients 8

@@ -1,4 +1,4 @@
-"""Load on the local server while versions are swapped: counts failed requests, watches memory.
+"""Loads the local server while versions are swapped: counts failed requests, watches memory.
 
     python -m benchmarks.soak --model output/serving_model/siamese --minutes 10 --swap-seconds 20
 

@@ -1,4 +1,4 @@
-"""What a training step is made of, and how far it is from what the machine can do.
+"""Times the parts of a training step, and its products against what the machine can do.
 
 A part's time is that of the part alone, compiled like the step, on the step's own tensors. The
 machine's peak is the best rate of any large matrix product or convolution, measured here.

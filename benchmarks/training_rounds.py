@@ -1,4 +1,4 @@
-"""What benchmarks of training share: pair records, and how fast steps of training are.
+"""Writes pair records and times rounds of steps, for the benchmarks of training.
 
 The records are those that the pipeline makes of the same images.
 """

@@ -1,4 +1,4 @@
-"""Tables of what the benchmarks of training found."""
+"""Prints what the benchmarks of training found as tables."""
 
 from collections.abc import Mapping
 from typing import Any

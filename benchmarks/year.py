@@ -1,4 +1,4 @@
-"""A year of daily retrainings with a daily `oneshot gc`: how disk and history grow.
+"""Runs a year of daily retrainings with a daily `oneshot gc`: how disk and history grow.
 
     python -m benchmarks.year --output /tmp/year --days 365
 

@@ -8,12 +8,8 @@ import os
 import subprocess
 import sys
 
-PYTHONS = (
-    (3, 11),
-    (3, 12),
-    (3, 13),
-    (3, 10),
-)  # the first found is taken where `python3` is another
+# Where `python3` is another, the first that is found is taken.
+PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 10))
 
 
 def is_accepted(version):

@@ -1,4 +1,4 @@
-"""Fetches uv where Python comes without pip (Debian splits it off as python3-venv)."""
+"""Fetches uv out of its wheel, without pip, which Debian's Python has only with python3-venv."""
 
 from __future__ import annotations
 
