@@ -125,9 +125,8 @@ class Request:
         try:
             whole = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
         except (MemoryError, ValueError) as error:
-            self.future.set_exception(
-                ServingError(Code.INTERNAL, f"parts cannot be joined: {type(error).__name__}")
-            )
+            message = f"parts cannot be joined: {type(error).__name__}"
+            self.future.set_exception(ServingError(Code.INTERNAL, message))
         else:
             self.future.set_result(whole)
 
@@ -198,7 +197,7 @@ class BatchScheduler:
                 for part in parts:
                     part.request.fail(ServingError(Code.INTERNAL, f"{type(error).__name__}"))
             with self.changed:
-                queue.end()
+                queue.running -= 1
             # The parts hold images and results; the next batch may be long in coming.
             del work, queue, parts
 
@@ -234,6 +233,7 @@ class BatchQueue:
 
     Attributes:
       rows: that wait.
+      running: batches that were taken and are not over.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class BatchQueue:
         self._observer = observer
         self._parts: deque[Part] = deque()
         self.rows = 0
-        self._running = 0
+        self.running = 0
         scheduler.add(self)
 
     def submit(self, inputs: Arrays, *, deadline: float | None = None) -> Future[dict[str, Array]]:
@@ -300,10 +300,7 @@ class BatchQueue:
         starts = range(0, max(rows, 1), max(size, 1))
         request = Request(len(starts), deadline)
         # An empty request stays alone: in company it would succeed where alone the graph refuses.
-        shape = (
-            rows == 0,
-            *((name, inputs[name].dtype, inputs[name].shape[1:]) for name in inputs),
-        )
+        shape = (rows == 0, *((name, a.dtype, a.shape[1:]) for name, a in inputs.items()))
         whole = len(starts) == 1
         now = time.monotonic()
         return [
@@ -324,7 +321,7 @@ class BatchQueue:
             return None
         if not self._options.enabled or self.rows >= self._options.max_batch_size:
             return 0.0
-        if self._running:
+        if self.running:
             # Small batches beside each other take longer than a larger one after the other.
             return None
         return self._parts[0].since + self._options.batch_timeout_micros / 1e6 - now
@@ -340,12 +337,8 @@ class BatchQueue:
             batch.append(self._parts.popleft())
             rows += part.rows
         self.rows -= rows
-        self._running += 1
+        self.running += 1
         return batch
-
-    def end(self) -> None:
-        """A batch that was taken is over; whoever calls this looks for the next. Under the lock."""
-        self._running -= 1
 
     def drain(self) -> list[Part]:
         """Everything that waits. Under the lock."""

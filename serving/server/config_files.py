@@ -1,23 +1,42 @@
 """TF Serving's configuration files: model list, batching, TLS."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message,
+    message_factory,
+    text_format,
+    wrappers_pb2,
+)
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.errors import Code, ServingError
+from serving.errors import ServingError, invalid
 from serving.server.batching import BatchingOptions
 from serving.server.models import ModelSetup
 from serving.server.versions import All, HostOptions, Latest, Policy, Specific
 
 _PLATFORM: Final = "tensorflow"
-_WRAPPERS: Final = "google/protobuf/wrappers.proto"
-_INT64: Final = ".google.protobuf.Int64Value"
-_STRING: Final = ".google.protobuf.StringValue"
-_BOOL: Final = ".google.protobuf.BoolValue"
+# Of session_bundle_config.proto, which the package of TF Serving's protos lacks.
+_BATCHING_PROTO: Final = """
+name: "serving/batching_parameters.proto" package: "tensorflow.serving" syntax: "proto3"
+dependency: "google/protobuf/wrappers.proto"
+message_type {
+  name: "BatchingParameters"
+  field { name: "max_batch_size" number: 1 type_name: ".google.protobuf.Int64Value" }
+  field { name: "batch_timeout_micros" number: 2 type_name: ".google.protobuf.Int64Value" }
+  field { name: "max_enqueued_batches" number: 3 type_name: ".google.protobuf.Int64Value" }
+  field { name: "num_batch_threads" number: 4 type_name: ".google.protobuf.Int64Value" }
+  field { name: "thread_pool_name" number: 5 type_name: ".google.protobuf.StringValue" }
+  field { name: "allowed_batch_sizes" number: 6 type: TYPE_INT64 label: LABEL_REPEATED }
+  field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL }
+  field { name: "enable_large_batch_splitting" number: 8 type_name: ".google.protobuf.BoolValue" }
+  field { name: "max_execution_batch_size" number: 9 type_name: ".google.protobuf.Int64Value" }
+}
+"""
 
 
 class ConfigError(ValueError):
@@ -51,21 +70,20 @@ def setups_from_config(
       ServingError: INVALID_ARGUMENT: there is no list, or an entry is not complete.
     """
     if config.WhichOneof("config") != "model_config_list":
-        raise ServingError(
-            Code.INVALID_ARGUMENT,
+        raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
-            "ModelConfigList is currently supported",
+            "ModelConfigList is currently supported"
         )
     setups: dict[str, ModelSetup] = {}
     for entry in config.model_config_list.config:
         if not entry.name:
-            raise _invalid("a model has no name")
+            raise invalid("a model has no name")
         if entry.name in setups:
-            raise _invalid(f"Duplicate model name: {entry.name}")
+            raise invalid(f"Duplicate model name: {entry.name}")
         if not entry.base_path:
-            raise _invalid(f"model {entry.name} has no base_path")
+            raise invalid(f"model {entry.name} has no base_path")
         if entry.model_platform not in ("", _PLATFORM):
-            raise _invalid(
+            raise invalid(
                 f"model {entry.name}: model_platform is {_PLATFORM!r}, not {entry.model_platform!r}"
             )
         setups[entry.name] = ModelSetup(
@@ -119,17 +137,13 @@ def _policy(
             return All()
         case "specific":
             if not policy.specific.versions:
-                raise _invalid(f"model {name}: the policy 'specific' names no versions")
+                raise invalid(f"model {name}: the policy 'specific' names no versions")
             return Specific(frozenset(policy.specific.versions))
         case "latest":
             # Unset is 0 in a proto, and 0 versions would be no service.
             return Latest(max(1, policy.latest.num_versions))
         case _:
             return Latest()
-
-
-def _invalid(text: str) -> ServingError:
-    return ServingError(Code.INVALID_ARGUMENT, text)
 
 
 def _parse(path: Path, proto: message.Message) -> None:
@@ -140,44 +154,10 @@ def _parse(path: Path, proto: message.Message) -> None:
 
 
 def _batching_parameters() -> Any:
-    """An empty `tensorflow.serving.BatchingParameters`.
-
-    The package of TF Serving's protos lacks this one (session_bundle_config.proto).
-    """
-    file = descriptor_pb2.FileDescriptorProto(
-        name="serving/batching_parameters.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=[_WRAPPERS],
-    )
-    proto = file.message_type.add(name="BatchingParameters")
-    fields: Mapping[str, tuple[int, str]] = {
-        "max_batch_size": (1, _INT64),
-        "batch_timeout_micros": (2, _INT64),
-        "max_enqueued_batches": (3, _INT64),
-        "num_batch_threads": (4, _INT64),
-        "thread_pool_name": (5, _STRING),
-        "pad_variable_length_inputs": (7, ""),
-        "enable_large_batch_splitting": (8, _BOOL),
-        "max_execution_batch_size": (9, _INT64),
-    }
-    field_type = descriptor_pb2.FieldDescriptorProto
-    for name, (number, type_name) in fields.items():
-        field = proto.field.add(name=name, number=number, label=field_type.LABEL_OPTIONAL)
-        if type_name:
-            field.type, field.type_name = field_type.TYPE_MESSAGE, type_name
-        else:
-            field.type = field_type.TYPE_BOOL
-    proto.field.add(
-        name="allowed_batch_sizes",
-        number=6,
-        label=field_type.LABEL_REPEATED,
-        type=field_type.TYPE_INT64,
-    )
+    """An empty `tensorflow.serving.BatchingParameters`."""
     pool = descriptor_pool.DescriptorPool()
-    wrappers = descriptor_pb2.FileDescriptorProto()
-    descriptor_pool.Default().FindFileByName(_WRAPPERS).CopyToProto(wrappers)
-    pool.Add(wrappers)
-    pool.Add(file)
-    name = f"{file.package}.{proto.name}"
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    file = text_format.Parse(_BATCHING_PROTO, descriptor_pb2.FileDescriptorProto())
+    pool.AddSerializedFile(file.SerializeToString())
+    name = "tensorflow.serving.BatchingParameters"
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))()

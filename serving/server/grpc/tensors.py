@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
 
 Array = npt.NDArray[Any]
 
@@ -97,4 +97,4 @@ def _shaped(array: Array, shape: tuple[int, ...], name: str) -> Array:
 
 
 def _parsing_error(name: str) -> ServingError:
-    return ServingError(Code.INVALID_ARGUMENT, f"tensor parsing error: {name}")
+    return invalid(f"tensor parsing error: {name}")

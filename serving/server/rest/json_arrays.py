@@ -170,7 +170,9 @@ def _strings(leaves: list[Json]) -> Array | None:
 def _string_bytes(value: Json) -> bytes | None:
     """The bytes of a text or of `{"b64": ...}`; None if there are none."""
     try:
-        return value.encode() if isinstance(value, str) else _decode_b64(value)
+        if isinstance(value, str):
+            return value.encode()
+        return _decode_b64(value["b64"]) if is_b64(value) else None
     except ValueError:
         return None
 
@@ -198,11 +200,8 @@ def _integers(leaves: list[int], dtype: Any) -> Array | None:
     return np.array(leaves, dtype)
 
 
-def _decode_b64(value: Mapping[str, Json]) -> bytes:
-    """Raises ValueError if it is not `{"b64": TEXT}`, or TEXT is not base64."""
-    if not is_b64(value):
-        raise ValueError("not a b64 object")
-    text = value["b64"]
+def _decode_b64(text: str) -> bytes:
+    """Raises ValueError if it is not base64."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:

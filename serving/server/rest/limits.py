@@ -1,4 +1,4 @@
-"""What every REST request has to pass before it is looked at: the token, and limits on the body."""
+"""Limits on REST: the token, the size and time of requests, the number of connections."""
 
 import asyncio
 import hmac
@@ -10,7 +10,6 @@ import anyio
 import uvicorn
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -20,15 +19,31 @@ from serving.server.rest.protocol import RestOptions, error_reply, parse_model_p
 
 REQUEST_TIMEOUT: Final = 408
 TOO_LARGE: Final = 413
+HEAD_TOO_LARGE: Final = 431
 GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class Refused(Exception):
-    """A request that is not passed on."""
+    """A request that is not passed on.
 
-    def __init__(self, reply: Response) -> None:
-        super().__init__(reply.status_code)
-        self.reply = reply
+    Args:
+      message: for the client.
+      status: of HTTP.
+      close: hang up afterwards, as the rest of the body is not wanted.
+      headers: more headers of the reply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int,
+        *,
+        close: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reply = error_reply(message, status=status, close=close)
+        self.reply.headers.update(headers or {})
 
 
 class Guard:
@@ -72,20 +87,17 @@ class Guard:
         # Headers are read as latin-1; this gives back the bytes that were sent.
         match = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
         if kind.lower() != "bearer" or not match:
-            reply = error_reply(
+            raise Refused(
                 "This server asks for a token: Authorization: Bearer TOKEN",
-                status=Code.UNAUTHENTICATED.http,
-                close=True,
+                Code.UNAUTHENTICATED.http,
+                headers={"www-authenticate": "Bearer"},
             )
-            reply.headers["www-authenticate"] = "Bearer"
-            raise Refused(reply)
 
     async def _read_in_time(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
         seconds = self._options.body_seconds
         with anyio.move_on_after(seconds):
             return await self._read(receive, headers, counted)
-        message = f"The request did not arrive within {seconds:g} s"
-        raise Refused(error_reply(message, status=REQUEST_TIMEOUT, close=True))
+        raise Refused(f"The request did not arrive within {seconds:g} s", REQUEST_TIMEOUT)
 
     async def _read(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
         declared = headers.get("content-length", "")
@@ -109,21 +121,17 @@ class Guard:
 
     def _check_size(self, size: int, counted: "_Counted") -> None:
         if size > self._options.max_body_bytes:
-            raise Refused(self._too_large())
+            raise self._too_large()
         if self._held - counted.size + size > self._options.max_bytes_in_flight:
-            reply = error_reply(
+            raise Refused(
                 "The server holds as many bytes of requests as it may; try again later",
-                status=Code.RESOURCE_EXHAUSTED.http,
-                close=True,
+                Code.RESOURCE_EXHAUSTED.http,
+                headers={"retry-after": "1"},
             )
-            reply.headers["retry-after"] = "1"
-            raise Refused(reply)
 
-    def _too_large(self) -> Response:
+    def _too_large(self) -> Refused:
         limit = self._options.max_body_bytes
-        return error_reply(
-            f"Request body is larger than {limit} bytes", status=TOO_LARGE, close=True
-        )
+        return Refused(f"Request body is larger than {limit} bytes", TOO_LARGE)
 
     async def _decoded(
         self, scope: Scope, headers: Headers, body: bytes, counted: "_Counted"
@@ -131,23 +139,19 @@ class Guard:
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding in ("", "identity"):
             return scope, body
+        wrong = Code.INVALID_ARGUMENT.http
         if encoding != "gzip":
             message = f"Content-Encoding {encoding!r} is not supported: send gzip, or none"
-            raise Refused(error_reply(message, status=Code.INVALID_ARGUMENT.http))
-        limit = self._options.max_body_bytes
+            raise Refused(message, wrong, close=False)
         try:
-            plain = await anyio.to_thread.run_sync(_gunzip, body, limit)
+            plain = await anyio.to_thread.run_sync(_gunzip, body, self._options.max_body_bytes)
         except OverflowError:
-            raise Refused(self._too_large()) from None
+            raise self._too_large() from None
         except (ValueError, zlib.error):
-            message = "Request body is not whole gzip data"
-            raise Refused(error_reply(message, status=Code.INVALID_ARGUMENT.http)) from None
+            raise Refused("Request body is not whole gzip data", wrong, close=False) from None
         self._hold(max(0, len(plain) - counted.size), counted)
-        kept = [
-            (name, value)
-            for name, value in scope["headers"]
-            if name not in (b"content-encoding", b"content-length")
-        ]
+        undone = (b"content-encoding", b"content-length")
+        kept = [header for header in scope["headers"] if header[0] not in undone]
         return {**scope, "headers": kept}, plain
 
 
@@ -192,9 +196,6 @@ def raw_path(scope: Scope) -> bytes:
     """The path as it was sent; servers may leave it out of the scope."""
     raw = scope.get("raw_path")
     return bytes(raw) if raw is not None else str(scope["path"]).encode()
-
-
-HEAD_TOO_LARGE: Final = 431
 
 
 class RestConfig(uvicorn.Config):

@@ -1,27 +1,27 @@
-"""Paths of TF Serving's REST API."""
+"""Paths, replies and options of TF Serving's REST API."""
 
 import re
 import urllib.parse
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 import orjson
 from starlette.responses import Response
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
 
 Action = Literal["predict", "status", "metadata"]
 
+JSON: Final = "application/json"
+MIB: Final = 1024 * 1024
 MAX_VERSION: Final = 2**63 - 1
 
 # The expressions of TF Serving's http_rest_api_util.cc. They see the path as it was sent: an
 # escaped slash is part of a name and never a separator.
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_POST: Final = re.compile(
-    rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<action>predict)", re.ASCII | re.I
-)
+_POST: Final = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?-i:predict)", re.ASCII | re.I)
 _GET: Final = re.compile(
-    rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?:/(?P<action>metadata))?", re.ASCII | re.I
+    rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.ASCII | re.I
 )
 
 
@@ -57,17 +57,18 @@ def parse_model_path(method: str, raw_path: bytes) -> ModelPath:
     if path[:4].lower() != "/v1/":
         raise ServingError(Code.NOT_FOUND, "Not Found")
     match = None
+    action: Action = "predict"
     if method == "POST":
         match = _POST.fullmatch(path)
     elif method == "GET":
         match = _GET.fullmatch(path)
-    action = (match["action"] or "status") if match else ""
-    if match is None or (method == "POST" and not action.islower()):
-        raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {method} {path}")
+        action = "metadata" if match and match["metadata"] == "/metadata" else "status"
+    if match is None:
+        raise invalid(f"Malformed request: {method} {path}")
     if not match["name"]:
-        raise ServingError(Code.INVALID_ARGUMENT, "Missing model name in request.")
+        raise invalid("Missing model name in request.")
     return ModelPath(
-        action=cast(Action, action if action.islower() else "status"),
+        action=action,
         name=_unescape(match["name"]),
         version=_version(match["version"]),
         label=_unescape(match["label"]) if match["label"] else None,
@@ -84,12 +85,8 @@ def _version(digits: str | None) -> int | None:
     significant = digits.lstrip("0") or "0"
     # Python refuses to convert texts of more than 4,300 digits at all.
     if len(significant) > len(str(MAX_VERSION)) or int(significant) > MAX_VERSION:
-        message = f"Failed to convert version: {digits} to numeric."
-        raise ServingError(Code.INVALID_ARGUMENT, message)
+        raise invalid(f"Failed to convert version: {digits} to numeric.")
     return int(significant)
-
-
-JSON: Final = "application/json"
 
 
 def json_reply(body: bytes, *, status: int = 200) -> Response:
@@ -110,9 +107,6 @@ def error_reply(message: str, *, status: int, close: bool = False) -> Response:
 def serving_error_reply(error: ServingError) -> Response:
     """The reply to a request that failed with a canonical code."""
     return error_reply(error.message, status=error.code.http)
-
-
-MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True)
