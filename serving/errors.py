@@ -1,4 +1,4 @@
-"""What can go wrong with a request, in the codes that gRPC and TF Serving share."""
+"""The codes of failed requests that gRPC and TF Serving share, and the error that carries one."""
 
 import enum
 from typing import Final

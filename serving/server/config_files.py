@@ -1,4 +1,4 @@
-"""TF Serving's configuration files: model list, batching, TLS."""
+"""Reads TF Serving's configuration files: the list of models, the batching parameters."""
 
 from dataclasses import replace
 from pathlib import Path

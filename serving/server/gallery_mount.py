@@ -1,4 +1,4 @@
-"""A gallery beside the models of a local server, embedding with the model that is served."""
+"""Serves a gallery beside the models, whose images are embedded by the version that is served."""
 
 from collections.abc import Sequence
 

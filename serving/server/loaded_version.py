@@ -1,4 +1,4 @@
-"""A version that answers requests: a loaded model with a queue for each signature."""
+"""Answers requests by one loaded version: checks their inputs, queues them by signature."""
 
 import gc
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
 from serving.errors import Code, ServingError, invalid
-from serving.saved_model.contract import EXTRA, WARMUP
+from serving.saved_model.contract import EXTRA, SERVING, WARMUP
 from serving.saved_model.loader import LoadedModel
 from serving.server.batching import BatchingOptions, BatchQueue, BatchScheduler
 from serving.server.grpc.tensors import array_from_proto
@@ -22,7 +22,6 @@ from serving.server.metrics import ServingMetrics
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
-DEFAULT_SIGNATURE: Final = "serving_default"
 WARMUP_FILE: Final = Path(EXTRA) / WARMUP
 MAX_RECORDS: Final = 1000
 
@@ -104,7 +103,7 @@ class LoadedVersion:
           ServingError: FAILED_PRECONDITION: no such signature; INVALID_ARGUMENT: wrong inputs;
             RESOURCE_EXHAUSTED: the queue is full.
         """
-        name = signature or DEFAULT_SIGNATURE
+        name = signature or SERVING
         if name not in self._endpoints:
             message = f'Serving signature key "{name}" not found.'
             raise ServingError(Code.FAILED_PRECONDITION, message)
@@ -150,7 +149,7 @@ def replay_warmup(model: LoadedModel, folder: Path) -> int:
         inputs = {
             name: array_from_proto(tensor, name=name) for name, tensor in request.inputs.items()
         }
-        model.run(request.model_spec.signature_name or DEFAULT_SIGNATURE, inputs)
+        model.run(request.model_spec.signature_name or SERVING, inputs)
         count += 1
     return count
 

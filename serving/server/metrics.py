@@ -1,4 +1,4 @@
-"""Counts and latencies under the names that TF Serving exports to Prometheus."""
+"""Counts requests and batches under the names that TF Serving exports to Prometheus."""
 
 import bisect
 import itertools

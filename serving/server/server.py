@@ -1,4 +1,4 @@
-"""A server of exported models for development, tests and small sites: gRPC and REST."""
+"""Serves exported models over gRPC and REST, for development, tests and small sites."""
 
 import logging
 import socket

@@ -1,4 +1,4 @@
-"""TF Serving's gRPC services, PredictionService and ModelService, over a `ServerState`."""
+"""Answers TF Serving's gRPC services, PredictionService and ModelService, from a `ServerState`."""
 
 import asyncio
 import functools
@@ -20,9 +20,9 @@ from tensorflow_serving.apis import (
 )
 
 from serving.errors import Code, ServingError, invalid
+from serving.saved_model.contract import SERVING
 from serving.server.config_files import setups_from_config
 from serving.server.grpc.tensors import array_from_proto, array_to_proto
-from serving.server.loaded_version import DEFAULT_SIGNATURE
 from serving.server.models import ServerState
 from serving.server.versions import HostOptions
 
@@ -111,7 +111,7 @@ class Services(
         if request.output_filter:
             outputs = _filtered(outputs, list(request.output_filter))
         response = predict_pb2.PredictResponse(model_spec=_spec(spec.name, prediction.version))
-        response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        response.model_spec.signature_name = spec.signature_name or SERVING
         for name, array in outputs.items():
             array_to_proto(array, response.outputs[name])
         return response

@@ -1,4 +1,4 @@
-"""`TensorProto` to numpy and back, for untrusted senders and without TensorFlow's detours."""
+"""Converts `TensorProto` to numpy and back, without trusting the sender."""
 
 import math
 from typing import Any, Final, NamedTuple

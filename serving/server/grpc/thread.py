@@ -1,4 +1,4 @@
-"""A gRPC server on an event loop of its own, in a thread."""
+"""Runs a gRPC server on an event loop of its own, in a thread."""
 
 import asyncio
 import hmac

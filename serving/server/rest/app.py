@@ -1,4 +1,4 @@
-"""TF Serving's REST API over a `ServerState`."""
+"""Answers TF Serving's REST API from a `ServerState`."""
 
 import logging
 import time
@@ -16,12 +16,11 @@ from starlette.types import Receive, Scope, Send
 from tensorflow_serving.apis import model_pb2
 
 from serving.errors import Code, ServingError, invalid
-from serving.server.loaded_version import DEFAULT_SIGNATURE
+from serving.saved_model.contract import SERVING
 from serving.server.metrics import METRICS_PATH
 from serving.server.models import ServerState
-from serving.server.rest.json_arrays import parse_body
 from serving.server.rest.limits import Guard, raw_path
-from serving.server.rest.predict_json import read_inputs, write_outputs
+from serving.server.rest.predict_json import parse_body, read_inputs, write_outputs
 from serving.server.rest.protocol import (
     Action,
     ModelPath,
@@ -120,7 +119,7 @@ class ModelApi:
 
     async def _predict(self, path: ModelPath, body: bytes) -> bytes:
         name, document = parse_body(body, max_values=self._options.max_json_values)
-        name = name or DEFAULT_SIGNATURE
+        name = name or SERVING
         host = self._state.host(path.name, version=path.version, label=path.label)
         metadata = host.metadata(version=path.version, label=path.label)
         signatures = metadata.signatures.signature_def

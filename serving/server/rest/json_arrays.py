@@ -1,28 +1,22 @@
-"""JSON values to dense arrays, with the rules and messages of TF Serving's json_tensor.cc."""
+"""Converts JSON values to dense arrays, by the rules and with the messages of TF Serving."""
 
 import base64
-import contextlib
-import gc
 import itertools
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 from tensorflow.core.framework import types_pb2
 
-from serving.errors import Code, ServingError, invalid
+from serving.errors import Code, ServingError
 
 Json = Any
 Array = npt.NDArray[Any]
 
 MAX_QUOTED: Final = 200
 """Longest value repeated in a message, characters."""
-MANY_VALUES: Final = 10_000
-"""From so many on, the garbage collector is worth stopping."""
 MAX_RANK: Final = 32
 """Most dimensions of an array; TF Serving allows 254, numpy 64."""
 
@@ -43,36 +37,6 @@ _FLOATS: Final[Mapping[int, Any]] = {
 _SUPPORTED: Final = {types_pb2.DT_STRING, types_pb2.DT_BOOL, *_FLOATS, *_INTEGERS}
 
 
-def parse_body(body: bytes, *, max_values: int = 2_000_000) -> tuple[str, dict[str, Json]]:
-    """The JSON of a predict request: the signature's name, '' where it names none, and all of it.
-
-    NaN, Infinity and -Infinity are numbers, as for TF Serving.
-
-    Args:
-      body: UTF-8.
-      max_values: most values in all its lists and objects, counted a little generously. Three
-        bytes can make a Python object of a hundred, so the size of a body is no limit enough.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT; not JSON, nested deeper than 1,024, too many values, not an
-        object, or a signature name that is no string.
-    """
-    values = sum(map(body.count, (b",", b"[", b"{")))
-    if values > max_values:
-        raise invalid(f"Request has more than {max_values} JSON values: send it in parts")
-    with _no_collection() if values > MANY_VALUES else contextlib.nullcontext():
-        document = _parse_json(body)
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {quoted(document)} Is not object")
-    signature = document.get("signature_name", "")
-    if not isinstance(signature, str):
-        raise invalid(
-            f"JSON Value: {quoted(document)} not formatted correctly. "
-            "'signature_name' key must be a string value."
-        )
-    return signature, document
-
-
 def quoted(value: Json) -> str:
     """A value for a message: its JSON, cut short.
 
@@ -83,36 +47,6 @@ def quoted(value: Json) -> str:
     except (RecursionError, ValueError):
         text = "[[...]]"
     return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keeps the garbage collector from looking through the heap over and over.
-
-    JSON has no cycles to find, and a million lists make it look for seconds.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _parse_json(body: bytes) -> Json:
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        message = f"JSON Parse error: {error.msg} at offset: {error.pos}"
-        if not re.search(rb"NaN|Infinity", body):
-            raise invalid(message) from None
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise invalid(message) from None
 
 
 def is_b64(value: Json) -> bool:

@@ -30,20 +30,14 @@ class Refused(Exception):
       message: for the client.
       status: of HTTP.
       close: hang up afterwards, as the rest of the body is not wanted.
-      headers: more headers of the reply.
+      headers: more headers of the reply, with `_` for `-`.
     """
 
-    def __init__(
-        self,
-        message: str,
-        status: int,
-        *,
-        close: bool = True,
-        headers: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, message: str, status: int, *, close: bool = True, **headers: str) -> None:
         super().__init__(message)
         self.reply = error_reply(message, status=status, close=close)
-        self.reply.headers.update(headers or {})
+        for name, value in headers.items():
+            self.reply.headers[name.replace("_", "-")] = value
 
 
 class Guard:
@@ -90,7 +84,7 @@ class Guard:
             raise Refused(
                 "This server asks for a token: Authorization: Bearer TOKEN",
                 Code.UNAUTHENTICATED.http,
-                headers={"www-authenticate": "Bearer"},
+                www_authenticate="Bearer",
             )
 
     async def _read_in_time(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
@@ -126,7 +120,7 @@ class Guard:
             raise Refused(
                 "The server holds as many bytes of requests as it may; try again later",
                 Code.RESOURCE_EXHAUSTED.http,
-                headers={"retry-after": "1"},
+                retry_after="1",
             )
 
     def _too_large(self) -> Refused:

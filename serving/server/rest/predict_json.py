@@ -1,9 +1,12 @@
-"""The tensors of a predict request, in TF Serving's row or column format."""
+"""Predict requests and replies in JSON, in TF Serving's row or column format."""
 
 import base64
+import contextlib
+import gc
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -26,6 +29,71 @@ from serving.server.rest.json_arrays import (
 Format = Literal["row", "column"]
 InputTypes = Mapping[str, int]
 """The inputs of a signature by name, with the number of their `DataType`."""
+
+BYTES_SUFFIX: Final = "_bytes"
+"""Outputs with such names are bytes rather than text."""
+MANY_VALUES: Final = 10_000
+"""From so many on, the garbage collector is worth stopping."""
+
+
+def parse_body(body: bytes, *, max_values: int = 2_000_000) -> tuple[str, dict[str, Json]]:
+    """The JSON of a predict request: the signature's name, '' where it names none, and all of it.
+
+    NaN, Infinity and -Infinity are numbers, as for TF Serving.
+
+    Args:
+      body: UTF-8.
+      max_values: most values in all its lists and objects, counted a little generously. Three
+        bytes can make a Python object of a hundred, so the size of a body is no limit enough.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT; not JSON, nested deeper than 1,024, too many values, not an
+        object, or a signature name that is no string.
+    """
+    values = sum(map(body.count, (b",", b"[", b"{")))
+    if values > max_values:
+        raise invalid(f"Request has more than {max_values} JSON values: send it in parts")
+    with _no_collection() if values > MANY_VALUES else contextlib.nullcontext():
+        document = _parse_json(body)
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {quoted(document)} Is not object")
+    signature = document.get("signature_name", "")
+    if not isinstance(signature, str):
+        raise invalid(
+            f"JSON Value: {quoted(document)} not formatted correctly. "
+            "'signature_name' key must be a string value."
+        )
+    return signature, document
+
+
+def _parse_json(body: bytes) -> Json:
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        message = f"JSON Parse error: {error.msg} at offset: {error.pos}"
+        if not re.search(rb"NaN|Infinity", body):
+            raise invalid(message) from None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise invalid(message) from None
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps the garbage collector from looking through the heap over and over.
+
+    JSON has no cycles to find, and a million lists make it look for seconds.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_inputs(document: Mapping[str, Json], types: InputTypes) -> tuple[dict[str, Array], Format]:
@@ -143,10 +211,6 @@ def _read_columns(inputs: Json, types: InputTypes) -> dict[str, Array]:
             raise invalid(wrong or f"input {name} cannot be converted to a tensor")
         tensors[name] = array
     return tensors
-
-
-BYTES_SUFFIX: Final = "_bytes"
-"""Outputs with such names are bytes rather than text."""
 
 
 def write_outputs(outputs: Mapping[str, Array], form: Format) -> bytes:
