@@ -1,6 +1,5 @@
 """Which trials a model is to be measured by: drawn from some images, or the published ones."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from data_ingest.sampling.official_runs import read_official_runs
 from data_ingest.sampling.protocols import PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
-from data_ingest.sources.layout import ImageFile, ImageReader
+from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile, image_digest
 
 _log = logging.getLogger(__name__)
 
@@ -54,17 +53,14 @@ def sound_images(
     """
     usable: list[int] = []
     seen: set[tuple[str, bytes]] = set()
-    rejected = 0
-    for position, file in enumerate(files):
-        data, reason = reader.read_checked(file)
-        if reason is not None:
-            _log.warning("%s left out: %s", file.member, reason)
-            rejected += 1
-            continue
-        copy = (file.class_name, hashlib.blake2b(data, digest_size=16).digest())
+    rejected: list[RejectedFile] = []
+    for position, file, data in reader.sound(files, rejected):
+        copy = (file.class_name, image_digest(data))
         if copies or copy not in seen:
             seen.add(copy)
             usable.append(position)
+    for bad in rejected:
+        _log.warning("%s left out: %s", bad.file.member, bad.reason)
     if not usable:
         raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
     refs = [
@@ -76,7 +72,7 @@ def sound_images(
         index=ImageIndex.build(refs),
         files=tuple(files[position] for position in listing),
         listing=listing,
-        rejected=rejected,
+        rejected=len(rejected),
         reader=reader,
     )
 

@@ -1,4 +1,4 @@
-"""What was read: an index of the sound images of each source, and where their bytes are."""
+"""Catalogues what was read: the sound images of each source, and where their bytes are."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ import numpy as np
 
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
+from data_ingest.sources.layout import ImageFile, image_digest
 
 BACKGROUND: Final = "background"
 EVALUATION: Final = "evaluation"
@@ -37,6 +38,11 @@ class Found(NamedTuple):
     """Of the encoded image, in bytes."""
     listing: int
     """Position in the source's list of files."""
+
+    @classmethod
+    def of(cls, file: ImageFile, data: bytes, listing: int) -> "Found":
+        ref = ImageRef(file.group, file.class_name, file.writer, file.uri)
+        return cls(ref, file.path, image_digest(data), len(data), listing)
 
 
 class CatalogPart(NamedTuple):
@@ -106,15 +112,15 @@ def build_catalog(parts: Iterable[CatalogPart]) -> Catalog:
             for part in own
             for position, found in enumerate(part.found)
         ]
-        refused = [reject for part in own for reject in part.rejected]
-        read[source] = len(placed) + len(refused)
+        unusable = [reject for part in own for reject in part.rejected]
+        read[source] = len(placed) + len(unusable)
         placed.sort(key=lambda item: (item[0].ref, item[0].digest, item[0].file))
         if source != RUNS:
             distinct, contradictory = _distinct(source, placed)
             duplicates[source] = len(placed) - len(distinct) - len(contradictory)
-            refused += contradictory
+            unusable += contradictory
             placed = distinct
-        rejected += refused
+        rejected += unusable
         sources[source] = _located(placed)
     return Catalog(sources, tuple(sorted(rejected)), read, duplicates)
 

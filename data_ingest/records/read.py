@@ -1,7 +1,6 @@
-"""Beam: listing, reading and checking images, in blocks that any worker can hold."""
+"""Lists, reads and checks images, by Beam, in blocks that any worker can hold."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -9,10 +8,9 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from data_ingest.errors import InputError
-from data_ingest.records.catalog import RUNS, Catalog, CatalogPart, Found, Rejected, build_catalog
-from data_ingest.sampling.index import ImageRef
+from data_ingest.records.catalog import RUNS, CatalogPart, Found, Rejected
 from data_ingest.sampling.official_runs import OfficialRuns, read_official_runs
-from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile, list_images
 
 NAMESPACE: Final = "oneshot"
 """Of all counters."""
@@ -87,16 +85,11 @@ class ReadImages(beam.DoFn):
         block = portion.number * _MAX_BLOCKS
         images: list[bytes] = []
         found: list[Found] = []
-        rejected: list[Rejected] = []
+        rejected: list[RejectedFile] = []
         held = 0
-        for offset, image in enumerate(portion.images):
-            data, reason = self._reader.read_checked(image)
-            if reason is not None:
-                rejected.append(Rejected(portion.source, _file_name(image), reason))
-                Metrics.counter(NAMESPACE, f"images_rejected/{reason}").inc()
-                continue
+        for offset, image, data in self._reader.sound(portion.images, rejected):
             images.append(data)
-            found.append(_found(image, data, portion.first + offset))
+            found.append(Found.of(image, data, portion.first + offset))
             held += len(data)
             if held >= _BLOCK_BYTES:
                 yield block, images
@@ -104,38 +97,10 @@ class ReadImages(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)
                 block, images, found, held = block + 1, [], [], 0
         self._read.inc(len(portion.images))
+        for bad in rejected:
+            Metrics.counter(NAMESPACE, f"images_rejected/{bad.reason}").inc()
         if images:
             yield block, images
-        part = CatalogPart(portion.source, block, tuple(found), tuple(rejected))
+        unusable = tuple(Rejected(portion.source, bad.file.path, bad.reason) for bad in rejected)
+        part = CatalogPart(portion.source, block, tuple(found), unusable)
         yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)
-
-
-def _found(image: ImageFile, data: bytes, listing: int) -> Found:
-    return Found(
-        ref=ImageRef(image.group, image.class_name, image.writer, image.uri),
-        file=_file_name(image),
-        digest=hashlib.blake2b(data, digest_size=16).digest(),
-        size=len(data),
-        listing=listing,
-    )
-
-
-def _file_name(image: ImageFile) -> str:
-    return f"{image.container}/{image.member}"
-
-
-class CombineCatalog(beam.CombineFn):
-    """CatalogParts → Catalog."""
-
-    def create_accumulator(self) -> list[CatalogPart]:
-        return []
-
-    def add_input(self, accumulator: list[CatalogPart], part: CatalogPart) -> list[CatalogPart]:
-        accumulator.append(part)
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[list[CatalogPart]]) -> list[CatalogPart]:
-        return [part for accumulator in accumulators for part in accumulator]
-
-    def extract_output(self, accumulator: list[CatalogPart]) -> Catalog:
-        return build_catalog(accumulator)

@@ -1,4 +1,4 @@
-"""Beam: from files of images to files of pair records, with no worker holding all images.
+"""Makes files of pair records from files of images, by Beam; no worker holds all images.
 
 Images are read and checked in blocks. What is known of them, without the bytes, is combined into
 one compact catalog and that into a plan, which go to all workers as a side input. For each output
@@ -9,6 +9,7 @@ that need it. What a file holds and in which order is a pure function of (seed, 
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,168 +18,15 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
-from data_ingest.records.catalog import Rejected, count_reasons
+from data_ingest.records.catalog import build_catalog, count_reasons
 from data_ingest.records.features import Pair, serialize_pair
-from data_ingest.records.plan import Plan, Shard, make_plan
-from data_ingest.records.read import CATALOG_OUTPUT, NAMESPACE, CombineCatalog, Inputs, ReadImages
+from data_ingest.records.plan import Plan, Shard, Stream, make_plan
+from data_ingest.records.read import CATALOG_OUTPUT, NAMESPACE, Inputs, ReadImages
+from data_ingest.sampling.pairs import Pairs
 from data_ingest.settings import PairSettings
 
 SUMMARY_FILE: Final = "sampling.json"
 REJECTED_FILE: Final = "rejected.jsonl"
-
-
-class ShardCount(NamedTuple):
-    """How many records of a kind a file holds."""
-
-    split: str
-    protocol: str
-    way: int
-    label: int
-    pairs: int
-
-
-def summarize(
-    plan: Plan, counts: Sequence[ShardCount], *, dataset: str
-) -> tuple[dict[str, Any], Sequence[Rejected]]:
-    """What was read and written, as JSON values, and the rejected images."""
-    catalog = plan.catalog
-    totals: dict[tuple[str, str, int, int], int] = {}
-    for count in counts:
-        totals[count[:4]] = totals.get(count[:4], 0) + count.pairs
-    splits: dict[str, dict[str, Any]] = {}
-    for stream in plan.streams:
-        # The official runs copy images of the evaluation alphabets under names of their own.
-        if stream.split not in splits:
-            index = stream.located.index
-            splits[stream.split] = {
-                "groups": list(index.groups),
-                "classes": len(index.classes),
-                "images": len(index),
-                "pairs": [],
-            }
-    for (split, protocol, way, label), pairs in sorted(totals.items()):
-        splits[split]["pairs"].append(
-            {"protocol": protocol, "way": way, "label": label, "pairs": pairs}
-        )
-    summary = {
-        "dataset": dataset,
-        "problem": plan.problem,
-        "images": {
-            "read": dict(catalog.read),
-            "duplicates": dict(catalog.duplicates),
-            "rejected": count_reasons(catalog.rejected),
-        },
-        "splits": splits,
-    }
-    return summary, catalog.rejected
-
-
-def write_reports(
-    report: tuple[dict[str, Any], Sequence[Rejected]], directory: str
-) -> dict[str, Any]:
-    """Writes both files into `directory` and passes the summary on."""
-    summary, rejected = report
-    lines = [json.dumps(reject._asdict()) + "\n" for reject in rejected]
-    _write_text(f"{directory}/{REJECTED_FILE}", "".join(lines))
-    _write_text(f"{directory}/{SUMMARY_FILE}", json.dumps(summary, indent=1) + "\n")
-    return summary
-
-
-def _write_text(path: str, text: str) -> None:
-    with tf.io.gfile.GFile(path, "w") as stream:
-        stream.write(text)
-
-
-class RequestImages(beam.DoFn):
-    """Shard → (block number, (shard number, rows, positions in the block)) for each block."""
-
-    def process(self, shard: Shard, plan: Plan) -> Iterator[tuple[int, Any]]:
-        stream = plan.streams[shard.stream]
-        drawn = stream.draw(shard.start, shard.stop)
-        rows = np.unique(np.concatenate([drawn.row_a, drawn.row_b]))
-        block = stream.located.block[rows]
-        position = stream.located.position[rows]
-        for number in np.unique(block):
-            here = block == number
-            yield int(number), (shard.number, rows[here].tolist(), position[here].tolist())
-
-
-class SendImages(beam.DoFn):
-    """A block and the requests for it → (shard number, (rows, images)) for each request."""
-
-    def process(self, joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any]]:
-        _, (blocks, requests) = joined
-        images: list[bytes] = next(iter(blocks))
-        for shard, rows, positions in requests:
-            yield shard, (rows, [images[position] for position in positions])
-
-
-class WriteShard(beam.DoFn):
-    """(shard number, all its images) → its file, written whole or not at all; yields ShardCounts.
-
-    Files are gzip TFRecords `Split-<split>/data_tfrecord-00000-of-00008.gz` under `directory`.
-    """
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def process(
-        self, sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan
-    ) -> Iterator[ShardCount]:
-        number, parts = sent
-        shard = plan.shards[number]
-        images: dict[int, bytes] = {}
-        for rows, data in parts:
-            images.update(zip(rows, data, strict=True))
-        stream = plan.streams[shard.stream]
-        self._write(shard, _records(plan, shard, images))
-        label = stream.draw(shard.start, shard.stop).label
-        for value in (0, 1):
-            pairs = int(np.count_nonzero(label == value))
-            name = f"pairs/{stream.split}/{stream.protocol}/{value}"
-            Metrics.counter(NAMESPACE, name).inc(pairs)
-            yield ShardCount(stream.split, stream.protocol, stream.way, value, pairs)
-
-    def _write(self, shard: Shard, records: Iterable[bytes]) -> None:
-        # Not in the split's folder: whoever lists that must never meet half a file.
-        partial = f"{self._directory}/partial-{uuid.uuid4().hex}"
-        folder = f"{self._directory}/Split-{shard.split}"
-        name = f"data_tfrecord-{shard.file:05d}-of-{shard.files:05d}.gz"
-        tf.io.gfile.makedirs(folder)
-        options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
-        try:
-            with tf.io.TFRecordWriter(partial, options) as writer:
-                for record in records:
-                    writer.write(record)
-            tf.io.gfile.rename(partial, f"{folder}/{name}", overwrite=True)
-        except BaseException:
-            if tf.io.gfile.exists(partial):
-                tf.io.gfile.remove(partial)
-            raise
-
-
-def _records(plan: Plan, shard: Shard, images: Mapping[int, bytes]) -> Iterator[bytes]:
-    stream = plan.streams[shard.stream]
-    index = stream.located.index
-    drawn = stream.draw(shard.start, shard.stop)
-    columns = (drawn.row_a.tolist(), drawn.row_b.tolist(), drawn.label.tolist(), drawn.trial)
-    for row_a, row_b, label, trial in zip(*columns, strict=True):
-        yield serialize_pair(
-            Pair(
-                image_a=images[row_a],
-                image_b=images[row_b],
-                label=label,
-                class_a=index.class_name(row_a),
-                class_b=index.class_name(row_b),
-                group_a=index.group_name(row_a),
-                group_b=index.group_name(row_b),
-                writer_a=index.writer(row_a),
-                writer_b=index.writer(row_b),
-                trial=trial,
-                protocol=stream.protocol,
-                way=stream.way,
-            )
-        )
 
 
 class WritePairs(beam.PTransform):
@@ -213,7 +61,8 @@ class WritePairs(beam.PTransform):
         )
         plan = (
             read[CATALOG_OUTPUT]
-            | "CombineCatalog" >> beam.CombineGlobally(CombineCatalog())
+            | "ListParts" >> beam.combiners.ToList()
+            | "BuildCatalog" >> beam.Map(build_catalog)
             | "MakePlan"
             >> beam.Map(
                 make_plan,
@@ -226,18 +75,157 @@ class WritePairs(beam.PTransform):
             plan
             | "ListShards" >> beam.FlatMap(lambda made: made.shards)
             | "SpreadShards" >> beam.Reshuffle()
-            | "RequestImages" >> beam.ParDo(RequestImages(), beam.pvalue.AsSingleton(plan))
+            | "RequestImages" >> beam.ParDo(_RequestImages(), beam.pvalue.AsSingleton(plan))
         )
         counts = (
             (read.blocks, requests)
             | "JoinImagesByBlock" >> beam.CoGroupByKey()
-            | "SendImages" >> beam.ParDo(SendImages())
+            | "SendImages" >> beam.ParDo(_SendImages())
             | "GroupImagesByShard" >> beam.GroupByKey()
             | "WriteShards"
             >> beam.ParDo(WriteShard(self._directory), beam.pvalue.AsSingleton(plan))
         )
-        return (
-            plan
-            | "Summarize" >> beam.Map(summarize, beam.pvalue.AsList(counts), dataset=self._dataset)
-            | "WriteReports" >> beam.Map(write_reports, self._directory)
+        return plan | "WriteReports" >> beam.Map(
+            _write_reports, beam.pvalue.AsList(counts), self._directory, dataset=self._dataset
         )
+
+
+class ShardCount(NamedTuple):
+    """How many records of a kind a file holds."""
+
+    split: str
+    protocol: str
+    way: int
+    label: int
+    pairs: int
+
+
+class _RequestImages(beam.DoFn):
+    """Shard → (block number, (shard number, rows, positions in the block)) for each block."""
+
+    def process(self, shard: Shard, plan: Plan) -> Iterator[tuple[int, Any]]:
+        stream = plan.streams[shard.stream]
+        drawn = stream.draw(shard.start, shard.stop)
+        rows = np.unique(np.concatenate([drawn.row_a, drawn.row_b]))
+        block = stream.located.block[rows]
+        position = stream.located.position[rows]
+        for number in np.unique(block):
+            here = block == number
+            yield int(number), (shard.number, rows[here].tolist(), position[here].tolist())
+
+
+class _SendImages(beam.DoFn):
+    """A block and the requests for it → (shard number, (rows, images)) for each request."""
+
+    def process(self, joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any]]:
+        _, (blocks, requests) = joined
+        images: list[bytes] = next(iter(blocks))
+        for shard, rows, positions in requests:
+            yield shard, (rows, [images[position] for position in positions])
+
+
+class WriteShard(beam.DoFn):
+    """(shard number, all its images) → its file, written whole or not at all; yields ShardCounts.
+
+    Files are gzip TFRecords `Split-<split>/data_tfrecord-00000-of-00008.gz` under `directory`.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def process(
+        self, sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan
+    ) -> Iterator[ShardCount]:
+        number, parts = sent
+        shard = plan.shards[number]
+        images: dict[int, bytes] = {}
+        for rows, data in parts:
+            images.update(zip(rows, data, strict=True))
+        stream = plan.streams[shard.stream]
+        drawn = stream.draw(shard.start, shard.stop)
+        self._write(shard, _records(stream, drawn, images))
+        for value in (0, 1):
+            pairs = int(np.count_nonzero(drawn.label == value))
+            name = f"pairs/{stream.split}/{stream.protocol}/{value}"
+            Metrics.counter(NAMESPACE, name).inc(pairs)
+            yield ShardCount(stream.split, stream.protocol, stream.way, value, pairs)
+
+    def _write(self, shard: Shard, records: Iterable[bytes]) -> None:
+        # Not in the split's folder: whoever lists that must never meet half a file.
+        partial = f"{self._directory}/partial-{uuid.uuid4().hex}"
+        folder = f"{self._directory}/Split-{shard.split}"
+        name = f"data_tfrecord-{shard.file:05d}-of-{shard.files:05d}.gz"
+        tf.io.gfile.makedirs(folder)
+        options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+        try:
+            with tf.io.TFRecordWriter(partial, options) as writer:
+                for record in records:
+                    writer.write(record)
+            tf.io.gfile.rename(partial, f"{folder}/{name}", overwrite=True)
+        except BaseException:
+            if tf.io.gfile.exists(partial):
+                tf.io.gfile.remove(partial)
+            raise
+
+
+def _records(stream: Stream, drawn: Pairs, images: Mapping[int, bytes]) -> Iterator[bytes]:
+    index = stream.located.index
+    columns = (drawn.row_a.tolist(), drawn.row_b.tolist(), drawn.label.tolist(), drawn.trial)
+    for row_a, row_b, label, trial in zip(*columns, strict=True):
+        yield serialize_pair(
+            Pair(
+                image_a=images[row_a],
+                image_b=images[row_b],
+                label=label,
+                class_a=index.class_name(row_a),
+                class_b=index.class_name(row_b),
+                group_a=index.group_name(row_a),
+                group_b=index.group_name(row_b),
+                writer_a=index.writer(row_a),
+                writer_b=index.writer(row_b),
+                trial=trial,
+                protocol=stream.protocol,
+                way=stream.way,
+            )
+        )
+
+
+def _write_reports(
+    plan: Plan, counts: Sequence[ShardCount], directory: str, *, dataset: str
+) -> dict[str, Any]:
+    """Writes both reports and passes the summary on."""
+    catalog = plan.catalog
+    totals: Counter[tuple[str, str, int, int]] = Counter()
+    for count in counts:
+        totals[count[:4]] += count.pairs
+    splits: dict[str, dict[str, Any]] = {}
+    for stream in plan.streams:
+        # The official runs copy images of the evaluation alphabets under names of their own.
+        if stream.split not in splits:
+            index = stream.located.index
+            splits[stream.split] = {
+                "groups": list(index.groups),
+                "classes": len(index.classes),
+                "images": len(index),
+                "pairs": [],
+            }
+    for (split, protocol, way, label), pairs in sorted(totals.items()):
+        splits[split]["pairs"].append(
+            {"protocol": protocol, "way": way, "label": label, "pairs": pairs}
+        )
+    summary = {
+        "dataset": dataset,
+        "problem": plan.problem,
+        "images": {
+            "read": dict(catalog.read),
+            "duplicates": dict(catalog.duplicates),
+            "rejected": count_reasons(catalog.rejected),
+        },
+        "splits": splits,
+    }
+    rejected = "".join(json.dumps(bad._asdict()) + "\n" for bad in catalog.rejected)
+    texts = {REJECTED_FILE: rejected, SUMMARY_FILE: json.dumps(summary, indent=1) + "\n"}
+    for name, text in texts.items():
+        with tf.io.gfile.GFile(f"{directory}/{name}", "w") as file:
+            file.write(text)
+    return summary

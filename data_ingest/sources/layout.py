@@ -1,5 +1,6 @@
-"""Images as they lie on disk: `<group>/<class>/<image>` in a folder or a zip, read in place."""
+"""Lists, reads and checks images in place: `<group>/<class>/<image>` in a folder or a zip."""
 
+import hashlib
 import io
 import logging
 import os
@@ -9,9 +10,8 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Final, NamedTuple
 
 from PIL import Image
@@ -22,75 +22,12 @@ MAX_BYTES: Final = 16 * 2**20
 MAX_SIDE: Final = 4096
 MIN_SIDE: Final = 4
 
+_IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
+_MAX_DEPTH: Final = 12
+_WRITER: Final = re.compile(r"^\d{4}_(\d{2})$")
+_ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC: Final = b"\xff\xd8\xff"
-
-
-def check_image(data: bytes) -> str | None:
-    """Says why an encoded image must be rejected, or None where it is sound.
-
-    Stricter than Pillow: damage that Pillow skips over (a wrong checksum in a PNG) stops
-    TensorFlow's decoder in the middle of training.
-
-    Returns:
-      One of `empty`, `not PNG or JPEG`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE` pixels
-      a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`; or None.
-    """
-    if not data:
-        return "empty"
-    if len(data) > MAX_BYTES:
-        return "too large"
-    if data.startswith(_PNG_MAGIC):
-        reason = _check_png_chunks(data)
-        if reason is not None:
-            return reason
-    elif not data.startswith(_JPEG_MAGIC):
-        return "not PNG or JPEG"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        if max(image.size) > MAX_SIDE:
-            return "too large"
-        if min(image.size) < MIN_SIDE:
-            return "too small"
-        image.load()
-    except Image.DecompressionBombError:
-        return "too large"
-    except OSError as error:
-        return "truncated" if "truncated" in str(error) else "unreadable"
-    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error):
-        return "unreadable"
-    return None
-
-
-def _check_png_chunks(data: bytes) -> str | None:
-    view = memoryview(data)
-    position = len(_PNG_MAGIC)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            return "truncated"
-        critical = not kind[0] & 0x20
-        crc = int.from_bytes(view[end - 4 : end], "big")
-        if critical and zlib.crc32(view[position + 4 : end - 4]) != crc:
-            return "unreadable"
-        if kind == b"IHDR" and length >= 8:
-            width, height = struct.unpack_from(">II", data, position + 8)
-            if max(width, height) > MAX_SIDE:
-                return "too large"
-        if kind == b"IEND":
-            return None
-        position = end
-    return "truncated"
-
-
-IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
-_MAX_DEPTH: Final = 12
-_WRITER = re.compile(r"^\d{4}_(\d{2})$")
-_ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-
 _log = logging.getLogger(__name__)
 
 
@@ -121,6 +58,19 @@ class ImageFile(NamedTuple):
         """
         return f"{self.class_name}/{PurePosixPath(self.member).name}"
 
+    @property
+    def path(self) -> str:
+        """Where it lies, for people: container and member."""
+        return f"{self.container}/{self.member}"
+
+
+class RejectedFile(NamedTuple):
+    """An image that cannot be used."""
+
+    file: ImageFile
+    reason: str
+    """As `check_image` gives it."""
+
 
 def list_images(container: Path) -> list[ImageFile]:
     """Lists the images of a folder or zip, sorted, without reading them.
@@ -133,7 +83,7 @@ def list_images(container: Path) -> list[ImageFile]:
         different depths, or has names that would lead out of it.
     """
     names = list_members(container)
-    members = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    members = [name for name in names if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES]
     if not names:
         raise InputError(f"{container} is empty: expected <group>/<class>/<image> inside")
     if not members:
@@ -195,14 +145,20 @@ class ImageReader:
         except (OSError, KeyError, *_ZIP_ERRORS) as error:
             raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
 
-    def read_checked(self, image: ImageFile) -> tuple[bytes, str | None]:
-        """Returns (encoded image, None), or (empty, reason) where it must be rejected."""
-        try:
-            data = self.read(image)
-        except UnreadableImageError:
-            return b"", "unreadable"
-        reason = check_image(data)
-        return (data, None) if reason is None else (b"", reason)
+    def sound(
+        self, files: Iterable[ImageFile], rejected: list[RejectedFile] | None = None
+    ) -> Iterator[tuple[int, ImageFile, bytes]]:
+        """Position, file and bytes of each image that can be used; the others go to `rejected`."""
+        for position, file in enumerate(files):
+            try:
+                data = self.read(file)
+                reason = check_image(data)
+            except UnreadableImageError:
+                reason = "unreadable"
+            if reason is None:
+                yield position, file, data
+            elif rejected is not None:
+                rejected.append(RejectedFile(file, reason))
 
     def close(self) -> None:
         while self._zips:
@@ -211,13 +167,73 @@ class ImageReader:
     def __enter__(self) -> "ImageReader":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def check_image(data: bytes) -> str | None:
+    """Says why an encoded image must be rejected, or None where it is sound.
+
+    Stricter than Pillow: damage that Pillow skips over (a wrong checksum in a PNG) stops
+    TensorFlow's decoder in the middle of training.
+
+    Returns:
+      One of `empty`, `not PNG or JPEG`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE` pixels
+      a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`; or None.
+    """
+    if not data:
+        return "empty"
+    if len(data) > MAX_BYTES:
+        return "too large"
+    if data.startswith(_PNG_MAGIC):
+        reason = _check_png_chunks(data)
+        if reason is not None:
+            return reason
+    elif not data.startswith(_JPEG_MAGIC):
+        return "not PNG or JPEG"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        if max(image.size) > MAX_SIDE:
+            return "too large"
+        if min(image.size) < MIN_SIDE:
+            return "too small"
+        image.load()
+    except Image.DecompressionBombError:
+        return "too large"
+    except OSError as error:
+        return "truncated" if "truncated" in str(error) else "unreadable"
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error):
+        return "unreadable"
+    return None
+
+
+def image_digest(data: bytes) -> bytes:
+    """16 bytes that tell an encoded image from all others; those of copies are equal."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _check_png_chunks(data: bytes) -> str | None:
+    view = memoryview(data)
+    position = len(_PNG_MAGIC)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            return "truncated"
+        critical = not kind[0] & 0x20
+        crc = int.from_bytes(view[end - 4 : end], "big")
+        if critical and zlib.crc32(view[position + 4 : end - 4]) != crc:
+            return "unreadable"
+        if kind == b"IHDR" and length >= 8:
+            width, height = struct.unpack_from(">II", data, position + 8)
+            if max(width, height) > MAX_SIDE:
+                return "too large"
+        if kind == b"IEND":
+            return None
+        position = end
+    return "truncated"
 
 
 def _zip_members(path: Path) -> list[str]:
@@ -277,23 +293,19 @@ def _common_root(container: Path, members: Sequence[str]) -> int:
     depths: dict[int, str] = {}
     for parts, member in zip(folders, members, strict=True):
         depths.setdefault(len(parts) - root, member)
+    problem = ""
     if len(depths) > 1:
         shallow, deep = depths[min(depths)], depths[max(depths)]
-        raise _layout_error(
-            container, f"images lie at different depths, such as {shallow} and {deep}"
+        problem = f"images lie at different depths, such as {shallow} and {deep}"
+    elif 0 in depths:
+        problem = f"images lie outside any class folder, such as {members[0]}"
+    elif max(depths) > 2:
+        problem = f"images lie too deep, such as {members[0]}"
+    if problem:
+        raise InputError(
+            f"{container}: {problem}: expected <group>/<class>/<image> or <class>/<image>"
         )
-    (depth,) = depths
-    if depth == 0:
-        raise _layout_error(container, f"images lie outside any class folder, such as {members[0]}")
-    if depth > 2:
-        raise _layout_error(container, f"images lie too deep, such as {members[0]}")
     return root
-
-
-def _layout_error(container: Path, problem: str) -> InputError:
-    return InputError(
-        f"{container}: {problem}: expected <group>/<class>/<image> or <class>/<image>"
-    )
 
 
 def _image_file(container: Path, root: int, member: str) -> ImageFile:

@@ -187,12 +187,10 @@ def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigur
     kept: list[ImageFile] = []
     rows: list[list[str]] = []
     with ImageReader() as reader:
-        for file, size in listed[:limit]:
-            data, reason = reader.read_checked(file)
-            if reason is None:
-                measured = {**image_statistics(data)._asdict(), "class_size": size}
-                rows.append([bin_of(name, measured[name]) for name in FIGURES])
-                kept.append(file)
+        for at, file, data in reader.sound(file for file, _ in listed[:limit]):
+            measured = {**image_statistics(data)._asdict(), "class_size": listed[at][1]}
+            rows.append([bin_of(name, measured[name]) for name in FIGURES])
+            kept.append(file)
     columns = zip(*rows, strict=True) if rows else [()] * len(FIGURES)
     return ImageFigures(
         tuple(file.group for file in kept),

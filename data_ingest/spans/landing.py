@@ -22,8 +22,14 @@ from data_ingest.records.catalog import (
 )
 from data_ingest.records.plan import too_many_rejected
 from data_ingest.sampling.draws import Ints
-from data_ingest.sampling.index import ImageRef
-from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from data_ingest.sources.layout import (
+    ImageFile,
+    ImageReader,
+    RejectedFile,
+    UnreadableImageError,
+    image_digest,
+    list_images,
+)
 
 _PROGRESS_EVERY: Final = 10_000
 _log = logging.getLogger(__name__)
@@ -72,8 +78,11 @@ class NewImages:
         with naming(path), ImageReader() as reader, zipfile.ZipFile(path, "x") as archive:
             for listing in listings:
                 found, entry = self._reading.found[listing]
-                data, reason = reader.read_checked(self._reading.files[listing])
-                if reason is not None or _digest(data) != found.digest:
+                try:
+                    data = reader.read(self._reading.files[listing])
+                except UnreadableImageError:
+                    data = b""
+                if image_digest(data) != found.digest:
                     raise InputError(
                         f"{found.file} changed while it was being read: wait until the "
                         "images are complete, and run again"
@@ -89,18 +98,14 @@ def read_images(sources: Sequence[Path]) -> Reading:
     """
     files = [file for source in sources for file in list_images(source)]
     found: dict[int, tuple[Found, Entry]] = {}
-    rejected: list[Rejected] = []
+    rejected: list[RejectedFile] = []
     with ImageReader() as reader:
-        for listing, file in enumerate(files):
-            data, reason = reader.read_checked(file)
-            if reason is not None:
-                rejected.append(Rejected(IMAGES, _name(file), reason))
-            else:
-                entry = Entry(file.uri, len(data), zlib.crc32(data))
-                found[listing] = (_found(file, data, listing), entry)
+        for listing, file, data in reader.sound(files, rejected):
+            entry = Entry(file.uri, len(data), zlib.crc32(data))
+            found[listing] = (Found.of(file, data, listing), entry)
             if listing % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
                 _log.info("Checked %d of %d images", listing + 1, len(files))
-    return Reading(files, found, rejected)
+    return Reading(files, found, [Rejected(IMAGES, bad.file.path, bad.reason) for bad in rejected])
 
 
 def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: float) -> NewImages:
@@ -153,24 +158,6 @@ def fingerprint(entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-def _found(file: ImageFile, data: bytes, listing: int) -> Found:
-    return Found(
-        ref=ImageRef(file.group, file.class_name, file.writer, file.uri),
-        file=_name(file),
-        digest=_digest(data),
-        size=len(data),
-        listing=listing,
-    )
-
-
-def _name(file: ImageFile) -> str:
-    return f"{file.container}/{file.member}"
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
 def _of_other_classes(
     found: Mapping[int, tuple[Found, Entry]], earlier: Sequence[Path]
 ) -> set[int]:
@@ -189,7 +176,7 @@ def _of_other_classes(
             ]
             if suspects:
                 with zipfile.ZipFile(path) as archive:
-                    digest = _digest(archive.read(entry.name))
+                    digest = image_digest(archive.read(entry.name))
                 others.update(at for at in suspects if found[at][0].digest == digest)
     return others
 

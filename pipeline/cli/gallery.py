@@ -212,12 +212,11 @@ def _cohort(images: Path) -> "list[CohortImage]":
     from data_ingest.sources.layout import ImageReader, list_images
     from serving.gallery import CohortImage
 
-    cohort = []
     with ImageReader() as reader:
-        for file in list_images(images):
-            content, reason = reader.read_checked(file)
-            if reason is None:
-                cohort.append(CohortImage(f"{file.group}/{file.class_name}", content))
+        cohort = [
+            CohortImage(f"{file.group}/{file.class_name}", content)
+            for _, file, content in reader.sound(list_images(images))
+        ]
     if not cohort:
         raise InputError(f"--images {images}: none of the images can be read")
     return cohort

@@ -219,17 +219,20 @@ def test_a_damaged_or_missing_member_is_unreadable_and_the_others_are_not(tmp_pa
     path.write_bytes(path.read_bytes().replace(bytes(range(200)), bytes(200)))
     missing = ImageFile("a", "a/b", 0, str(path), "a/b/3.png")
     with ImageReader() as reader:
-        read = [reader.read_checked(image) for image in (*list_images(path), missing)]
+        sound = list(reader.sound([*list_images(path), missing], rejected := []))
         with pytest.raises(UnreadableImageError, match=r"a/b/3\.png"):
             reader.read(missing)
-    assert read == [(good, None), (b"", "unreadable"), (b"", "unreadable")]
+    assert sound == [(0, list_images(path)[0], good)]
+    assert rejected == [(list_images(path)[1], "unreadable"), (missing, "unreadable")]
 
 
 def test_a_dangling_link_counts_as_one_unreadable_image(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a/b/1.png": png()})
     (tmp_path / "a" / "b" / "2.png").symlink_to(tmp_path / "nowhere")
     with ImageReader() as reader:
-        assert [reader.read_checked(i)[1] for i in list_images(tmp_path)] == [None, "unreadable"]
+        sound = list(reader.sound(list_images(tmp_path), rejected := []))
+    assert [file.member for _, file, _ in sound] == ["a/b/1.png"]
+    assert [(bad.file.member, bad.reason) for bad in rejected] == [("a/b/2.png", "unreadable")]
 
 
 def test_no_more_of_a_huge_member_is_read_than_needed_to_reject_it(tmp_path: Path) -> None:
