@@ -19,7 +19,7 @@ from components.trainer.recipe import Recipe
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import ImageIndex, ImageRef
 from data_ingest.sources.glyphs import SIDE, WRITERS, draw_alphabet
-from serving.saved_model.contract import Framing
+from serving.saved_model.contract import Preprocessing
 from serving.saved_model.preprocessing import framed
 
 ALPHABETS: Final = 100
@@ -38,24 +38,19 @@ def generated_images(
     They are the same for all seeds of training. A hundred take 40 s, and 40 MB at 28 pixels; the
     last ones are kept, since one model takes several trainings.
     """
-    return _drawn(recipe.image_size, recipe.framing, alphabets, characters)
+    return _drawn(recipe.preprocessing, alphabets, characters)
 
 
 @functools.lru_cache(maxsize=1)
 def _drawn(
-    size: int, framing: Framing, alphabets: int, characters: int
+    preprocessing: Preprocessing, alphabets: int, characters: int
 ) -> tuple[ImageIndex, npt.NDArray[np.uint8]]:
     _log.info(f"Drawing {alphabets} alphabets to train on, besides the data's own")
     started = time.monotonic()
 
     @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.bool)])
     def prepared(drawings: tf.Tensor) -> tf.Tensor:
-        ink = framed(
-            drawings,
-            lambda one: tf.cast(one, tf.float32)[..., tf.newaxis],
-            size=size,
-            framing=framing,
-        )
+        ink = framed(drawings, lambda one: tf.cast(one, tf.float32)[..., tf.newaxis], preprocessing)
         return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 
     refs: list[ImageRef] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
 from serving.saved_model.versions import is_complete, newest_complete
@@ -96,7 +96,7 @@ class FolderEmbedder:
                 ]
             )
         except tf.errors.InvalidArgumentError as error:
-            raise ServingError(Code.INVALID_ARGUMENT, _refusal(error.message)) from error
+            raise invalid(_refusal(error.message)) from error
 
     def facts(self, version: str) -> ModelFacts:
         probe = self.embed([probe_image()], version=version)

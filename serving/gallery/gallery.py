@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, invalid
 from serving.gallery.embedder import Embedder
 from serving.gallery.rebuild import (
     Progress,
@@ -69,11 +69,7 @@ class Gallery:
     """
 
     def __init__(
-        self,
-        store: Store,
-        embedder: Embedder,
-        *,
-        false_accept_rate: float = FALSE_ACCEPT_RATE,
+        self, store: Store, embedder: Embedder, *, false_accept_rate: float = FALSE_ACCEPT_RATE
     ) -> None:
         """Takes over store and embedder: `close` closes them.
 
@@ -133,7 +129,7 @@ class Gallery:
     def identify(
         self, image: bytes, *, limit: int = 5, false_accept_rate: float | None = None
     ) -> Identification:
-        """Who is this?
+        """Whom an image shows, and the most alike identities.
 
         Args:
           image: encoded.
@@ -146,8 +142,8 @@ class Gallery:
         """
         check_images([image])
         if not 1 <= limit <= MAX_IMAGES:
-            raise ServingError(Code.INVALID_ARGUMENT, f"limit is 1 to {MAX_IMAGES}, not {limit}")
-        rate = self._checked_rate(false_accept_rate)
+            raise invalid(f"limit is 1 to {MAX_IMAGES}, not {limit}")
+        rate = self._rate if false_accept_rate is None else checked_rate(false_accept_rate)
 
         def identified(model: GalleryModel) -> Identification:
             bias = model.facts.bias
@@ -171,14 +167,14 @@ class Gallery:
     def verify(
         self, name: str, image: bytes, *, false_accept_rate: float | None = None
     ) -> Verification:
-        """Is this the identity of that name?
+        """Whether an image shows the identity of that name.
 
         Raises:
           ServingError: NOT_FOUND: nobody of that name is enrolled; else as for `identify`.
         """
         name = checked_name(name)
         check_images([image])
-        rate = self._checked_rate(false_accept_rate)
+        rate = self._rate if false_accept_rate is None else checked_rate(false_accept_rate)
 
         def verified(model: GalleryModel) -> Verification:
             mean = self._store.mean_of(name, model=model)
@@ -245,7 +241,7 @@ class Gallery:
         """
         if cohort is not None:
             if len(cohort) > MAX_COHORT:
-                raise ServingError(Code.INVALID_ARGUMENT, f"a cohort has up to {MAX_COHORT} images")
+                raise invalid(f"a cohort has up to {MAX_COHORT} images")
             check_images([image.content for image in cohort], most=MAX_COHORT)
 
         def learned(model: GalleryModel) -> None:
@@ -276,18 +272,10 @@ class Gallery:
             latest: str | None = self._embedder.latest()
         except ServingError:
             latest = None
-        return Status(
-            counts,
-            None if model is None else model.facts.version,
-            latest,
-            self._rate,
-            threshold(
-                None if model is None else model.impostors,
-                false_accept_rate=self._rate,
-                comparisons=counts.names,
-            ),
-            None if model is None else model.impostors,
-        )
+        version = None if model is None else model.facts.version
+        known = None if model is None else model.impostors
+        bound = threshold(known, false_accept_rate=self._rate, comparisons=counts.names)
+        return Status(counts, version, latest, self._rate, bound, known)
 
     def close(self) -> None:
         """Closes database and model."""
@@ -341,12 +329,9 @@ class Gallery:
         identity = self._store.identity(best.name)
         return single if identity is None else bound(max(len(identity.images), 1))
 
-    def _checked_rate(self, rate: float | None) -> float:
-        return self._rate if rate is None else checked_rate(rate)
-
     def _calibrate_if_grown(self) -> None:
         model = self._store.active()
-        known = model.impostors if model is not None else None
+        known = None if model is None else model.impostors
         if not worth_renewing(known, names=self._store.names()):
             return
         # One at a time; the others need not wait.
@@ -371,17 +356,11 @@ def checked_name(name: str) -> str:
     """
     normal = unicodedata.normalize("NFC", name)
     if not normal or len(normal) > MAX_NAME:
-        raise ServingError(
-            Code.INVALID_ARGUMENT, f"a name has 1 to {MAX_NAME} characters, not {len(normal)}"
-        )
+        raise invalid(f"a name has 1 to {MAX_NAME} characters, not {len(normal)}")
     if any(unicodedata.category(character) in _FORBIDDEN for character in normal):
-        raise ServingError(
-            Code.INVALID_ARGUMENT, f"a name has no control characters or line breaks: {name!r}"
-        )
+        raise invalid(f"a name has no control characters or line breaks: {name!r}")
     if re.search(r"^\s|\s$", normal):
-        raise ServingError(
-            Code.INVALID_ARGUMENT, f"a name does not begin or end with a space: {name!r}"
-        )
+        raise invalid(f"a name does not begin or end with a space: {name!r}")
     return normal
 
 
@@ -392,9 +371,7 @@ def checked_rate(rate: float) -> float:
       ServingError: INVALID_ARGUMENT.
     """
     if not 0 < rate <= MAX_RATE:
-        raise ServingError(
-            Code.INVALID_ARGUMENT, f"a false-accept rate is above 0 and at most {MAX_RATE}: {rate}"
-        )
+        raise invalid(f"a false-accept rate is above 0 and at most {MAX_RATE}: {rate}")
     return rate
 
 
@@ -405,9 +382,7 @@ def check_images(images: Sequence[bytes], *, most: int = MAX_IMAGES) -> None:
       ServingError: INVALID_ARGUMENT.
     """
     if not 1 <= len(images) <= most:
-        raise ServingError(Code.INVALID_ARGUMENT, f"1 to {most} images, not {len(images)}")
+        raise invalid(f"1 to {most} images, not {len(images)}")
     for image in images:
         if not 1 <= len(image) <= MAX_IMAGE_BYTES:
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f"an image has 1 to {MAX_IMAGE_BYTES} bytes: {len(image)}"
-            )
+            raise invalid(f"an image has 1 to {MAX_IMAGE_BYTES} bytes: {len(image)}")

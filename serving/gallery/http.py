@@ -1,4 +1,4 @@
-"""The gallery over HTTP, beside the models of the local server.
+"""Serves a gallery over HTTP, beside the models of the local server.
 
 | request | body | answer |
 |---|---|---|
@@ -20,7 +20,7 @@ import binascii
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -29,11 +29,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from serving.errors import Code, ServingError
+from serving.errors import ServingError, invalid
 from serving.gallery.gallery import Gallery
 from serving.gallery.records import reply_of
 
-State = Literal["idle", "running", "failed"]
+PREFIX: Final = "/v1/gallery"
+PAGE: Final = 1000
+Reader = Callable[[Any, str], Any]
+"""From a field's value and name to an argument; raises ServingError (INVALID_ARGUMENT)."""
+Readers = Mapping[str, Reader]
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +45,7 @@ _log = logging.getLogger(__name__)
 class RebuildState:
     """`done` images of `total` in the rebuild under way, or what stopped the last one."""
 
-    state: State = "idle"
+    state: Literal["idle", "running", "failed"] = "idle"
     done: int = 0
     total: int = 0
     error: str = ""
@@ -128,12 +132,6 @@ class _Closing(Exception):
     """Ends a rebuild between two batches."""
 
 
-PREFIX: Final = "/v1/gallery"
-PAGE: Final = 1000
-
-Handler = Callable[[dict[str, Any]], Any]
-
-
 def gallery_routes(gallery: Gallery, follower: Follower) -> list[BaseRoute]:
     """Routes for an application that turns ServingError into replies, as `rest_app` does.
 
@@ -142,39 +140,25 @@ def gallery_routes(gallery: Gallery, follower: Follower) -> list[BaseRoute]:
       follower: of this gallery; it carries out `rebuild`.
     """
 
-    def status(_: dict[str, Any]) -> Any:
-        return {**reply_of(gallery.status()), "rebuild": asdict(follower.state)}
+    def post(name: str, does: Callable[..., Any], required: Readers, **optional: Reader) -> Route:
+        async def answer(request: Request) -> Response:
+            fields = _fields(await request.body(), required, optional)
+            # Embedding and databases block.
+            return JSONResponse(reply_of(await run_in_threadpool(does, **fields)))
 
-    def enroll(body: dict[str, Any]) -> Any:
-        fields = _Fields(body, required={"name", "images"})
-        return gallery.enroll(fields.text("name"), fields.images("images"))
+        return Route(f"{PREFIX}/{name}", answer, methods=["POST"])
 
-    def identify(body: dict[str, Any]) -> Any:
-        fields = _Fields(body, required={"image"}, optional={"limit", "false_accept_rate"})
-        return gallery.identify(
-            fields.image("image"),
-            limit=fields.integer("limit", 5),
-            false_accept_rate=fields.number("false_accept_rate"),
-        )
-
-    def verify(body: dict[str, Any]) -> Any:
-        fields = _Fields(body, required={"name", "image"}, optional={"false_accept_rate"})
-        return gallery.verify(
-            fields.text("name"),
-            fields.image("image"),
-            false_accept_rate=fields.number("false_accept_rate"),
-        )
-
-    def remove(body: dict[str, Any]) -> Any:
-        return gallery.remove(_Fields(body, required={"name"}).text("name"))
+    async def status(_: Request) -> Response:
+        reply = reply_of(await run_in_threadpool(gallery.status))
+        return JSONResponse({**reply, "rebuild": asdict(follower.state)})
 
     async def identities(request: Request) -> Response:
         limit = request.query_params.get("limit", str(PAGE))
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= PAGE):
-            raise ServingError(Code.INVALID_ARGUMENT, f"limit is 1 to {PAGE}")
+            raise invalid(f"limit is 1 to {PAGE}")
         after = request.query_params.get("after", "")
         if "\0" in after:
-            raise ServingError(Code.INVALID_ARGUMENT, "after is a name")
+            raise invalid("after is a name")
         found = await run_in_threadpool(gallery.identities, after=after, limit=int(limit))
         return JSONResponse({"identities": [reply_of(identity) for identity in found]})
 
@@ -182,82 +166,59 @@ def gallery_routes(gallery: Gallery, follower: Follower) -> list[BaseRoute]:
         follower.rebuild()
         return JSONResponse({"rebuild": asdict(follower.state)}, status_code=202)
 
+    rate = {"false_accept_rate": _number}
     return [
-        Route(PREFIX, _endpoint(status), methods=["GET"]),
+        Route(PREFIX, status, methods=["GET"]),
         Route(f"{PREFIX}/identities", identities, methods=["GET"]),
-        Route(f"{PREFIX}/enroll", _endpoint(enroll), methods=["POST"]),
-        Route(f"{PREFIX}/identify", _endpoint(identify), methods=["POST"]),
-        Route(f"{PREFIX}/verify", _endpoint(verify), methods=["POST"]),
-        Route(f"{PREFIX}/remove", _endpoint(remove), methods=["POST"]),
+        post("enroll", gallery.enroll, {"name": _text, "images": _images}),
+        post("identify", gallery.identify, {"image": _image}, limit=_integer, **rate),
+        post("verify", gallery.verify, {"name": _text, "image": _image}, **rate),
+        post("remove", gallery.remove, {"name": _text}),
         Route(f"{PREFIX}/rebuild", rebuild, methods=["POST"]),
     ]
 
 
-def _endpoint(handler: Handler) -> Any:
-    async def endpoint(request: Request) -> Response:
-        body = _parse(await request.body()) if request.method == "POST" else {}
-        # Embedding and databases block.
-        return JSONResponse(reply_of(await run_in_threadpool(handler, body)))
-
-    return endpoint
-
-
-def _parse(body: bytes) -> dict[str, Any]:
+def _fields(body: bytes, required: Readers, optional: Readers) -> dict[str, Any]:
+    """The arguments in a request's body."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ServingError(Code.INVALID_ARGUMENT, "the body is not JSON") from error
+        raise invalid("the body is not JSON") from error
     if not isinstance(document, dict):
-        raise ServingError(Code.INVALID_ARGUMENT, "the body is not a JSON object")
-    return document
+        raise invalid("the body is not a JSON object")
+    readers = {**required, **optional}
+    missing = required.keys() - document.keys()
+    unknown = document.keys() - readers.keys()
+    if missing or unknown:
+        raise invalid(
+            f"fields are {', '.join(sorted(readers))}; missing: "
+            f"{', '.join(sorted(missing)) or 'none'}, unknown: {len(unknown)}"
+        )
+    return {name: readers[name](value, name) for name, value in document.items()}
 
 
-class _Fields:
-    """The fields of a request, checked."""
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise invalid(f"{field} is a string")
+    return value
 
-    def __init__(
-        self,
-        body: dict[str, Any],
-        *,
-        required: set[str],
-        optional: set[str] = frozenset(),  # type: ignore[assignment]
-    ) -> None:
-        missing = required - body.keys()
-        unknown = body.keys() - required - optional
-        if missing or unknown:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"fields are {', '.join(sorted(required | optional))}; missing: "
-                f"{', '.join(sorted(missing)) or 'none'}, unknown: {len(unknown)}",
-            )
-        self._body = body
 
-    def text(self, field: str) -> str:
-        value = self._body[field]
-        if not isinstance(value, str):
-            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is a string")
-        return value
+def _integer(value: Any, field: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise invalid(f"{field} is an integer")
+    return value
 
-    def integer(self, field: str, default: int) -> int:
-        value = self._body.get(field, default)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is an integer")
-        return value
 
-    def number(self, field: str) -> float | None:
-        value = self._body.get(field)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is a number")
-        return value
+def _number(value: Any, field: str) -> float | None:
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise invalid(f"{field} is a number")
+    return value
 
-    def image(self, field: str) -> bytes:
-        return _image(self._body[field], field)
 
-    def images(self, field: str) -> list[bytes]:
-        value = self._body[field]
-        if not isinstance(value, list):
-            raise ServingError(Code.INVALID_ARGUMENT, f"{field} is a list of images")
-        return [_image(image, field) for image in value]
+def _images(value: Any, field: str) -> list[bytes]:
+    if not isinstance(value, list):
+        raise invalid(f"{field} is a list of images")
+    return [_image(image, field) for image in value]
 
 
 def _image(value: Any, field: str) -> bytes:
@@ -266,6 +227,4 @@ def _image(value: Any, field: str) -> bytes:
             return base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError):
             pass
-    raise ServingError(
-        Code.INVALID_ARGUMENT, f'{field}: an image is {{"b64": "..."}}, its bytes in base64'
-    )
+    raise invalid(f'{field}: an image is {{"b64": "..."}}, its bytes in base64')

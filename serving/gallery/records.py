@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import Code, ServingError
 from serving.gallery.threshold import Impostors, Threshold
 
 Vectors = npt.NDArray[np.float32]
@@ -107,25 +106,6 @@ class ModelChanged(Exception):
     """The gallery's vectors are of another version of the model by now: embed again."""
 
 
-class ImageTaken(ServingError):
-    """An image is enrolled under another name."""
-
-    def __init__(self, digest: str, name: str) -> None:
-        super().__init__(
-            Code.ALREADY_EXISTS,
-            f"the image with SHA-256 {digest[:16]}… is already enrolled as {name!r}; one image "
-            "cannot have two names: remove it there first",
-        )
-
-
-def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> Vectors:
-    """The mean of `count` vectors, whose mean is `mean`, and of more of them."""
-    total = np.sum(vectors, axis=0, dtype=np.float64)
-    if mean is not None:
-        total += mean.astype(np.float64) * count
-    return np.asarray(total / (count + len(vectors)), np.float32)
-
-
 class Enrolment(NamedTuple):
     """`added` images were new, `known` ones were enrolled under this name already."""
 
@@ -205,6 +185,14 @@ class Status(NamedTuple):
     false_accept_rate: float
     threshold: Threshold
     impostors: Impostors | None
+
+
+def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> Vectors:
+    """The mean of `count` vectors, whose mean is `mean`, and of more of them."""
+    total = np.sum(vectors, axis=0, dtype=np.float64)
+    if mean is not None:
+        total += mean.astype(np.float64) * count
+    return np.asarray(total / (count + len(vectors)), np.float32)
 
 
 def sigmoid(logit: float) -> float:

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from serving.errors import Code, ServingError
 from serving.gallery.records import (
     CohortImage,
     Counts,
     GalleryModel,
     Hit,
     Identity,
-    ImageTaken,
     ModelChanged,
     ModelFacts,
     NewImage,
@@ -112,7 +112,7 @@ class Store(ABC):
             activated = session.value(
                 "UPDATE oneshot.model SET state = 'active', impostors = ?"
                 " WHERE id = ? AND state = 'building' RETURNING id",
-                [_json(impostors), model.key],
+                [impostors and impostors.to_json(), model.key],
             )
             if activated is None:
                 raise ModelChanged
@@ -130,7 +130,7 @@ class Store(ABC):
         with self._write() as session:
             session.rows(
                 "UPDATE oneshot.model SET impostors = ? WHERE id = ?",
-                [_json(impostors), model.key],
+                [impostors and impostors.to_json(), model.key],
             )
 
     def add(
@@ -143,7 +143,7 @@ class Store(ABC):
 
         Raises:
           ModelChanged: `model` is not the active one.
-          ImageTaken: one of them is enrolled under another name.
+          ServingError: ALREADY_EXISTS: one of them is enrolled under another name.
         """
         now = time.time()
         added = 0
@@ -247,11 +247,9 @@ class Store(ABC):
             for template in sorted(templates, key=attrgetter("key")):
                 # A lock keeps enrolments and removals of this identity waiting.
                 lock = f"SELECT id FROM oneshot.identity WHERE id = ?{self._for_update}"
+                session.rows(lock, [template.key])
                 count = "SELECT count(*) FROM oneshot.image WHERE identity = ?"
-                if (
-                    session.rows(lock, [template.key])
-                    and session.value(count, [template.key]) == template.images
-                ):
+                if session.value(count, [template.key]) == template.images:
                     self._put(session, model, template)
 
     @abstractmethod
@@ -386,15 +384,15 @@ def _add_images(
         if not owner:  # removed in this very moment: again
             raise ModelChanged
         if owner[0][0] != identity:
-            raise ImageTaken(image.sha256.hex(), owner[0][1])
+            raise ServingError(
+                Code.ALREADY_EXISTS,
+                f"the image with SHA-256 {image.sha256.hex()[:16]}… is already enrolled as "
+                f"{owner[0][1]!r}; one image cannot have two names: remove it there first",
+            )
     return new
 
 
 def _model(row: Sequence[Any]) -> GalleryModel:
     key, version, bias, probe, impostors = row
     facts = ModelFacts(version, bias, np.frombuffer(probe, np.float32))
-    return GalleryModel(key, facts, None if impostors is None else Impostors.from_json(impostors))
-
-
-def _json(impostors: Impostors | None) -> str | None:
-    return None if impostors is None else impostors.to_json()
+    return GalleryModel(key, facts, impostors and Impostors.from_json(impostors))

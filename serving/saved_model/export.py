@@ -1,5 +1,6 @@
 """Writes the SavedModel that TF Serving loads, with all that belongs to it."""
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 import keras
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.saved_model.contract import (
     EMBED,
@@ -60,7 +61,7 @@ def export_model(
       card: what the caller knows (data, metrics, calibration, source hash); versions, sizes and
         signatures are added.
       warmup_images: one or more encoded images that decode.
-      impostors: pairs of held-out people, for the thresholds of galleries.
+      impostors: pairs of held-out identities, for the thresholds of galleries.
 
     Raises:
       ValueError: `warmup_images` is empty or a head weight is negative.
@@ -158,30 +159,23 @@ def _write_warmup(path: Path, endpoints: _Endpoints, images: Sequence[bytes]) ->
         for size in WARMUP_BATCHES:
             batch = tf.constant([images[at % len(images)] for at in range(size)])
             vectors = endpoints.embed(batch)["embedding"]
-            for signature, inputs in (
-                (SERVING, {"image_a": batch, "image_b": tf.reverse(batch, [0])}),
-                (EMBED, {"image": batch}),
-                (
-                    MATCH,
-                    {"embedding_a": vectors, "embedding_b": tf.reverse(vectors, [0])},
-                ),
-            ):
-                request = predict_pb2.PredictRequest()
+            for signature, inputs in {
+                SERVING: {"image_a": batch, "image_b": tf.reverse(batch, [0])},
+                EMBED: {"image": batch},
+                MATCH: {"embedding_a": vectors, "embedding_b": tf.reverse(vectors, [0])},
+            }.items():
+                log = prediction_log_pb2.PredictionLog()
+                request = log.predict_log.request
                 request.model_spec.name = MODEL_NAME
                 request.model_spec.signature_name = signature
                 for name, value in inputs.items():
                     request.inputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
-                log = prediction_log_pb2.PredictionLog(
-                    predict_log=prediction_log_pb2.PredictLog(request=request)
-                )
                 writer.write(log.SerializeToString())
 
 
 def _versions() -> dict[str, str]:
     found = {}
     for package in VERSIONED_PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,13 +46,13 @@ class LoadedModel:
             except BaseException:
                 self._session.close()
                 raise
-        self.signatures: dict[str, Signature] = {
-            name: Signature(_tensor_names(definition.inputs), _tensor_names(definition.outputs))
-            for name, definition in meta_graph.signature_def.items()
-            if not name.startswith("__")  # what initialises the model is no signature
-        }
         # With types, shapes and method names, and with what initialises the model.
         self.signature_defs: dict[str, Any] = dict(meta_graph.signature_def)
+        self.signatures: dict[str, Signature] = {
+            name: Signature(_tensor_names(definition.inputs), _tensor_names(definition.outputs))
+            for name, definition in self.signature_defs.items()
+            if not name.startswith("__")  # what initialises the model is no signature
+        }
 
     def run(
         self, signature: str, inputs: Mapping[str, npt.ArrayLike]
@@ -85,12 +84,7 @@ class LoadedModel:
     def __enter__(self) -> "LoadedModel":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

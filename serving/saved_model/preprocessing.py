@@ -1,4 +1,4 @@
-"""From an encoded image to what the network sees, inside the TensorFlow graph.
+"""Turns encoded images into what the network sees, inside the TensorFlow graph.
 
 Training and serving call the same function, so what the model was trained on and what a client
 sends are prepared alike. There is no Python in the graph: TF Serving runs it as it is.
@@ -9,7 +9,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving.saved_model.contract import Framing, Polarity, Preprocessing
+from serving.saved_model.contract import Polarity, Preprocessing
 
 MAX_SIDE: Final = 4096
 """Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
@@ -52,28 +52,29 @@ def decode_images(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: when run, if any image of the batch is refused or broken.
     """
-    size, polarity, framing = preprocessing
     return framed(
-        images, lambda image: _ink(_decode_gray(image), polarity), size=size, framing=framing
+        images, lambda image: _ink(_decode_gray(image), preprocessing.polarity), preprocessing
     )
 
 
 def framed(
     images: tf.Tensor,
     ink: Callable[[tf.Tensor], tf.Tensor],
-    *,
-    size: int,
-    framing: Framing,
+    preprocessing: Preprocessing,
 ) -> tf.Tensor:
     """What `decode_images` makes of the ink of each of N images, `float32[N, size, size, 1]`.
 
     Args:
       images: any tensor, one image after the other along its first axis.
       ink: from one image to its ink, `float32[H, W, 1]` in [0, 1].
+      preprocessing: size and framing of the results.
     """
+    size = preprocessing.size
 
     def frame(image: tf.Tensor) -> tf.Tensor:
-        return _framed(ink(image), size, framing)
+        if preprocessing.framing == "ink":
+            return _window(ink(image), size)
+        return tf.image.resize(_padded_to_square(ink(image)), [size, size], method="area")[0]
 
     # One image after the other, by many small operations, each of which a GPU would have to launch.
     with tf.device("CPU"):
@@ -81,12 +82,6 @@ def framed(
             frame, images, fn_output_signature=tf.TensorSpec([size, size, 1], tf.float32)
         )
     return tf.ensure_shape(drawings, [None, size, size, 1])
-
-
-def _framed(ink: tf.Tensor, size: int, framing: Framing) -> tf.Tensor:
-    if framing == "ink":
-        return _window(ink, size)
-    return tf.image.resize(_padded_to_square(ink), [size, size], method="area")[0]
 
 
 def _decode_gray(image: tf.Tensor) -> tf.Tensor:
