@@ -41,7 +41,9 @@ VECTOR = b'{"outputs": [[1.0, 2.0]]}'
 
 
 @contextmanager
-def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+def raw_server(
+    answer: Callable[[socket.socket], None], *, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Reads a request from every connection and lets `answer` do the rest; yields the URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     stopped = threading.Event()
@@ -52,17 +54,19 @@ def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with connection:
-                try:
-                    connection.recv(65536)
-                    answer(connection)
-                except OSError:
-                    pass  # the client has gone
+            # The client may be gone, or not trust the certificate.
+            with (
+                connection,
+                contextlib.suppress(OSError),
+                tls.wrap_socket(connection, server_side=True) if tls else connection as spoken,
+            ):
+                spoken.recv(65536)
+                answer(spoken)
 
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         stopped.set()
         listener.shutdown(socket.SHUT_RDWR)
@@ -288,41 +292,11 @@ def test_tls_is_spoken_and_the_certificate_checked(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
-    def answer(connection: socket.socket) -> None:
-        connection.sendall(response(VECTOR))
-
-    with tls_server(context, answer) as url:
+    with raw_server(lambda connection: connection.sendall(response(VECTOR)), tls=context) as url:
         with Client(url, tls=Tls(ca=certificate)) as client:
             assert client.embed(b"a").shape == (1, 2)
         with Client(url, retries=ONCE) as client, pytest.raises(Unavailable, match="CERTIFICATE"):
             client.embed(b"a")
-
-
-@contextmanager
-def tls_server(context: ssl.SSLContext, answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                with context.wrap_socket(connection, server_side=True) as secure:
-                    secure.recv(65536)
-                    answer(secure)
-            except OSError:
-                connection.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
 
 
 def test_certificates_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
