@@ -83,7 +83,7 @@ def _is_single(images: object) -> bool:
     return isinstance(images, known) or not isinstance(images, Iterable)
 
 
-def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def encode_png(pixels: npt.NDArray[np.uint8], *, level: int = 1) -> bytes:
     """A PNG file of `uint8[H, W]` (gray) or `uint8[H, W, 3]` (RGB). Needs no imaging library."""
     height, width = pixels.shape[:2]
     channels = pixels.size // (height * width)
@@ -95,7 +95,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
         (
             b"\x89PNG\r\n\x1a\n",
             _chunk(b"IHDR", header),
-            _chunk(b"IDAT", zlib.compress(rows.tobytes(), level=1)),
+            _chunk(b"IDAT", zlib.compress(rows.tobytes(), level)),
             _chunk(b"IEND", b""),
         )
     )

@@ -1,8 +1,6 @@
 """Turns images into vectors, by a model in this process or on a server."""
 
-import struct
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from serving.client.images import encode_png
 from serving.errors import Code, ServingError, invalid
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
@@ -191,25 +190,12 @@ def _refusal(message: str) -> str:
 def probe_image() -> bytes:
     """A PNG, the same bytes for ever: a ring and a bar, black on white.
 
-    Written out here because an imaging library may compress differently from release to release,
-    and a gallery compares vectors of this image over years.
+    A gallery compares vectors of this image over years, and imaging libraries compress differently
+    from release to release.
     """
     y, x = np.mgrid[:PROBE_SIDE, :PROBE_SIDE] - PROBE_SIDE / 2 + 0.5
     radius = np.hypot(x, y)
     ink = ((radius > 7) & (radius < 10)) | ((np.abs(x - 4) < 2) & (np.abs(y) < 13))
     pixels = np.where(ink, 0, 255).astype(np.uint8)
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", PROBE_SIDE, PROBE_SIDE, 8, 0, 0, 0, 0)
     # Stored, not compressed: what zlib compresses to is not fixed either.
-    body = zlib.compress(rows, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", body)
-        + _chunk(b"IEND", b"")
-    )
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    crc = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+    return encode_png(pixels, level=0)
