@@ -17,7 +17,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from components.evaluator.offline import ModelRecogniser, answer
+from components.evaluator.recognisers import answer, embed
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import sound_images
 from data_ingest.sampling.index import ImageIndex, ImageRef
@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with ImageReader() as reader, LoadedModel(arguments.model) as model:
         images = sound_images(held_out(list_images(arguments.images)), reader)
-        vectors = ModelRecogniser(model, images, range(len(images.index))).vectors
+        vectors = embed(model, images.encoded, range(len(images.index)))
     table = Table(title=f"{arguments.way}-way, {', '.join(images.index.groups)}")
     for heading in (
         "shots",

@@ -1,8 +1,7 @@
-"""Recognisers without learning, on the same trials as the model."""
+"""Recognises by distances between drawings, without learning, on the same trials as the model."""
 
 import io
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,15 +12,18 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.spatial import KDTree
 
-from components.evaluator.statistics import trial_credit
-from data_ingest.records.features import read_pairs
-from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
+from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, answer, told
+from components.evaluator.settings import one_shot_metric
+from components.evaluator.trials import recorded_trials
+from data_ingest.sampling.trials import Trial
 
 Gray = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
 _SIDE: Final = 105
 _BLACK_BELOW: Final = 128
+_KEPT_PICTURES: Final = 1024
+"""More than a set of trials has: 40 classes of a query and 24 support images."""
 
 
 class Ink(NamedTuple):
@@ -35,7 +37,7 @@ class Ink(NamedTuple):
 
 @dataclass(frozen=True)
 class Baseline:
-    """A distance between drawings."""
+    """A distance between drawings; a class is as near as the nearest of its support images."""
 
     name: str
     title: str
@@ -43,6 +45,19 @@ class Baseline:
     """Of an encoded image."""
     distances: Callable[[Any, Sequence[Any]], list[float]]
     """From such features to others. Exact where they are least; the rest may be lower bounds."""
+
+    def recogniser(self, encoded: EncodedImage) -> Recogniser:
+        """Answers with negated distances, `float64[way]`; that of the nearest class is exact."""
+        # The trials of a set have their images in common.
+        features = lru_cache(_KEPT_PICTURES)(lambda image: self.features(encoded(image)))
+
+        def nearness(trials: Sequence[Trial]) -> Iterator[Floats]:
+            for trial in told(trials, f"trials by {self.title}", total=len(trials)):
+                query, *support = (features(image) for image in trial.images)
+                distances = np.array(self.distances(query, support))
+                yield -distances.reshape(trial.way, -1).min(axis=1)
+
+        return nearness
 
 
 def gray_picture(encoded: bytes) -> Gray:
@@ -58,10 +73,12 @@ def gray_picture(encoded: bytes) -> Gray:
         return np.asarray(gray)
 
 
-def pixel_distance(a: Gray, b: Gray) -> float:
-    """Squared L2 distance of two pictures, which orders them as the distance does."""
+def pixel_distances(query: Gray, others: Sequence[Gray]) -> list[float]:
+    """Squared L2 distance to each, which orders pictures as the distance does."""
     # In whole numbers, or equal distances would differ by how they were rounded.
-    return float(np.square(a.astype(np.int32) - b.astype(np.int32)).sum(dtype=np.int64))
+    differences = np.stack(others).astype(np.int32) - query
+    distances = np.square(differences).sum(axis=(1, 2), dtype=np.int64)
+    return [float(distance) for distance in distances]
 
 
 def ink(encoded: bytes) -> Ink:
@@ -82,11 +99,6 @@ def ink_of_pixels(is_ink: npt.NDArray[np.bool_]) -> Ink:
     if len(points):
         points -= points.mean(axis=0)
     return Ink(points, KDTree(points))
-
-
-def pixel_distances(query: Gray, others: Sequence[Gray]) -> list[float]:
-    """`pixel_distance` to each."""
-    return [pixel_distance(query, other) for other in others]
 
 
 def modified_hausdorff_distance(a: Ink, b: Ink, *, limit: float = np.inf) -> float:
@@ -114,8 +126,9 @@ def modified_hausdorff_distances(query: Ink, others: Sequence[Ink]) -> list[floa
     return found
 
 
+_PIXELS: Final = Baseline("pixel_1nn", "pixel 1-NN", gray_picture, pixel_distances)
 BASELINES: Final = (
-    Baseline("pixel_1nn", "pixel 1-NN", gray_picture, pixel_distances),
+    _PIXELS,
     Baseline("modified_hausdorff", "Modified Hausdorff", ink, modified_hausdorff_distances),
 )
 
@@ -129,18 +142,10 @@ def pixel_nearest_neighbour_accuracy(examples: Path) -> dict[str, float]:
     Returns:
       `<protocol>_<way>way_accuracy` → accuracy in [0, 1], for the protocols that occur.
     """
-    decoded = lru_cache(maxsize=None)(gray_picture)
-    trials: dict[tuple[str, int, str], list[tuple[int, float]]] = defaultdict(list)
-    for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
-        if pair.trial:
-            distance = pixel_distance(decoded(pair.image_a), decoded(pair.image_b))
-            trials[pair.protocol, pair.way, pair.trial].append((pair.label, distance))
-
-    earned: dict[str, list[float]] = defaultdict(list)
-    for (protocol, way, _), candidates in trials.items():
-        labels = np.array([label for label, _ in candidates])
-        nearness = np.array([-distance for _, distance in candidates], np.float32)
-        credit = trial_credit(labels, nearness, np.full(len(labels), way))
-        if credit is not None:
-            earned[f"{protocol}_{way}way_accuracy"].append(credit)
-    return {name: float(np.mean(values)) for name, values in sorted(earned.items())}
+    recorded = recorded_trials(examples)
+    recogniser = _PIXELS.recogniser(recorded.images.__getitem__)
+    accuracy = {
+        one_shot_metric(protocol, way): float(np.mean(answer(recogniser, trials).earned))
+        for (protocol, way), trials in recorded.trials.items()
+    }
+    return dict(sorted(accuracy.items()))

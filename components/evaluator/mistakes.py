@@ -1,23 +1,22 @@
-"""Which classes a recogniser takes for each other, and a picture of them."""
+"""Finds a model's worst mistakes, and the classes that it takes for each other; draws these."""
 
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from components.evaluator.baselines import gray_picture
-from components.evaluator.statistics import wilson_interval
-from components.evaluator.trials import TrialImages
+from components.evaluator.recognisers import ModelRecogniser, Wrong, answer
+from components.evaluator.statistics import score, wilson_interval
+from components.evaluator.trials import TrialImages, recorded_trials
 from data_ingest.durable import write_atomically
-from data_ingest.records.features import Pair, read_pairs, serialize_pair
 from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
+from data_ingest.sampling.protocols import PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial
 from serving.saved_model.loader import LoadedModel
 
@@ -26,16 +25,6 @@ _ACROSS: Final = 2
 _WIDTH_INCHES: Final = 3.6
 _LINE_INCHES: Final = 1.75
 _CAPTIONS: Final = ("query", "right", "chosen")
-
-
-class Wrong(NamedTuple):
-    """A trial that was not won."""
-
-    trial: Trial
-    chosen: int
-    """Position of the nearest of the wrong classes."""
-    margin: float
-    """By how much it is nearer than the right one; 0 where they tie."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Confusion:
     trials: int
     """In which one of the two was asked for and the other was a candidate."""
     query: str
-    """Image of the mistake with the greatest margin; `right` and `chosen` are references in it."""
+    """Image of the mistake with the greatest margin; `right` and `chosen` are of its support."""
     right: str
     chosen: str
     rows: tuple[int, int, int]
@@ -95,7 +84,7 @@ def most_confused(
 
 
 def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: Path) -> None:
-    """Writes a PNG: of each pair the query, a reference of its class, and one of the chosen class.
+    """Writes a PNG: of each pair the query, and a support image of its class and of the other.
 
     Raises:
       OSError: it cannot be written.
@@ -132,11 +121,6 @@ def _pair(index: ImageIndex, trial: Trial, position: int) -> tuple[int, int]:
     return min(asked, other), max(asked, other)
 
 
-_BATCH = 2000
-
-Floats = npt.NDArray[np.float32]
-
-
 @dataclass(frozen=True)
 class Mistake:
     """A wrongly answered trial. Images are encoded, scores in [0, 1]."""
@@ -155,47 +139,31 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
     A trial whose right candidate ties with a wrong one counts as wrong, by no margin.
 
     Args:
-      model: folder of a SavedModel with the `examples` signature.
+      model: folder of a SavedModel.
       examples: URI of an Examples artifact with a `one_shot` split.
       most: how many at the most.
     """
-    by_protocol: dict[str, list[Pair]] = defaultdict(list)
-    for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
-        by_protocol[pair.protocol].append(pair)
-    pairs = by_protocol[PROTOCOL_OFFICIAL] or by_protocol[PROTOCOL_WITHIN]
-    if not pairs:
+    recorded = recorded_trials(examples)
+    of_protocol: dict[str, list[list[Trial]]] = defaultdict(list)
+    for (protocol, _), trials in recorded.trials.items():
+        of_protocol[protocol].append(trials)
+    parts = of_protocol[PROTOCOL_OFFICIAL] or of_protocol[PROTOCOL_WITHIN]
+    if not parts:
         return []
-    logits, scores = _scored(model, pairs)
-    trials: dict[str, list[int]] = defaultdict(list)
-    for position, pair in enumerate(pairs):
-        trials[pair.trial].append(position)
-    mistakes: list[tuple[float, Mistake]] = []
-    for trial, positions in trials.items():
-        correct = next(p for p in positions if pairs[p].label)
-        # By logit: scores near 1 are equal in float32.
-        chosen = max((p for p in positions if p != correct), key=lambda p: float(logits[p]))
-        margin = float(logits[chosen] - logits[correct])
-        if margin >= 0:
-            mistake = Mistake(
-                trial=trial,
-                query=pairs[chosen].image_a,
-                chosen=pairs[chosen].image_b,
-                correct=pairs[correct].image_b,
-                chosen_score=float(scores[chosen]),
-                correct_score=float(scores[correct]),
-            )
-            mistakes.append((margin, mistake))
-    mistakes.sort(key=lambda entry: -entry[0])
-    return [mistake for _, mistake in mistakes[:most]]
-
-
-def _scored(model: Path, pairs: list[Pair]) -> tuple[Floats, Floats]:
-    """Logits and scores of the pairs."""
-    serialized = [serialize_pair(pair) for pair in pairs]
     with LoadedModel(model) as loaded:
-        parts = [
-            loaded.run("examples", {"examples": np.array(serialized[i : i + _BATCH], object)})
-            for i in range(0, len(serialized), _BATCH)
-        ]
-    logits, scores = (np.concatenate([part[name] for part in parts]) for name in ("logit", "score"))
-    return logits, scores
+        image = recorded.images.__getitem__
+        recogniser = ModelRecogniser(loaded, image, [trial for part in parts for trial in part])
+        wrong = [one for part in parts for one in answer(recogniser, part).wrong]
+    # By logit: scores near 1 are equal. A model that says NaN has no margin.
+    wrong = sorted((one for one in wrong if one.margin >= 0), key=lambda one: -one.margin)
+    return [
+        Mistake(
+            trial=one.trial.trial_id,
+            query=image(one.trial.query),
+            chosen=image(one.trial.support[one.chosen][0]),
+            correct=image(one.trial.support[one.trial.answer][0]),
+            chosen_score=float(score(one.chosen_nearness)),
+            correct_score=float(score(one.right_nearness)),
+        )
+        for one in wrong[:most]
+    ]

@@ -49,6 +49,11 @@ def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Inter
     return _normal_interval(area, math.sqrt(max(0.0, variance)))
 
 
+def score(logit: Floats | float) -> Floats:
+    """The model's score of a logit: the logistic function, in a form that does not overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(np.asarray(logit) / 2)))
+
+
 def trial_credit(
     labels: npt.NDArray[np.int64],
     logits: npt.NDArray[np.floating[Any]],
@@ -117,7 +122,7 @@ class ScoredPairs:
         """Expected calibration error of the score, with a bootstrap interval."""
         if self.n == 0:
             return math.nan, NO_INTERVAL
-        scores = 0.5 * (1 + np.tanh(self.logits / 2))
+        scores = score(self.logits)
         bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
         def error(same: Floats, different: Floats) -> float:

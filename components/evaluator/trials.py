@@ -1,15 +1,15 @@
-"""Which trials a model is to be measured by: drawn from some images, or the published ones."""
+"""Collects the trials that a model is measured by: drawn, published, or of an Examples artifact."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from data_ingest.errors import InputError
+from data_ingest.records.features import read_pairs
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from data_ingest.sampling.official_runs import read_official_runs
-from data_ingest.sampling.protocols import PROTOCOL_WITHIN
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
 from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile, image_digest
 
@@ -83,15 +83,16 @@ class TrialSets:
 
     source: str
     """Folder or zip."""
-    protocol: Literal["within", "official"]
-    shots: int
-    asked: int
-    """Trials of each way that were asked for, or published."""
-    seed: int | None
-    """None where the trials are published."""
+    protocol: str
+    """`within` or `official`."""
     images: TrialImages
     by_way: dict[int, list[Trial]]
-    classes_left_out: list[str]
+    asked: int
+    """Trials of each way that were asked for, or published."""
+    shots: int = 1
+    seed: int | None = None
+    """None where the trials are published."""
+    classes_left_out: list[str] = field(default_factory=list)
     """Those with too few images by different writers for so many shots."""
 
 
@@ -115,21 +116,20 @@ def within_trials(
             "--way must be at least 2, --shots and --trials at least 1 and --seed at least 0"
         )
     images = sound_images(files, reader)
+    drawn = {
+        way: draw_trials(
+            images.index, PROTOCOL_WITHIN, way=way, trials=trials, seed=seed, shots=shots
+        )
+        for way in ways
+    }
     return TrialSets(
         source=files[0].container,
-        protocol="within",
-        shots=shots,
-        asked=trials,
-        seed=seed,
+        protocol=PROTOCOL_WITHIN,
         images=images,
-        by_way={
-            way: list(
-                draw_trials(
-                    images.index, PROTOCOL_WITHIN, way=way, trials=trials, seed=seed, shots=shots
-                )
-            )
-            for way in ways
-        },
+        by_way={way: list(of_way) for way, of_way in drawn.items()},
+        asked=trials,
+        shots=shots,
+        seed=seed,
         classes_left_out=classes_left_out(images.index, shots=shots),
     )
 
@@ -149,11 +149,42 @@ def official_trials(container: Path, reader: ImageReader) -> TrialSets:
         raise InputError(f"{container}: each trial lacks an image that can be read")
     return TrialSets(
         source=str(container),
-        protocol="official",
-        shots=1,
-        asked=len(runs.trials),
-        seed=None,
+        protocol=PROTOCOL_OFFICIAL,
         images=images,
         by_way=dict(sorted(by_way.items(), reverse=True)),
-        classes_left_out=[],
+        asked=len(runs.trials),
     )
+
+
+@dataclass(frozen=True)
+class RecordedTrials:
+    """The trials of an Examples artifact."""
+
+    images: list[bytes]
+    """Distinct ones, encoded; by the numbers that the trials have for them."""
+    trials: dict[tuple[str, int], list[Trial]]
+    """By protocol and way."""
+
+
+def recorded_trials(examples: Path) -> RecordedTrials:
+    """Reads the trials of the `one_shot` split; malformed ones, which cannot be won, are left out.
+
+    Args:
+      examples: URI of an Examples artifact.
+    """
+    numbers: dict[bytes, int] = {}
+    recorded: dict[tuple[str, int, str], list[tuple[int, int, int]]] = {}
+    for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
+        if pair.trial:
+            query = numbers.setdefault(pair.image_a, len(numbers))
+            candidate = numbers.setdefault(pair.image_b, len(numbers))
+            of_trial = recorded.setdefault((pair.protocol, pair.way, pair.trial), [])
+            of_trial.append((query, candidate, pair.label))
+    trials: dict[tuple[str, int], list[Trial]] = {}
+    for (protocol, way, name), pairs in recorded.items():
+        queries, candidates, labels = zip(*pairs, strict=True)
+        if len(pairs) == way and labels.count(1) == 1:
+            support = tuple((candidate,) for candidate in candidates)
+            trial = Trial(name, queries[0], support, labels.index(1))
+            trials.setdefault((protocol, way), []).append(trial)
+    return RecordedTrials(list(numbers), trials)

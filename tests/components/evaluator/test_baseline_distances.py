@@ -14,7 +14,7 @@ from components.evaluator.baselines import (
     ink_of_pixels,
     modified_hausdorff_distance,
     modified_hausdorff_distances,
-    pixel_distance,
+    pixel_distances,
 )
 from tests.pair_records import drawing, png
 
@@ -114,5 +114,6 @@ def test_the_distance_of_pixels_is_symmetric_and_zero_between_equals_alone(
     a: int, b: int, writer: int
 ) -> None:
     first, second = (gray_picture(png(drawing(number, writer))) for number in (a, b))
-    assert pixel_distance(first, second) == pixel_distance(second, first)
-    assert (pixel_distance(first, second) == 0) == (a == b)
+    (there,), (back,) = pixel_distances(first, [second]), pixel_distances(second, [first])
+    assert there == back
+    assert (there == 0) == (a == b)

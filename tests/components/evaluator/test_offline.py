@@ -12,9 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from components.evaluator import offline as evaluate
-from components.evaluator import offline as recognisers
-from components.evaluator.offline import ModelRecogniser
+from components.evaluator import offline, recognisers
+from components.evaluator.recognisers import ModelRecogniser
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import sound_images
 from data_ingest.sampling.official_runs import read_official_runs
@@ -64,7 +63,7 @@ def coarse(image: bytes) -> npt.NDArray[np.float32]:
 
 @pytest.fixture(autouse=True)
 def pixel_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[PixelModel]]:
-    monkeypatch.setattr(evaluate, "LoadedModel", PixelModel)
+    monkeypatch.setattr(offline, "LoadedModel", PixelModel)
     yield PixelModel
     PixelModel.embedded.clear()
 
@@ -175,7 +174,7 @@ def test_large_images_are_embedded_a_few_at_a_time(
 def test_a_constant_model_earns_chance(
     model: Path, images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "LoadedModel", ConstantModel)
+    monkeypatch.setattr(offline, "LoadedModel", ConstantModel)
     argv = ["--model", model, "--images", images, "--trials", 20]
     for row in run(capfd, *argv, "--way", "2", "5", "--shots", "2")[1]["results"]:
         assert row["accuracy"] == pytest.approx(row["chance"])
@@ -185,8 +184,7 @@ def test_several_references_are_combined_by_their_mean(model: Path, images: Path
     with ImageReader() as reader:
         sound = sound_images(list_images(images), reader)
         trials = list(draw_trials(sound.index, PROTOCOL_WITHIN, way=5, trials=40, seed=1, shots=3))
-        rows = {row for trial in trials for row in trial.images}
-        recogniser = ModelRecogniser(PixelModel(model), sound, rows)  # type: ignore[arg-type]
+        recogniser = ModelRecogniser(PixelModel(model), sound.encoded, trials)  # type: ignore[arg-type]
         for trial, logits in zip(trials, recogniser(trials), strict=True):
             query = coarse(sound.encoded(trial.query))
             means = [
