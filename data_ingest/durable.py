@@ -3,6 +3,8 @@
 What is written here is on the disk, not in a cache, when the call returns.
 """
 
+import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -15,6 +17,7 @@ from typing import BinaryIO, Final
 from data_ingest.errors import naming
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+_log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -75,6 +78,18 @@ def synchronize(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time holds a lock file; the others wait, and say so."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("Waiting for another process that uses %s", path.parent)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def temporary_name() -> str:

@@ -1,4 +1,4 @@
-"""A set of images that is on disk: what kind it is, where it lies, and what is in it."""
+"""Describes a set of images that is on disk: its kind, where it lies, and what is in it."""
 
 import hashlib
 import zipfile

@@ -1,14 +1,12 @@
-"""The official Omniglot archives: fetched once, resumed where it stopped, and checked."""
+"""Downloads the official Omniglot archives: once, resuming where it stopped, and checked."""
 
-import fcntl
 import hashlib
 import logging
 import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urljoin
@@ -16,7 +14,7 @@ from urllib.parse import urljoin
 import httpx
 from tqdm import tqdm
 
-from data_ingest.durable import rename_durably, synchronize
+from data_ingest.durable import locked, rename_durably, synchronize
 from data_ingest.errors import InputError, naming
 from data_ingest.sources.layout import list_images
 
@@ -43,40 +41,18 @@ class Archive(NamedTuple):
 
 def official_archives() -> dict[str, Archive]:
     """The archives by name without suffix, such as `images_background`."""
-    characters = "/character01/"
-    archives = (
-        Archive(
-            name="images_background.zip",
-            path="images_background.zip",
-            md5="68d2efa1b9178cc56df9314c21c6e718",
-            holds=characters,
-        ),
-        Archive(
-            name="images_evaluation.zip",
-            path="images_evaluation.zip",
-            md5="6b91aef0f799c5bb55b94e3f2daec811",
-            holds=characters,
-        ),
-        Archive(
-            name="images_background_small1.zip",
-            path="images_background_small1.zip",
-            md5=None,
-            holds=characters,
-        ),
-        Archive(
-            name="images_background_small2.zip",
-            path="images_background_small2.zip",
-            md5=None,
-            holds=characters,
-        ),
-        Archive(
-            name="all_runs.zip",
-            path="one-shot-classification/all_runs.zip",
-            md5=None,
-            holds="run01/class_labels.txt",
-        ),
-    )
-    return {archive.name.removesuffix(".zip"): archive for archive in archives}
+    checksums = {
+        "images_background": "68d2efa1b9178cc56df9314c21c6e718",
+        "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+        "images_background_small1": None,
+        "images_background_small2": None,
+    }
+    archives = {
+        name: Archive(f"{name}.zip", f"{name}.zip", md5, "/character01/")
+        for name, md5 in checksums.items()
+    }
+    runs = "one-shot-classification/all_runs.zip"
+    return archives | {"all_runs": Archive("all_runs.zip", runs, None, "run01/class_labels.txt")}
 
 
 def is_readable_zip(path: Path) -> bool:
@@ -126,7 +102,7 @@ def download(
         _require_network(client, urljoin(base_url, archives[0].path), seconds=connect_timeout)
         directory.mkdir(parents=True, exist_ok=True)
         for archive in archives:
-            with _locked(directory / f".{archive.name}.lock"):
+            with locked(directory / f".{archive.name}.lock"):
                 if not is_readable_zip(directory / archive.name):
                     _fetch_checked(client, archive, directory, base_url=base_url, pause=pause)
 
@@ -153,13 +129,6 @@ def _require_network(client: httpx.Client, url: str, *, seconds: float) -> None:
         raise DownloadError(f"{url} cannot be reached ({failures[0]}): is there a network?")
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 def _fetch_checked(
     client: httpx.Client,
     archive: Archive,
@@ -171,22 +140,20 @@ def _fetch_checked(
     url = urljoin(base_url, archive.path)
     part = directory / f"{archive.name}.part"
     resumed = part.exists() and part.stat().st_size > 0
-    _fetch(client, url, part, pause=pause)
-    problem = _problem_with(part, archive)
-    if problem and resumed:
-        # The old part may come from a version of the file that the server no longer has.
-        part.unlink()
+    # A part that was there may come from a version of the file that the server no longer has.
+    for _ in range(2 if resumed else 1):
         _fetch(client, url, part, pause=pause)
         problem = _problem_with(part, archive)
-    if problem:
+        if problem is None:
+            synchronize(part)
+            rename_durably(part, directory / archive.name)
+            _log.info("Downloaded %s", directory / archive.name)
+            return
         part.unlink()
-        raise DownloadError(
-            f"{url} is not what was expected: {problem}. Nothing was kept; try again later, or "
-            f"put the official {archive.name} into a folder and name it with --data"
-        )
-    synchronize(part)
-    rename_durably(part, directory / archive.name)
-    _log.info("Downloaded %s", directory / archive.name)
+    raise DownloadError(
+        f"{url} is not what was expected: {problem}. Nothing was kept; try again later, or "
+        f"put the official {archive.name} into a folder and name it with --data"
+    )
 
 
 def _fetch(client: httpx.Client, url: str, part: Path, *, pause: float) -> None:

@@ -1,4 +1,4 @@
-"""Generated handwriting-like glyphs in Omniglot's layout, for when there are no real images.
+"""Draws handwriting-like glyphs in Omniglot's layout, for when there are no real images.
 
 The same settings and seed give the same pixels on every platform: coordinates are rounded to
 1/64 pixel before they are drawn, and drawn in whole numbers.
@@ -9,9 +9,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,107 @@ from numpy.typing import NDArray
 from data_ingest.durable import replacing
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
-STEPS: Final = 64
+SIDE: Final = 105
+"""Pixels a side, as in Omniglot."""
+WRITERS: Final = 20
+REVISION: Final = 1
+"""To be raised with every change of what is drawn, so that cached glyphs are drawn again."""
+
+_STEPS: Final = 64
 """Points on a stroke."""
+_INK_BOX: Final = 80.0
+_GRID: Final = 64
+_UPSAMPLING: Final = 4
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stroke:
+def write_glyphs(
+    path: Path,
+    *,
+    alphabets: int,
+    characters: int,
+    seed: int,
+    writers: int = WRITERS,
+    first_alphabet: int = 1,
+) -> None:
+    """Writes a zip of generated alphabets: `<stem>/Generated_01/character01/0001_01.png`.
+
+    The file appears whole or not at all. An alphabet is a pure function of (`seed`, its number),
+    so zips with other alphabet numbers share nothing.
+
+    Args:
+      path: the zip to write; its folder must exist.
+      alphabets: how many, numbered from `first_alphabet`.
+      characters: characters in each alphabet.
+      seed: 0 or more.
+      writers: drawings of each character, at most 99.
+      first_alphabet: number of the first alphabet.
+    """
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for number in range(first_alphabet, first_alphabet + alphabets):
+            drawn = draw_alphabet(number, characters=characters, writers=writers, seed=seed)
+            for character, drawings in enumerate(drawn, start=1):
+                folder = f"{path.stem}/Generated_{number:02}/character{character:02}"
+                code = ((number - 1) * characters + character - 1) % 9999 + 1
+                for writer, ink in enumerate(drawings, start=1):
+                    entry = zipfile.ZipInfo(f"{folder}/{code:04}_{writer:02}.png", _EPOCH)
+                    entry.create_system = 3
+                    entry.external_attr = 0o644 << 16
+                    archive.writestr(entry, encode_png(ink))
+    _log.debug("%s: %d alphabets of %d characters", path, alphabets, characters)
+
+
+def draw_alphabet(number: int, *, characters: int, writers: int, seed: int) -> Iterator[Flags]:
+    """Draws an alphabet's characters: `bool[writers, SIDE, SIDE]` each, true where there is ink."""
+    rng = _random(seed, number, 0)
+    alphabet = make_alphabet(rng)
+    hands = make_hands(rng, writers)
+    zero, one = np.zeros(1), np.ones(1)
+    neat = Hands(
+        slant=zero,
+        rotation=zero,
+        size=one,
+        aspect=one,
+        offset=np.zeros((1, 2)),
+        looseness=zero,
+        tremor=zero,
+        roundness=0.3 * one,
+        pen=1.5 * one,
+    )
+    accepted: list[Floats] = []
+    for character in range(1, characters + 1):
+        rng = _random(seed, number, character)
+        # The bar is lowered with every try, so that an alphabet of any length comes to an end.
+        for attempt in range(200):
+            strokes = make_character(rng, alphabet)
+            sketch = _sketch(_render(rng, strokes, neat)[0])
+            nearest = min((_distance(sketch, other) for other in accepted), default=1.0)
+            if nearest > 0.45 * 0.98**attempt:
+                break
+        accepted.append(sketch)
+        yield _render(rng, strokes, hands)
+
+
+def encode_png(ink: Flags) -> bytes:
+    """Encodes `bool[height, width]` as a 1-bit grey PNG, ink black on white.
+
+    The pixels are the same everywhere; how well they are packed depends on the zlib in use.
+    """
+    height, width = ink.shape
+    rows = np.packbits(~ink, axis=1)
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+class Stroke(NamedTuple):
     """Segments of a path: their `lengths`, the `turns` along them, the `corners` before them."""
 
     heading: float
@@ -34,8 +127,7 @@ class Stroke:
     corners: Floats
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A stroke in a character: its point `own` lies on point `on` of stroke `parent`, plus `gap`.
 
     `own` and `on` are shares of the stroke's length, 0 to 1. The first stroke has parent -1.
@@ -49,8 +141,7 @@ class Placed:
     gap: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Alphabet:
+class Alphabet(NamedTuple):
     """The style that characters of an alphabet share."""
 
     stock: tuple[Stroke, ...]
@@ -62,8 +153,7 @@ class Alphabet:
     """Share of strokes that are mirrored, upright or sideways."""
 
 
-@dataclass(frozen=True)
-class Hands:
+class Hands(NamedTuple):
     """How each of n writers draws; every array is `float64[n]` unless noted."""
 
     slant: Floats
@@ -79,6 +169,10 @@ class Hands:
     """Share of a corner that is cut, 0 to 1."""
     pen: Floats
     """Pen radius in pixels."""
+
+
+def _random(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Floats:
@@ -171,7 +265,7 @@ def draw_paths(rng: np.random.Generator, character: tuple[Placed, ...], hands: H
     """Draws a character once by each hand, before it is put on a page.
 
     Returns:
-      `float64[writers, strokes, STEPS, 2]`, x and y, in units of stroke height.
+      `float64[writers, strokes, _STEPS, 2]`, x and y, in units of stroke height.
     """
     writers = len(hands.slant)
     loose = hands.looseness
@@ -179,11 +273,11 @@ def draw_paths(rng: np.random.Generator, character: tuple[Placed, ...], hands: H
     for placed in character:
         path = placed.scale * _draw_stroke(rng, placed.stroke, hands)
         path *= np.exp(0.07 * loose * normal(rng, writers))[:, None, None]
-        own = path[:, round(placed.own * (STEPS - 1)), None, :]
+        own = path[:, round(placed.own * (_STEPS - 1)), None, :]
         target = np.zeros((writers, 1, 2))
         if placed.parent >= 0:
             slip = 0.05 * loose * normal(rng, writers)
-            at = np.clip(placed.on + slip, 0.0, 1.0) * (STEPS - 1)
+            at = np.clip(placed.on + slip, 0.0, 1.0) * (_STEPS - 1)
             parent = drawn[placed.parent]
             target = parent[np.arange(writers), np.rint(at).astype(np.int64)][:, None, :]
             miss = 0.035 * loose[:, None] * normal(rng, writers, 2)
@@ -204,18 +298,18 @@ def _draw_stroke(rng: np.random.Generator, stroke: Stroke, hands: Hands) -> Floa
     total = lengths.sum(axis=1, keepdims=True)
     ends = np.cumsum(lengths, axis=1) / total
     starts = ends - lengths / total
-    along = (np.arange(STEPS - 1) + 0.5) / (STEPS - 1)
+    along = (np.arange(_STEPS - 1) + 0.5) / (_STEPS - 1)
     # A corner is turned over a short stretch; how short is the writer's habit.
     stretch = (0.02 + 0.14 * hands.roundness)[:, None]
-    angle = np.repeat(heading, STEPS - 1, axis=1)
+    angle = np.repeat(heading, _STEPS - 1, axis=1)
     for i in range(segments):
         start, end = starts[:, i, None], ends[:, i, None]
         angle += turns[:, i, None] * np.clip((along - start) / (end - start), 0.0, 1.0)
         if i:
             angle += corners[:, i, None] * np.clip((along - start) / stretch + 0.5, 0.0, 1.0)
     angle += 0.12 * hands.tremor[:, None] * _waves(rng, writers, along)
-    step = total / (STEPS - 1)
-    path = np.zeros((writers, STEPS, 2))
+    step = total / (_STEPS - 1)
+    path = np.zeros((writers, _STEPS, 2))
     path[:, 1:, 0] = np.cumsum(step * np.cos(angle), axis=1)
     path[:, 1:, 1] = np.cumsum(step * np.sin(angle), axis=1)
     return path
@@ -230,124 +324,7 @@ def _waves(rng: np.random.Generator, writers: int, along: Floats) -> Floats:
     return noise
 
 
-SIDE: Final = 105
-"""Pixels a side, as in Omniglot."""
-WRITERS: Final = 20
-REVISION: Final = 1
-"""To be raised with every change of what is drawn, so that cached glyphs are drawn again."""
-
-_INK_BOX: Final = 80.0
-_GRID: Final = 64
-_UPSAMPLING: Final = 4
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-_log = logging.getLogger(__name__)
-
-
-def write_glyphs(
-    path: Path,
-    *,
-    alphabets: int,
-    characters: int,
-    seed: int,
-    writers: int = WRITERS,
-    first_alphabet: int = 1,
-) -> None:
-    """Writes a zip of generated alphabets: `<stem>/Generated_01/character01/0001_01.png`.
-
-    The file appears whole or not at all. An alphabet is a pure function of (`seed`, its number),
-    so zips with other alphabet numbers share nothing.
-
-    Args:
-      path: the zip to write; its folder must exist.
-      alphabets: how many, numbered from `first_alphabet`.
-      characters: characters in each alphabet.
-      seed: 0 or more.
-      writers: drawings of each character, at most 99.
-      first_alphabet: number of the first alphabet.
-    """
-    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-        for number in range(first_alphabet, first_alphabet + alphabets):
-            for member, png in _alphabet_images(
-                number, characters=characters, writers=writers, seed=seed
-            ):
-                entry = zipfile.ZipInfo(f"{path.stem}/{member}", _EPOCH)
-                entry.create_system = 3
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, png)
-    _log.debug("%s: %d alphabets of %d characters", path, alphabets, characters)
-
-
-def _alphabet_images(
-    number: int, *, characters: int, writers: int, seed: int
-) -> Iterator[tuple[str, bytes]]:
-    for i, drawings in enumerate(
-        draw_alphabet(number, characters=characters, writers=writers, seed=seed),
-        start=1,
-    ):
-        code = ((number - 1) * characters + i - 1) % 9999 + 1
-        for writer, ink in enumerate(drawings, start=1):
-            member = f"Generated_{number:02}/character{i:02}/{code:04}_{writer:02}.png"
-            yield member, encode_png(ink)
-
-
-def draw_alphabet(
-    number: int, *, characters: int, writers: int, seed: int
-) -> Iterator[NDArray[np.bool_]]:
-    """Draws an alphabet's characters: `bool[writers, SIDE, SIDE]` each, true where there is ink."""
-    style_rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, 0])))
-    alphabet = make_alphabet(style_rng)
-    hands = make_hands(style_rng, writers)
-    neat = _neat_hand()
-    accepted: list[Floats] = []
-    for character in range(1, characters + 1):
-        rng = np.random.Generator(
-            np.random.Philox(np.random.SeedSequence([seed, number, character]))
-        )
-        # The bar is lowered with every try, so that an alphabet of any length comes to an end.
-        for attempt in range(200):
-            strokes = make_character(rng, alphabet)
-            sketch = _sketch(_render(rng, strokes, neat)[0])
-            nearest = min((_distance(sketch, other) for other in accepted), default=1.0)
-            if nearest > 0.45 * 0.98**attempt:
-                break
-        accepted.append(sketch)
-        yield _render(rng, strokes, hands)
-
-
-def encode_png(ink: NDArray[np.bool_]) -> bytes:
-    """Encodes `bool[height, width]` as a 1-bit grey PNG, ink black on white.
-
-    The pixels are the same everywhere; how well they are packed depends on the zlib in use.
-    """
-    height, width = ink.shape
-    rows = np.packbits(~ink, axis=1)
-    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-
-
-def _neat_hand() -> Hands:
-    zero, one = np.zeros(1), np.ones(1)
-    return Hands(
-        slant=zero,
-        rotation=zero,
-        size=one,
-        aspect=one,
-        offset=np.zeros((1, 2)),
-        looseness=zero,
-        tremor=zero,
-        roundness=0.3 * one,
-        pen=1.5 * one,
-    )
-
-
-def _render(
-    rng: np.random.Generator, character: tuple[Placed, ...], hands: Hands
-) -> NDArray[np.bool_]:
+def _render(rng: np.random.Generator, character: tuple[Placed, ...], hands: Hands) -> Flags:
     """Draws a character by every hand: `bool[writers, SIDE, SIDE]`, true where there is ink."""
     return _stamp(_on_page(draw_paths(rng, character, hands), hands), hands.pen)
 
@@ -377,7 +354,7 @@ def _on_page(paths: Floats, hands: Hands) -> Floats:
     return page.reshape(paths.shape)
 
 
-def _stamp(paths: Floats, pen: Floats) -> NDArray[np.bool_]:
+def _stamp(paths: Floats, pen: Floats) -> Flags:
     """Draws a disc of radius `pen` (pixels, at most 2) at every point and between points."""
     writers = len(paths)
     shares = np.arange(_UPSAMPLING) / _UPSAMPLING
@@ -401,7 +378,7 @@ def _stamp(paths: Floats, pen: Floats) -> NDArray[np.bool_]:
     return ink
 
 
-def _sketch(ink: NDArray[np.bool_]) -> Floats:
+def _sketch(ink: Flags) -> Floats:
     """A character's rough shape, `float64[21, 21]` of norm 1: what looks alike is alike in it."""
     sketch = ink.reshape(21, 5, 21, 5).mean(axis=(1, 3))
     padded = np.pad(sketch, 1)

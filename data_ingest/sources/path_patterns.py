@@ -1,9 +1,8 @@
-"""Paths with `{SPAN}`, `{VERSION}` or `{YYYY}{MM}{DD}`: which one is the latest.
+"""Finds the latest of the paths with `{SPAN}`, `{VERSION}` or `{YYYY}{MM}{DD}`.
 
 The same rules as TFX's ExampleGen, so that what is checked before a run is what TFX then takes.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -48,19 +47,15 @@ def latest(base: Path, pattern: str) -> Path:
     tokens = [match[1] or match[3] for match in _TOKEN.finditer(pattern)]
     _check_tokens(pattern, tokens)
     regex = re.compile(_to_regex(pattern))
-    newest: tuple[tuple[int, ...], Path] | None = None
-    for name in _candidates(base, pattern.count("/")):
-        match = regex.fullmatch(name)
-        if match:
-            order = tuple(
-                int(match[token])
-                for token in ("SPAN", "YYYY", "MM", "DD", "VERSION")
-                if token in tokens
-            )
-            newest = max(newest or (order, base / name), (order, base / name))
-    if newest is None:
+    order = [token for token in ("SPAN", "YYYY", "MM", "DD", "VERSION") if token in tokens]
+    found = [
+        ([int(match[token]) for token in order], entry)
+        for entry in _entries(base, pattern.count("/"))
+        if (match := regex.fullmatch(entry.relative_to(base).as_posix()))
+    ]
+    if not found:
         raise InputError(f"dataset.data: nothing matches {pattern} in {base}")
-    return newest[1]
+    return max(found)[1]
 
 
 def _check_tokens(pattern: str, tokens: list[str]) -> None:
@@ -89,13 +84,9 @@ def _to_regex(pattern: str) -> str:
     return "".join(pieces) + re.escape(pattern[position:])
 
 
-def _candidates(base: Path, depth: int) -> list[str]:
-    names = [""]
-    for level in range(depth + 1):
-        found = []
-        for name in names:
-            folder = base / name
-            if folder.is_dir():
-                found += [f"{name}{entry.name}" for entry in os.scandir(folder)]
-        names = [f"{name}/" for name in found] if level < depth else found
-    return names
+def _entries(base: Path, depth: int) -> list[Path]:
+    """What lies so deep below a folder."""
+    folders = [base] if base.is_dir() else []
+    for _ in range(depth):
+        folders = [entry for folder in folders for entry in folder.iterdir() if entry.is_dir()]
+    return [entry for folder in folders for entry in folder.iterdir()]

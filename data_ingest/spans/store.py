@@ -7,7 +7,6 @@
 <root>/windows/<first>-<last>/    links to the zips that one training reads
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from data_ingest.durable import rename_durably, synchronize, write_atomically
+from data_ingest.durable import locked, rename_durably, synchronize, write_atomically
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index, unit_of
@@ -304,12 +303,7 @@ class SpanStore:
     def _alone(self) -> Iterator[None]:
         """One writer at a time; what a killed one had staged is swept away."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info("Waiting for another process that uses %s", self.root)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.root / ".lock"):
             for staged in self._entries():
                 if staged.name.startswith(_STAGED):
                     shutil.rmtree(staged)

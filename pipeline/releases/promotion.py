@@ -4,7 +4,6 @@
 `oneshot serve --model_config_file` read. What has become of the versions is in ML Metadata.
 """
 
-import fcntl
 import getpass
 import json
 import logging
@@ -19,7 +18,7 @@ from typing import Final
 from ml_metadata import MetadataStore
 
 from components.pusher.versions import withdraw_version
-from data_ingest.durable import write_atomically
+from data_ingest.durable import locked, write_atomically
 from data_ingest.errors import InputError
 from pipeline.releases.changes import Action, Change, PromotionHistory
 from pipeline.releases.label_file import LabelFile
@@ -176,12 +175,7 @@ class Promotions:
         if self._locks or not self._journal.parent.is_dir():
             yield
             return
-        with self._file.beside(".promotion.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info("Waiting for another promotion or rollback to end")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._file.beside(".promotion.lock")):
             self._locks += 1
             try:
                 yield
