@@ -186,7 +186,7 @@ def scale_head(model: keras.Model, platt: Platt) -> None:
 
 def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ...]:
     """How alike different held-out classes look to the calibrated `model`: a gallery's thresholds
-    rest on it until it holds enough people of its own."""
+    rest on it until it holds enough identities of its own."""
     head = model.get_layer(HEAD)
     index = held_out.index
     vectors = embed_all(embedding_function(model), held_out.images)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _BASES: Final = {
-    "model": "the people held out when the model was trained",
+    "model": "the identities held out when the model was trained",
     "cohort": "the outsiders given with --images",
     "gallery": "those enrolled",
     "scores": "the model's scores alone",
@@ -34,7 +34,7 @@ _BASES: Final = {
 
 def add_parsers(commands: Any) -> None:
     """Adds the group to the commands of `oneshot`."""
-    gallery = commands.add_parser("gallery", help="recognise people by one image of each")
+    gallery = commands.add_parser("gallery", help="recognise identities by one image of each")
     actions = gallery.add_subparsers(required=True, metavar="ACTION")
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
@@ -66,7 +66,7 @@ def add_parsers(commands: Any) -> None:
     identify = add("identify", _identify, "who is this?")
     identify.add_argument("image", metavar="IMAGE", type=Path)
     identify.add_argument("--limit", type=int, default=5, help="candidates shown (%(default)s)")
-    verify = add("verify", _verify, "is this the person of that name? exit code 0 yes, 4 no")
+    verify = add("verify", _verify, "is this the identity of that name? exit code 0 yes, 4 no")
     verify.add_argument("name", metavar="NAME")
     verify.add_argument("image", metavar="IMAGE", type=Path)
     remove = add("remove", _remove, "forget a name, its images and its vectors")
@@ -74,12 +74,12 @@ def add_parsers(commands: Any) -> None:
     add("list", _list, "who is enrolled")
     add("status", _status, "what it holds, its model, what it is calibrated on")
     add("rebuild", _rebuild, "move to the newest model; interrupted, it continues")
-    calibrate = add("calibrate", _calibrate, "learn how alike different people look")
+    calibrate = add("calibrate", _calibrate, "learn how alike different identities look")
     calibrate.add_argument(
         "--images",
         type=Path,
         metavar="DIR_OR_ZIP",
-        help="of people who are not enrolled, <person>/<image> (those enrolled)",
+        help="of outsiders, who are not enrolled, <outsider>/<image> (those enrolled)",
     )
     add("erase", _erase, "clear the database's files of what was removed (PostgreSQL: slow)")
 

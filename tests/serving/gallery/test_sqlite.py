@@ -1,12 +1,14 @@
-"""What is removed cannot be found in the files of an SQLite gallery either."""
+"""What only SQLite galleries have to get right: their file, and that removed data leave it."""
 
 import random
+import sqlite3
 from pathlib import Path
 
 import apsw
 import numpy as np
 import pytest
 
+from serving.errors import Code, ServingError
 from serving.gallery.gallery import Gallery
 from serving.gallery.sqlite import store as sqlite_store
 from serving.gallery.sqlite.store import SqliteStore
@@ -35,11 +37,11 @@ def test_a_removed_person_leaves_no_trace(tmp_path: Path, in_memory: bool) -> No
     path = tmp_path / "gallery.db"
     gallery = Gallery(SqliteStore(path, in_memory=in_memory), FakeModels(dimensions=128))
     with gallery:
-        people = [f"employee-{number:04d}-x" for number in range(400)]
+        people = [f"employee-{number:04d}-x" for number in range(120)]
         gallery.enroll_many([(person, [photo(person)]) for person in people])
         assert len(traces(people[5], files_of(path))) > 3
         gallery.identify(photo(people[0]))
-        leaving = random.Random(1).sample(people, 300)
+        leaving = random.Random(1).sample(people, 80)
         for person in leaving:
             assert gallery.remove(person).erased
         content = files_of(path)
@@ -98,3 +100,31 @@ def test_only_the_owner_may_read_the_files(tmp_path: Path) -> None:
         gallery.enroll("Ada", [photo("Ada")])
         modes = {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == {0o600}
+
+
+@pytest.mark.parametrize(
+    "name", [":memory:", "file:gallery.db?mode=memory", "gallery.db?mode=memory", "-", "a b%20c#d"]
+)
+def test_a_file_is_a_file_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Gallery(SqliteStore(Path(name)), FakeModels()) as gallery:
+        gallery.enroll("Ada", [photo("Ada")])
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    with Gallery(SqliteStore(Path(name)), FakeModels()) as gallery:
+        assert gallery.identity("Ada").name == "Ada"
+
+
+def test_what_is_not_a_gallery_is_left_as_it_is(tmp_path: Path) -> None:
+    text, other = tmp_path / "notes.txt", tmp_path / "other.db"
+    text.write_text("no database, but long enough to be taken for the header of one " * 99)
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE identity (name TEXT)")
+    connection.close()
+    for path in (text, other):
+        before = path.read_bytes()
+        with pytest.raises(ServingError, match=path.name) as error:
+            SqliteStore(path)
+        assert error.value.code is Code.FAILED_PRECONDITION
+        assert path.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The gallery over HTTP, behind the same guard as the models."""
+"""The gallery over HTTP, behind the same guard as the models; background rebuilds."""
 
 import base64
 import json
@@ -19,6 +19,7 @@ from serving.gallery.sqlite.store import SqliteStore
 from serving.server.models import ServerState
 from serving.server.rest.app import rest_app
 from serving.server.rest.protocol import RestOptions
+from tests.serving.gallery.conftest import OpenStore
 from tests.serving.gallery.fakes import FakeModels, photo
 
 PEOPLE = [f"person {number}" for number in range(8)]
@@ -177,3 +178,55 @@ def test_a_gallery_survives_the_server_that_held_it(tmp_path: Path, models: Fake
         with Gallery(SqliteStore(path), FakeModels()) as gallery:
             gallery.enroll(f"{turn}", [photo(f"{turn}")])
             assert gallery.identify(photo("0", 1)).candidates[0].name == "0"
+
+
+@pytest.fixture
+def own_models() -> FakeModels:
+    return FakeModels()
+
+
+@pytest.fixture
+def followed(open_one: OpenStore, own_models: FakeModels) -> Gallery:
+    made = Gallery(open_one(), own_models)
+    made.enroll_many([(person, [photo(person)]) for person in PEOPLE])
+    return made
+
+
+def test_a_follower_rebuilds_when_a_newer_model_appears(
+    followed: Gallery, own_models: FakeModels
+) -> None:
+    follower = Follower(followed, every_seconds=0.01)
+    try:
+        own_models.newest = "2"
+        deadline = time.monotonic() + 60
+        while followed.status().model_version != "2" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert followed.identify(photo(PEOPLE[0], 1)).model_version == "2"
+    finally:
+        follower.close()
+
+
+def test_a_failed_rebuild_is_told_and_the_next_one_succeeds(
+    followed: Gallery, own_models: FakeModels
+) -> None:
+    follower = Follower(followed)
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while follower.state.state == "running" and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    try:
+        own_models.newest = "2"
+        own_models.available = {"1"}
+        follower.rebuild()
+        wait()
+        assert follower.state.state == "failed"
+        assert "version 2 is not loaded" in follower.state.error
+        own_models.available = {"1", "2"}
+        follower.rebuild()
+        wait()
+        assert follower.state.state == "idle"
+        assert followed.status().model_version == "2"
+    finally:
+        follower.close()
