@@ -1,4 +1,4 @@
-"""Figures of all images of some spans, in ranges, and how much they differ by nature."""
+"""Measures images, counts the figures of spans in ranges, and how much they differ by nature."""
 
 import io
 import math
@@ -12,13 +12,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_ingest.sampling.draws import Draws, stable_hash
+from data_ingest.sampling.draws import Draws, Flags, Ints, stable_hash
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+
+Floats = npt.NDArray[np.float64]
 
 _SIDE: Final = 128
 """Larger images are reduced to this side first: the figures are about shapes, not resolution."""
-
-Ink = npt.NDArray[np.bool_]
+_DRAWS: Final = 100
+_FEWEST_UNITS: Final = 4
+"""With fewer groups, classes show how much images differ by nature."""
+_LOGARITHMIC: Final = frozenset({"width", "height", "ink", "class_size"})
+_STEPS: Final = {"contrast": 40, "roughness": 10}
+"""Ranges a unit; 20 for the other figures."""
 
 
 class ImageStatistics(NamedTuple):
@@ -49,108 +55,7 @@ class ImageStatistics(NamedTuple):
     ink_height: float
 
 
-def image_statistics(data: bytes) -> ImageStatistics:
-    """Measures an encoded image that `check_image` has found sound.
-
-    Transparent pixels are white, as for the model.
-    """
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        form = f"{image.format} {_colours(image)}"
-        gray = _gray(image)
-    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
-    light = float(border.mean()) > 0.5
-    ink = gray < 0.5 if light else gray >= 0.5
-    count = int(ink.sum())
-    x, across = _along(ink.sum(axis=0))
-    y, down = _along(ink.sum(axis=1))
-    return ImageStatistics(
-        width=width,
-        height=height,
-        form=form,
-        paper="blank" if not count else "light" if light else "dark",
-        brightness=float(gray.mean()),
-        contrast=float(gray.std()),
-        ink=count / ink.size,
-        roughness=_changes(ink) / count if count else 0.0,
-        ink_x=x,
-        ink_y=y,
-        ink_width=across,
-        ink_height=down,
-    )
-
-
-def _colours(image: Image.Image) -> str:
-    if "A" in image.getbands() or "transparency" in image.info:
-        return "with transparency"
-    return {"1": "1-bit", "L": "gray", "I": "gray", "I;16": "gray"}.get(image.mode, "colour")
-
-
-def _gray(image: Image.Image) -> npt.NDArray[np.float32]:
-    """`[H, W]` in [0, 1], at most `_SIDE` pixels a side."""
-    if _colours(image) == "with transparency":
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode.startswith("I"):
-        # 16 bits: Pillow clips instead of scaling.
-        gray = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    else:
-        gray = image.convert("L")
-    gray.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    return np.asarray(gray, np.float32) / np.float32(255)
-
-
-def _changes(ink: Ink) -> int:
-    padded = np.pad(ink, 1)
-    return int(
-        np.count_nonzero(padded[1:] != padded[:-1])
-        + np.count_nonzero(padded[:, 1:] != padded[:, :-1])
-    )
-
-
-def _along(count: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Middle and extent of the ink along one side, of which `count` are the ink pixels."""
-    total = int(count.sum())
-    if not total:
-        return 0.5, 0.0
-    places = (np.arange(len(count)) + 0.5) / len(count)
-    first, last = np.flatnonzero(count)[[0, -1]]
-    return float(places @ count / total), float(last - first + 1) / len(count)
-
-
-def bin_of(name: str, value: float | str) -> str:
-    """The range that a figure lies in, by a name that sorts as the ranges do.
-
-    Ranges do not depend on the data. TFDV's own histograms do: there, a single outlier among
-    thousands of values moves their divergence from 0.01 to 0.5.
-    """
-    if isinstance(value, str):
-        return value
-    if name in _LOGARITHMIC:
-        # Half octaves; a pixel more or less is the same, twice as many is not.
-        step = round(2 * math.log2(value)) if value > 0 else -99
-        return f"{step:+04d}"
-    return f"{math.floor(value * _STEPS[name]):02d}"
-
-
-_LOGARITHMIC: Final = frozenset({"width", "height", "ink", "class_size"})
-_STEPS: Final = {
-    "brightness": 20,
-    "contrast": 40,
-    "roughness": 10,
-    "ink_x": 20,
-    "ink_y": 20,
-    "ink_width": 20,
-    "ink_height": 20,
-}
-
-
 FIGURES: Final = (*ImageStatistics._fields, "class_size")
-_DRAWS: Final = 100
-_FEWEST_UNITS: Final = 4
-"""With fewer groups, classes show how much images differ by nature."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -236,6 +141,90 @@ def divergence(one: Floats, other: Floats) -> Floats:
     q = other / other.sum(axis=-1, keepdims=True)
     between = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
     return np.maximum(between, 0.0)
+
+
+def image_statistics(data: bytes) -> ImageStatistics:
+    """Measures an encoded image that `check_image` has found sound.
+
+    Transparent pixels are white, as for the model.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        form = f"{image.format} {_colours(image)}"
+        gray = _gray(image)
+    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    light = float(border.mean()) > 0.5
+    ink = gray < 0.5 if light else gray >= 0.5
+    count = int(ink.sum())
+    x, across = _along(ink.sum(axis=0))
+    y, down = _along(ink.sum(axis=1))
+    return ImageStatistics(
+        width=width,
+        height=height,
+        form=form,
+        paper="blank" if not count else "light" if light else "dark",
+        brightness=float(gray.mean()),
+        contrast=float(gray.std()),
+        ink=count / ink.size,
+        roughness=_changes(ink) / count if count else 0.0,
+        ink_x=x,
+        ink_y=y,
+        ink_width=across,
+        ink_height=down,
+    )
+
+
+def bin_of(name: str, value: float | str) -> str:
+    """The range that a figure lies in, by a name that sorts as the ranges do.
+
+    Ranges do not depend on the data. Those of TFDV's own histograms do, so that a single outlier
+    can make two of them look different.
+    """
+    if isinstance(value, str):
+        return value
+    if name in _LOGARITHMIC:
+        # Half octaves; a pixel more or less is the same, twice as many is not.
+        step = round(2 * math.log2(value)) if value > 0 else -99
+        return f"{step:+04d}"
+    return f"{math.floor(value * _STEPS.get(name, 20)):02d}"
+
+
+def _colours(image: Image.Image) -> str:
+    if "A" in image.getbands() or "transparency" in image.info:
+        return "with transparency"
+    return {"1": "1-bit", "L": "gray", "I": "gray", "I;16": "gray"}.get(image.mode, "colour")
+
+
+def _gray(image: Image.Image) -> npt.NDArray[np.float32]:
+    """`[H, W]` in [0, 1], at most `_SIDE` pixels a side."""
+    if _colours(image) == "with transparency":
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode.startswith("I"):
+        # 16 bits: Pillow clips instead of scaling.
+        gray = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    else:
+        gray = image.convert("L")
+    gray.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    return np.asarray(gray, np.float32) / np.float32(255)
+
+
+def _changes(ink: Flags) -> int:
+    padded = np.pad(ink, 1)
+    return int(
+        np.count_nonzero(padded[1:] != padded[:-1])
+        + np.count_nonzero(padded[:, 1:] != padded[:, :-1])
+    )
+
+
+def _along(count: Ints) -> tuple[float, float]:
+    """Middle and extent of the ink along one side, of which `count` are the ink pixels."""
+    total = int(count.sum())
+    if not total:
+        return 0.5, 0.0
+    places = (np.arange(len(count)) + 0.5) / len(count)
+    first, last = np.flatnonzero(count)[[0, -1]]
+    return float(places @ count / total), float(last - first + 1) / len(count)
 
 
 def _entropy(shares: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""One landed span: the record in its folder, and whether its images are still those that landed."""
+"""Reads one landed span: the record in its folder, and whether its images are still the same."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from data_ingest.errors import InputError
 from data_ingest.sampling.splits import Unit
@@ -18,7 +18,7 @@ RECORD: Final = "span.json"
 _NAME: Final = re.compile(r"span-[1-9]\d*")
 
 
-class Refused(Settings):
+class RejectedImage(Settings):
     """An image that was left out, and why."""
 
     file: str
@@ -27,6 +27,8 @@ class Refused(Settings):
 
 class Span(Settings):
     """A landed span: the content of its `span.json`, where it lies and whether it is used."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     path: Path = Field(exclude=True)
     excluded: str | None = Field(default=None, exclude=True)
@@ -51,7 +53,8 @@ class Span(Settings):
     groups: int
     duplicates: int
     """Copies of an image in one class that were left out."""
-    refused: tuple[Refused, ...]
+    rejected: tuple[RejectedImage, ...] = Field(alias="refused")
+    """`refused` in the file."""
 
     def container(self, side: Side) -> Path | None:
         """The zip of the images of that side; None where the span has none."""

@@ -1,15 +1,14 @@
-"""Images that arrive in portions: numbered spans, each landed whole and never changed.
+"""Keeps images that arrive in portions: numbered spans, each landed whole and never changed.
 
 <root>/span-<N>/background.zip    images to train on
                 evaluation.zip    images that no model is ever trained on
-                span.json         what came, what was refused, which groups are new
-<root>/excluded/span-<N>.json     why no training uses that span
+                span.json         what came, what was rejected, which groups are new
+<root>/decisions/span-<N>.json    whether trainings use that span, and if not, why
 <root>/windows/<first>-<last>/    links to the zips that one training reads
 """
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,60 +26,12 @@ from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.path_patterns import refuse_wildcards
 from data_ingest.spans.landing import NewImages, read_images, settle
 from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
-from data_ingest.spans.span import RECORD, Refused, Span, is_span, read_span
-
-_KEPT: Final = 20
-_LONGEST: Final = 40
-_STAGED_WINDOW: Final = ".making"
-
-
-def link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
-    """Makes `windows/<name>` hold these links, relative ones, so that all of it can be moved.
-
-    Only the newest folders stay: links to a year's evaluation images add up, and what went is made
-    again when asked for. The caller lets nobody else do the same meanwhile.
-
-    Args:
-      links: `background/span-3.zip` and so on, to where it lies.
-    """
-    folder = windows / name
-    wanted = {link: os.path.relpath(to, (folder / link).parent) for link, to in links.items()}
-    if _links_in(folder) != wanted:
-        staged = windows / f"{_STAGED_WINDOW}-{name}"
-        shutil.rmtree(staged, ignore_errors=True)
-        for side in SIDES:
-            (staged / side).mkdir(parents=True)
-        for link, target in wanted.items():
-            (staged / link).symlink_to(target)
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
-    os.utime(folder)
-    by_age = sorted(windows.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    for old in by_age[:-_KEPT]:
-        shutil.rmtree(old)
-    return folder
-
-
-def window_name(first: int, last: int, *, without: Sequence[int]) -> str:
-    """`3-7`, or `3-7-without-5`; a name that a file system takes, however many are left out."""
-    if not without:
-        return f"{first}-{last}"
-    left_out = "-".join(map(str, without))
-    if len(left_out) > _LONGEST:
-        left_out = hashlib.sha256(left_out.encode()).hexdigest()[:16]
-    return f"{first}-{last}-without-{left_out}"
-
-
-def _links_in(folder: Path) -> dict[str, str]:
-    return {
-        f"{link.parent.name}/{link.name}": str(link.readlink())
-        for link in folder.glob("*/*")
-        if link.is_symlink()
-    }
-
+from data_ingest.spans.span import RECORD, RejectedImage, Span, is_span, read_span
 
 _STAGED: Final = ".landing-"
-_log = logging.getLogger(__name__)
+_STAGED_WINDOW: Final = ".making"
+_KEPT_WINDOWS: Final = 20
+_LONGEST_NAME: Final = 40
 
 
 class SpanStore:
@@ -116,9 +67,9 @@ class SpanStore:
           InputError: it has not landed; the message says which have.
         """
         spans = self.spans()
-        for span in spans:
-            if span.number == number:
-                return span
+        found = next((span for span in spans if span.number == number), None)
+        if found is not None:
+            return found
         there = f"{spans[0].number} to {spans[-1].number}" if spans else "none"
         raise InputError(
             f"there is no span {number} in {self.root} (spans here: {there}): "
@@ -135,8 +86,8 @@ class SpanStore:
     ) -> Span:
         """Lands new images as a span, whole or not at all, and for ever.
 
-        A group keeps the side on which it first appears (see `span_sides`). The same number with
-        the same images again changes nothing.
+        A group keeps the side on which it first appears (see `data_ingest.spans.sides`). The same
+        number with the same images again changes nothing.
 
         Args:
           number: greater than those of all spans that are there, so that no window of earlier
@@ -208,10 +159,11 @@ class SpanStore:
           InputError: the span is not there or excluded, a span was changed, or there are no images
             to train on.
         """
-        if (reason := self.span(last).excluded) is not None:
+        newest = self.span(last)
+        if newest.excluded is not None:
             raise InputError(
-                f"span {last} is excluded from training ({reason}): `oneshot spans readmit {last}` "
-                "takes that back"
+                f"span {last} is excluded from training ({newest.excluded}): "
+                f"`oneshot spans readmit {last}` takes that back"
             )
         before = [span for span in self.spans() if span.number <= last]
         spans = [span for span in before if span.excluded is None]
@@ -227,7 +179,7 @@ class SpanStore:
         for span in spans:
             span.check()
         with self._alone():
-            folder = link_window(self.root / "windows", name, _links(chosen, spans))
+            folder = _link_window(self.root / "windows", name, _links(chosen, spans))
         description = f"{count} images to train on, of spans {name}, in {self.root}"
         inputs = {str(side): f"{side}/*" for side in SIDES}
         return Dataset("folder", folder, inputs, description).check()
@@ -262,7 +214,9 @@ class SpanStore:
             classes={side: len(index.take(own).classes) for side, own in rows.items()},
             groups=len(index.groups),
             duplicates=images.duplicates,
-            refused=tuple(Refused(file=bad.file, reason=bad.reason) for bad in images.rejected),
+            rejected=tuple(
+                RejectedImage(file=bad.file, reason=bad.reason) for bad in images.rejected
+            ),
         )
         staged = self.root / f"{_STAGED}{number}"
         staged.mkdir()
@@ -270,7 +224,7 @@ class SpanStore:
             for side, own in rows.items():
                 if len(own):
                     images.write(staged / f"{side}.zip", own)
-            write_atomically(staged / RECORD, span.model_dump_json(indent=2) + "\n")
+            write_atomically(staged / RECORD, span.model_dump_json(indent=2, by_alias=True) + "\n")
             for path in staged.iterdir():
                 # Not the folder: its owner could then not delete the output folder any more.
                 path.chmod(0o444)
@@ -311,6 +265,48 @@ class SpanStore:
 
     def _entries(self) -> list[Path]:
         return list(self.root.iterdir()) if self.root.is_dir() else []
+
+
+def window_name(first: int, last: int, *, without: Sequence[int]) -> str:
+    """`3-7`, or `3-7-without-5`; a name that a file system takes, however many are left out."""
+    if not without:
+        return f"{first}-{last}"
+    left_out = "-".join(map(str, without))
+    if len(left_out) > _LONGEST_NAME:
+        left_out = hashlib.sha256(left_out.encode()).hexdigest()[:16]
+    return f"{first}-{last}-without-{left_out}"
+
+
+def _link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
+    """Makes `windows/<name>` hold these links, relative ones, so that all of it can be moved.
+
+    Only the newest folders stay: links to a year's evaluation images add up, and what went is made
+    again when asked for.
+    """
+    folder = windows / name
+    wanted = {link: os.path.relpath(to, (folder / link).parent) for link, to in links.items()}
+    if _links_in(folder) != wanted:
+        staged = windows / f"{_STAGED_WINDOW}-{name}"
+        shutil.rmtree(staged, ignore_errors=True)
+        for side in SIDES:
+            (staged / side).mkdir(parents=True)
+        for link, target in wanted.items():
+            (staged / link).symlink_to(target)
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.rename(folder)
+    os.utime(folder)
+    by_age = sorted(windows.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for old in by_age[:-_KEPT_WINDOWS]:
+        shutil.rmtree(old)
+    return folder
+
+
+def _links_in(folder: Path) -> dict[str, str]:
+    return {
+        f"{link.parent.name}/{link.name}": str(link.readlink())
+        for link in folder.glob("*/*")
+        if link.is_symlink()
+    }
 
 
 def _links(chosen: Sequence[Span], spans: Sequence[Span]) -> dict[str, Path]:

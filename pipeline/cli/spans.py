@@ -139,7 +139,7 @@ def _document(span: "Span") -> dict[str, Any]:
         "span": span.number,
         "path": str(span.path),
         "excluded": span.excluded,
-        **span.model_dump(mode="json", exclude={"number"}),
+        **span.model_dump(mode="json", exclude={"number"}, by_alias=True),
     }
 
 
@@ -159,10 +159,10 @@ def _told(span: "Span", *, landed: bool) -> Iterator[str]:
         yield f"{len(span.new)} new {what}; never trained on, but evaluated with: {named or 'none'}"
     if span.duplicates:
         yield f"{span.duplicates:,} copies left out"
-    if span.refused:
-        reasons = sorted({bad.reason for bad in span.refused})
+    if span.rejected:
+        reasons = sorted({bad.reason for bad in span.rejected})
         yield (
-            f"{len(span.refused):,} unusable images left out ({', '.join(reasons)}), listed in "
+            f"{len(span.rejected):,} unusable images left out ({', '.join(reasons)}), listed in "
             f"{span.path / 'span.json'}"
         )
 

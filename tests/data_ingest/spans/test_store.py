@@ -199,7 +199,7 @@ def test_broken_images_are_left_out_and_named_up_to_the_share_that_is_allowed(
         land(store, 1, source, share=0.03)
     assert left_in(store.root) == []
     span = land(store, 1, source, share=0.05)
-    assert [bad.file for bad in span.refused] == [str(source / "a0/character01/broken.png")]
+    assert [bad.file for bad in span.rejected] == [str(source / "a0/character01/broken.png")]
     assert sum(span.images.values()) == 24
 
 
@@ -221,7 +221,7 @@ def test_copies_are_left_out_and_two_images_of_one_name_refused(
         land(store, 2, first, other)
 
 
-def test_an_image_that_an_earlier_span_has_in_another_class_is_refused(
+def test_an_image_that_an_earlier_span_has_in_another_class_is_rejected(
     store: SpanStore, tmp_path: Path, first: Path
 ) -> None:
     land(store, 1, first)
@@ -229,7 +229,7 @@ def test_an_image_that_an_earlier_span_has_in_another_class_is_refused(
     files = {**alphabets("b"), "b0/character01/copied.png": known}
     source = write_folder(tmp_path / "copied", files)
     span = land(store, 2, source, share=0.1)
-    assert [(Path(bad.file).name, bad.reason) for bad in span.refused] == [
+    assert [(Path(bad.file).name, bad.reason) for bad in span.rejected] == [
         ("copied.png", TWO_CLASSES)
     ]
 
