@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +18,11 @@ from components.evaluator.trials import recorded_trials
 from data_ingest.sampling.trials import Trial
 
 Gray = npt.NDArray[np.uint8]
-Points = npt.NDArray[np.float64]
 
 _SIDE: Final = 105
 _BLACK_BELOW: Final = 128
 _KEPT_PICTURES: Final = 1024
 """More than a set of trials has: 40 classes of a query and 24 support images."""
-
-
-class Ink(NamedTuple):
-    """The ink of a drawing."""
-
-    points: Points
-    """`[P, 2]`, row and column of the ink pixels less their mean."""
-    nearest: KDTree
-    """Finds the nearest of the points."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +71,14 @@ def pixel_distances(query: Gray, others: Sequence[Gray]) -> list[float]:
     return [float(distance) for distance in distances]
 
 
-def ink(encoded: bytes) -> Ink:
+def ink(encoded: bytes) -> KDTree:
     """The ink of an encoded image: dark pixels, or light ones if most of its border is dark.
 
     As in the demonstration that comes with Omniglot (`demo_classification.py`), where images are
     black on white.
+
+    Returns:
+      The points `[P, 2]`, row and column of the pixels less their mean, as a tree.
     """
     picture = gray_picture(encoded)
     black = picture < _BLACK_BELOW
@@ -93,15 +86,13 @@ def ink(encoded: bytes) -> Ink:
     return ink_of_pixels(~black if border.mean() > 0.5 else black)
 
 
-def ink_of_pixels(is_ink: npt.NDArray[np.bool_]) -> Ink:
+def ink_of_pixels(is_ink: npt.NDArray[np.bool_]) -> KDTree:
     """The ink of a picture, `bool[H, W]`."""
     points = np.argwhere(is_ink).astype(np.float64)
-    if len(points):
-        points -= points.mean(axis=0)
-    return Ink(points, KDTree(points))
+    return KDTree(points - points.mean(axis=0) if len(points) else points)
 
 
-def modified_hausdorff_distance(a: Ink, b: Ink, *, limit: float = np.inf) -> float:
+def modified_hausdorff_distance(a: KDTree, b: KDTree, *, limit: float = np.inf) -> float:
     """The greater of the two mean distances from a point of one to the nearest of the other.
 
     Dubuisson & Jain 1994, "A modified Hausdorff distance for object matching", ICPR, pp. 566-568
@@ -111,13 +102,13 @@ def modified_hausdorff_distance(a: Ink, b: Ink, *, limit: float = np.inf) -> flo
       a, b: two drawings.
       limit: a distance above it may be given too low, but still above it; that takes half the time.
     """
-    if not len(a.points) or not len(b.points):
-        return 0.0 if len(a.points) == len(b.points) else np.inf
-    there = float(b.nearest.query(a.points)[0].mean())
-    return there if there > limit else max(there, float(a.nearest.query(b.points)[0].mean()))
+    if not a.n or not b.n:
+        return 0.0 if a.n == b.n else np.inf
+    there = float(b.query(a.data)[0].mean())
+    return there if there > limit else max(there, float(a.query(b.data)[0].mean()))
 
 
-def modified_hausdorff_distances(query: Ink, others: Sequence[Ink]) -> list[float]:
+def modified_hausdorff_distances(query: KDTree, others: Sequence[KDTree]) -> list[float]:
     """`modified_hausdorff_distance` to each; what is not nearest may be lower than it is."""
     found: list[float] = []
     for other in others:

@@ -187,14 +187,9 @@ def _gate(
 ) -> config_pb2.PerSliceMetricThreshold:
     # Without a baseline TFX takes away the change threshold; a bound that any number keeps (and
     # NaN does not) leaves something to be blessed by.
-    low = threshold.min if threshold.min is not None else 0.0
-    high = threshold.max if threshold.max is not None else 1.0
-    gate = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(
-            lower_bound=wrappers_pb2.DoubleValue(value=low),
-            upper_bound=wrappers_pb2.DoubleValue(value=high),
-        )
-    )
+    gate = config_pb2.MetricThreshold()
+    gate.value_threshold.lower_bound.value = 0.0 if threshold.min is None else threshold.min
+    gate.value_threshold.upper_bound.value = 1.0 if threshold.max is None else threshold.max
     if threshold.max_drop is not None:
         falls = name in LOWER_IS_BETTER
         direction = "LOWER_IS_BETTER" if falls else "HIGHER_IS_BETTER"

@@ -90,10 +90,8 @@ class PairPreprocessor(metric_types.Preprocessor):
         )
 
 
-class _OneShotCount(NamedTuple):
-    credit: float = 0.0
-    n: int = 0
-    malformed: int = 0
+_Count = tuple[float, int, int]
+"""Credit, trials and malformed trials."""
 
 
 class _OneShotCombiner(beam.CombineFn):
@@ -103,22 +101,19 @@ class _OneShotCombiner(beam.CombineFn):
         self._name = name
         self._model = model
 
-    def create_accumulator(self) -> _OneShotCount:
-        return _OneShotCount()
+    def create_accumulator(self) -> _Count:
+        return 0.0, 0, 0
 
-    def add_input(self, accumulator: _OneShotCount, element: _Pairs) -> _OneShotCount:
+    def add_input(self, accumulator: _Count, element: _Pairs) -> _Count:
+        earned, n, malformed = accumulator
         credit = trial_credit(element.labels, element.logits[self._model], element.ways)
-        return _OneShotCount(
-            accumulator.credit + (credit or 0.0),
-            accumulator.n + 1,
-            accumulator.malformed + (credit is None),
-        )
+        return earned + (credit or 0.0), n + 1, malformed + (credit is None)
 
-    def merge_accumulators(self, accumulators: Iterable[_OneShotCount]) -> _OneShotCount:
+    def merge_accumulators(self, accumulators: Iterable[_Count]) -> _Count:
         credit, counts, malformed = zip(*accumulators, strict=True)
-        return _OneShotCount(math.fsum(credit), sum(counts), sum(malformed))
+        return math.fsum(credit), sum(counts), sum(malformed)
 
-    def extract_output(self, accumulator: _OneShotCount) -> dict[metric_types.MetricKey, float]:
+    def extract_output(self, accumulator: _Count) -> dict[metric_types.MetricKey, float]:
         credit, n, malformed = accumulator
         value = credit / n if n else math.nan
         figures = _figures(self._name, self._model, value, n, wilson_interval(credit, n))

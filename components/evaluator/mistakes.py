@@ -24,7 +24,7 @@ _ACROSS: Final = 2
 """Confusions side by side in the picture."""
 _WIDTH_INCHES: Final = 3.6
 _LINE_INCHES: Final = 1.75
-_CAPTIONS: Final = ("query", "right", "chosen")
+_ROLES: Final = ("query", "right", "chosen")
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,14 @@ class Confusion:
     mistakes: int
     trials: int
     """In which one of the two was asked for and the other was a candidate."""
-    query: str
-    """Image of the mistake with the greatest margin; `right` and `chosen` are of its support."""
-    right: str
-    chosen: str
     rows: tuple[int, int, int]
-    """Of `query`, `right` and `chosen`."""
+    """Of the mistake with the greatest margin: the query, and one image of either class."""
 
-    def document(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {name: value for name, value in vars(self).items() if name != "rows"}
+    def document(self, images: TrialImages) -> dict[str, Any]:
+        """As JSON values, with the images' file names as `query`, `right` and `chosen`."""
+        names = (images.files[row].member for row in self.rows)
+        values = {name: value for name, value in vars(self).items() if name != "rows"}
+        return values | dict(zip(_ROLES, names, strict=True))
 
 
 def most_confused(
@@ -72,14 +70,10 @@ def most_confused(
     found = []
     for pair in sorted(mistakes, key=lambda pair: (-share[pair], pair))[:most]:
         trial = worst[pair].trial
-        rows = (
-            trial.query,
-            trial.support[trial.answer][0],
-            trial.support[worst[pair].chosen][0],
-        )
-        query, right, chosen = (images.files[row].member for row in rows)
+        right, chosen = (trial.support[at][0] for at in (trial.answer, worst[pair].chosen))
         names = (index.classes[pair[0]], index.classes[pair[1]])
-        found.append(Confusion(names, mistakes[pair], asked[pair], query, right, chosen, rows))
+        rows = (trial.query, right, chosen)
+        found.append(Confusion(names, mistakes[pair], asked[pair], rows))
     return found
 
 
@@ -100,7 +94,7 @@ def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: 
         axes.imshow(np.hstack(pictures), cmap="gray", vmin=0, vmax=255)
         axes.vlines([side - 0.5, 2 * side - 0.5], -0.5, side - 0.5, color="black", lw=0.8)
         axes.set_yticks([])
-        axes.set_xticks([side * (at + 0.5) for at in range(3)], _CAPTIONS, fontsize=7)
+        axes.set_xticks([side * (at + 0.5) for at in range(3)], _ROLES, fontsize=7)
         axes.tick_params(length=0)
         axes.set_title(_title(confusion), fontsize=8, loc="left", parse_math=False)
     buffer = io.BytesIO()

@@ -51,25 +51,27 @@ class WayResult(Accuracy):
 class Evaluation:
     """Accuracy of a model, by way."""
 
-    model: str
-    images: str
-    protocol: str
-    shots: int
-    trials: int
-    """Asked for, of each way."""
-    seed: int | None
-    """None where the trials are published."""
-    rejected_images: int
-    classes_left_out: list[str]
-    """Those with too few images by different writers for so many shots."""
+    model: Path
+    trials: TrialSets
     results: list[WayResult]
     confusions: list[Confusion]
     """Classes that were taken for each other, over all ways, the most likely to be first."""
 
     def document(self) -> dict[str, Any]:
         """As JSON values; the figures of the first way stand at the top as well."""
-        confusions = [confusion.document() for confusion in self.confusions]
-        return asdict(self.results[0]) | asdict(self) | {"confusions": confusions}
+        results = [asdict(result) for result in self.results]
+        return results[0] | {
+            "model": str(self.model),
+            "images": self.trials.source,
+            "protocol": self.trials.protocol,
+            "shots": self.trials.shots,
+            "trials": self.trials.asked,
+            "seed": self.trials.seed,
+            "rejected_images": self.trials.images.rejected,
+            "classes_left_out": self.trials.classes_left_out,
+            "results": results,
+            "confusions": [one.document(self.trials.images) for one in self.confusions],
+        }
 
 
 def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -> Evaluation:
@@ -113,18 +115,8 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
         )
         results.append(result)
     wrong = [one for of_way in answers.values() for one in of_way.wrong]
-    return Evaluation(
-        model=str(model),
-        images=trials.source,
-        protocol=trials.protocol,
-        shots=trials.shots,
-        trials=trials.asked,
-        seed=trials.seed,
-        rejected_images=images.rejected,
-        classes_left_out=trials.classes_left_out,
-        results=results,
-        confusions=most_confused(images, everything, wrong, most=_MOST_CONFUSIONS),
-    )
+    confusions = most_confused(images, everything, wrong, most=_MOST_CONFUSIONS)
+    return Evaluation(model, trials, results, confusions)
 
 
 def check_model(model: Path) -> None:

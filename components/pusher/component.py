@@ -19,9 +19,6 @@ from serving.saved_model.versions import rolled_back_versions, versions
 
 _log = logging.getLogger(__name__)
 
-MODEL_BLESSING = "model_blessing"
-INFRA_BLESSING = "infra_blessing"
-
 
 class Executor(executor.Executor):
     """Pushes a model that both the Evaluator and the ServingGate blessed.
@@ -76,7 +73,7 @@ class Executor(executor.Executor):
         _log.info("Pushed as version %d to %s", version, target)
 
     def _is_blessed(self, input_dict: dict[str, list[types.Artifact]]) -> bool:
-        both = all(input_dict.get(name) for name in (MODEL_BLESSING, INFRA_BLESSING))
+        both = all(input_dict.get(name) for name in ("model_blessing", "infra_blessing"))
         return both and bool(self.CheckBlessing(input_dict))
 
 

@@ -1,6 +1,7 @@
 """Puts a model into TF Serving's base path as a numbered version: whole, or not at all."""
 
 import errno
+import filecmp
 import logging
 import shutil
 import socket
@@ -78,9 +79,12 @@ def remove_version(base: Path, version: int) -> None:
 
 def has_same_files(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files with the same content."""
-    files = _sizes(one)
-    return files == _sizes(other) and all(
-        (one / name).read_bytes() == (other / name).read_bytes() for name in files
+    files, others = (
+        {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        for folder in (one, other)
+    )
+    return files == others and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in files
     )
 
 
@@ -104,11 +108,3 @@ def next_version(names: Iterable[str], now: Callable[[], float]) -> int:
     names = list(names)
     taken = [*numbered(names), *numbered(names, prefix=ROLLED_BACK_PREFIX)]
     return max([int(now()), *(number + 1 for number in taken)])
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in folder.rglob("*")
-        if path.is_file()
-    }

@@ -116,21 +116,22 @@ def _evaluate(context: Context) -> None:
 
 
 def _notes(result: "Evaluation", picture: Path | None) -> Iterator[str]:
+    trials = result.trials
     for left, rows in groupby(result.results, key=lambda one: one.groups_without_trials):
         first, *_, last = [f"{one.way}-" for one in rows] * 2
         ways = first if first == last else f"{first} to {last}"
         if left:
             yield f"No {ways}way trials, for want of classes or of --trials: {', '.join(left)}"
-    if result.classes_left_out:
-        named = ", ".join(result.classes_left_out[:_NAMED_CLASSES])
-        more = len(result.classes_left_out) - _NAMED_CLASSES
+    if trials.classes_left_out:
+        named = ", ".join(trials.classes_left_out[:_NAMED_CLASSES])
+        more = len(trials.classes_left_out) - _NAMED_CLASSES
         yield (
-            f"Left out, with fewer than {result.shots + 1} images by different writers: {named}"
+            f"Left out, with fewer than {trials.shots + 1} images by different writers: {named}"
             + (f" and {more} more classes" if more > 0 else "")
         )
-    if result.rejected_images:
-        yield f"{result.rejected_images} unreadable images were left out"
-    if result.protocol == "official" and result.results[0].baselines:
+    if trials.images.rejected:
+        yield f"{trials.images.rejected} unreadable images were left out"
+    if trials.protocol == "official" and result.results[0].baselines:
         published = "Published for Omniglot's own runs (Lake et al. 2015)"
         yield f"{published}: Modified Hausdorff 38.8 % wrong"
     if picture is not None:
@@ -147,8 +148,9 @@ def _accuracies(result: "Evaluation") -> Table:
         for baseline in BASELINES:
             if baseline.name in one.baselines:
                 rows.append(("", baseline.title, *_figures(one.baselines[baseline.name]), chance))
-    title = "One-shot accuracy" if result.shots == 1 else f"{result.shots}-shot accuracy"
-    place = "published runs" if result.protocol == "official" else "within groups"
+    trials = result.trials
+    title = "One-shot accuracy" if trials.shots == 1 else f"{trials.shots}-shot accuracy"
+    place = "published runs" if trials.protocol == "official" else "within groups"
     figures = ("accuracy", "95 % interval", "wrong", "chance")
     return table(
         ("trials", "recogniser", *figures),

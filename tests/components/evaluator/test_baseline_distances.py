@@ -104,7 +104,7 @@ def test_ink_is_dark_on_light_or_light_on_dark_or_opaque() -> None:
     stream = io.BytesIO()
     clear.save(stream, "png")
     dark, light, opaque = (ink(data) for data in (png(page), png(255 - page), stream.getvalue()))
-    assert len(dark.points) > 0
+    assert dark.n > 0
     assert modified_hausdorff_distance(dark, light) == 0
     assert modified_hausdorff_distance(dark, opaque) == 0
 
