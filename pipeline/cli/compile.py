@@ -14,7 +14,6 @@ from pipeline.config import PipelineConfig
 from pipeline.runners.cluster import (
     Cluster,
     PathMap,
-    Spans,
     Volume,
     check_cluster,
     checked_cron,
@@ -89,7 +88,7 @@ def _compile(context: Context) -> None:
     file_format = _format(options)
     require_pipeline_spec()
     path_map = PathMap.parse(options.map)
-    cluster = _cluster(options, config)
+    cluster = _cluster(options)
     if options.schedule is not None:
         checked_cron(options.schedule)
         if options.vertex and not (options.project and options.location):
@@ -158,7 +157,7 @@ def _spans_folder(options: argparse.Namespace) -> str:
     return f"{output}/spans"
 
 
-def _cluster(options: argparse.Namespace, config: PipelineConfig) -> Cluster:
+def _cluster(options: argparse.Namespace) -> Cluster:
     if options.gpus is not None and options.gpu is None:
         raise InputError("--gpus: say which with --gpu, e.g. --gpu nvidia-tesla-t4")
     return Cluster(
@@ -169,7 +168,7 @@ def _cluster(options: argparse.Namespace, config: PipelineConfig) -> Cluster:
         gpu=options.gpu,
         gpus=1 if options.gpus is None else options.gpus,
         volume=_volume(options.volume),
-        spans=Spans(_spans_folder(options), config.retrain.window) if options.spans else None,
+        spans_folder=_spans_folder(options) if options.spans else None,
     )
 
 

@@ -61,14 +61,7 @@ def retrain(
     *,
     child: Child | None = None,
 ) -> Outcome:
-    """Trains on what has arrived, if anything has and nobody else does.
-
-    Args:
-      config: the whole configuration.
-      workspace: where everything goes.
-      metadata: ML Metadata's store.
-      request: what was asked for.
-      child: does the work; the pipeline itself unless given.
+    """Trains on what has arrived, if anything has and nobody else does; `child` does the work.
 
     Raises:
       InputError: the configuration cannot be used, and nobody could be told.

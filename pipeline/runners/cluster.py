@@ -1,4 +1,4 @@
-"""Where a compiled pipeline is to run, and what cannot work there."""
+"""Describes the cluster that a compiled pipeline is for, and refuses what cannot work there."""
 
 import importlib.util
 import re
@@ -34,16 +34,6 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Spans:
-    """Spans that `oneshot ingest` lands: every run takes the newest window of them."""
-
-    folder: str
-    """As the containers see it."""
-    window: int
-    """Newest spans to train on; 0: all."""
-
-
-@dataclass(frozen=True)
 class Cluster:
     """Where the compiled pipeline is to run."""
 
@@ -59,15 +49,9 @@ class Cluster:
     """`nvidia-tesla-t4`, or a resource of Kubernetes such as `nvidia.com/gpu`."""
     gpus: int = 1
     volume: Volume | None = None
-    spans: Spans | None = None
-
-    def serving_model_dir(self, model_name: str) -> str:
-        """TF Serving's model base path."""
-        return f"{self.output.rstrip('/')}/serving_model/{model_name}"
-
-    def checkpoint_dir(self) -> str:
-        """Where an interrupted training leaves off."""
-        return f"{self.output.rstrip('/')}/checkpoints"
+    spans_folder: str | None = None
+    """Of the spans that `oneshot ingest` lands, as the containers see it: every run takes the
+    newest window of them. None: the images are those given when the pipeline is compiled."""
 
 
 def require_pipeline_spec() -> None:
@@ -198,11 +182,7 @@ class PathMap:
 
 
 def newest_window(folder: Path, length: int) -> Dataset:
-    """The images to train on when the newest span has landed.
-
-    Args:
-      folder: of the spans that `oneshot ingest` landed.
-      length: newest spans to train on; 0: all.
+    """The images of the newest `length` spans in a folder; 0: of all.
 
     Raises:
       InputError: there is no span to train on.

@@ -1,4 +1,4 @@
-"""The graph as Kubeflow Pipelines and Vertex AI read it (pipeline spec 2.1)."""
+"""Compiles the graph for Kubeflow Pipelines and Vertex AI (pipeline spec 2.1)."""
 
 import json
 from collections.abc import Mapping
@@ -86,13 +86,14 @@ def compile_pipeline(
     from kfp.pipeline_spec import pipeline_spec_pb2
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
+    output = cluster.output.rstrip("/")
     pipeline = create_pipeline(
         config=config,
         dataset=dataset,
         protocols=protocols,
         pipeline_root=cluster.pipeline_root or "",
-        serving_model_dir=cluster.serving_model_dir(config.push.model_name),
-        checkpoint_dir=cluster.checkpoint_dir(),
+        serving_model_dir=f"{output}/serving_model/{config.push.model_name}",
+        checkpoint_dir=f"{output}/checkpoints",
         earlier_models="served",
     )
     nodes = {node.id: node for node in pipeline.components}
@@ -134,11 +135,9 @@ def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster) ->
     # The hook finds the span by modification times, and open-source Kubeflow ignores it. The step
     # does it itself, so the node runs every time: the cache would ask for its parameters only.
     container.pop("lifecycle", None)
-    if cluster.spans is not None:
-        container["args"] += [
-            f"--spans_folder={cluster.spans.folder}",
-            f"--spans_window={cluster.spans.window}",
-        ]
+    if cluster.spans_folder is not None:
+        window = f"--spans_window={config.retrain.window}"
+        container["args"] += [f"--spans_folder={cluster.spans_folder}", window]
     for name, task in spec["root"]["dag"]["tasks"].items():
         task["cachingOptions"] = {"enableCache": name not in (EXAMPLES_NODE, SERVED_NODE)}
         if config.retrain.attempts > 1:

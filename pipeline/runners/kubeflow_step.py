@@ -1,4 +1,4 @@
-"""What a container of Kubeflow Pipelines or Vertex AI runs: one node of the graph.
+"""Runs one node of the graph in a container of Kubeflow Pipelines or Vertex AI.
 
 `python -m pipeline.runners.kubeflow_step ARGUMENTS` stands between the orchestrator and TFX's own
 entry point, whose arguments it takes, and does what that one leaves out:
@@ -88,19 +88,12 @@ def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> ExitCode
 
 def runs_elsewhere(beam_args: Sequence[str]) -> bool:
     """Whether Beam's workers are on other machines."""
-    runners = [
-        value for name, _, value in (arg.partition("=") for arg in beam_args) if name == "--runner"
-    ]
+    runners = [arg.partition("=")[2] for arg in beam_args if arg.startswith("--runner=")]
     return bool(runners) and runners[-1] not in LOCAL_BEAM_RUNNERS
 
 
 def take_window(invocation: Any, folder: Path, length: int) -> None:
-    """Makes the newest window of spans the input.
-
-    Args:
-      invocation: ExecutorInput of the PairExampleGen; changed.
-      folder: of the spans that `oneshot ingest` landed.
-      length: spans to train on; 0: all.
+    """Makes the newest window of spans the input of the PairExampleGen, an ExecutorInput.
 
     Raises:
       InputError: there is no span to train on.
@@ -115,12 +108,9 @@ def take_window(invocation: Any, folder: Path, length: int) -> None:
 
 
 def find_span(invocation: Any) -> None:
-    """Resolves the input patterns to the newest span; notes span and fingerprint.
+    """Resolves the input patterns of an ExecutorInput to the newest span; notes the fingerprint.
 
     What TFX's driver does, but by content: see `components.example_gen.ContentInputProcessor`.
-
-    Args:
-      invocation: ExecutorInput of the PairExampleGen; changed.
 
     Raises:
       InputError: nothing matches a pattern.

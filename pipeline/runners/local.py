@@ -43,14 +43,13 @@ def run_pipeline(
 ) -> RunRecord:
     """Runs every node that is not cached, as far as `run.stage` says.
 
-    If that is as far as a verdict it writes `runs/<run_id>/summary.json`. The caller holds the
-    lease of `metadata`.
+    If that is as far as a verdict it writes `runs/<run_id>/summary.json`.
 
     Args:
       config: the whole configuration.
       dataset: where the images lie.
       workspace: where everything goes.
-      metadata: ML Metadata's store.
+      metadata: ML Metadata's store, whose lease the caller holds.
       run: what the history is to hold of the run.
       check_lease: called before every node; raises where the lease is lost.
 
@@ -128,9 +127,7 @@ def _refuse_to_replace_real_data(
     history: RunHistory, dataset: Dataset, workspace: Workspace
 ) -> None:
     """A lost network must not put a model of generated glyphs in the place of a real one."""
-    if dataset.kind != "synthetic":
-        return
-    for run in history.runs():
+    for run in history.runs() if dataset.kind == "synthetic" else []:
         if run.dataset not in ("", "synthetic"):
             raise InputError(
                 f"{workspace.root}: this output folder holds models of real data ({run.dataset}, "
