@@ -36,8 +36,6 @@ def add_parsers(commands: Any) -> None:
         CONFIGURED,
         DATA,
         text="write the pipeline for Kubeflow Pipelines or Vertex AI",
-        description="Writes the pipeline for Kubeflow Pipelines or Vertex AI. Of the images only "
-        "the names are read, to know which one-shot trials they can make.",
     )
     parser.add_argument("--runner", choices=("kubeflow",), default="kubeflow", help="(%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what is written")
@@ -84,6 +82,10 @@ def add_parsers(commands: Any) -> None:
 
 
 def _compile(context: Context) -> None:
+    """Writes the pipeline for Kubeflow Pipelines or Vertex AI.
+
+    Of the images only the names are read, to know which one-shot trials they can make.
+    """
     options, config = context.options, context.config
     file_format = _format(options)
     require_pipeline_spec()

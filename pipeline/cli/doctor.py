@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -65,9 +64,9 @@ def add_parsers(commands: Any) -> None:
 
 
 def _doctor(context: Context) -> ExitCode:
-    checks = diagnose(
-        context.config.dataset, data=context.options.data, output=context.workspace.root
-    )
+    settings, output = context.config.dataset, context.workspace.root
+    with context.quiet_libraries():
+        checks = diagnose(settings, data=context.options.data, output=output)
     context.show([asdict(check) for check in checks], *told(checks))
     return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
 
@@ -89,17 +88,14 @@ def diagnose(
     """
     root = Path(__file__).resolve().parents[2]
     adapted = adapted_modules(Path(sys.prefix))
-    with _native_code_silenced():
-        native = [
-            check_native_module(package, module, adapted=adapted)
-            for package, module in _NATIVE_MODULES.items()
-        ]
-        devices = check_devices()
     return [
         check_python(sys.version_info[:2]),
         check_packages(root / "requirements.lock"),
-        *native,
-        devices,
+        *(
+            check_native_module(package, module, adapted=adapted)
+            for package, module in _NATIVE_MODULES.items()
+        ),
+        check_devices(),
         check_memory(Path("/proc/meminfo")),
         check_data(settings, data=data, environ=environ),
         check_writable(output),
@@ -286,21 +282,6 @@ def check_disk(output: Path) -> Check:
         remedy="free some space, or name a folder on a larger disk: --output DIR",
         fatal=free < _FATAL_DISK_BYTES,
     )
-
-
-@contextmanager
-def _native_code_silenced() -> Iterator[None]:
-    """Keeps what TensorFlow's native code prints on import off the terminal; no setting does."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _existing_part(path: Path) -> Path:

@@ -26,16 +26,7 @@ _MOST_COLUMNS: Final = 8
 def add_parsers(commands: Any) -> None:
     """Adds the command to those of `oneshot`."""
     parser = add_command(
-        commands,
-        "evaluate",
-        _evaluate,
-        text="one-shot accuracy of an exported model on any images",
-        description="Asks a model which of --way classes of one group (alphabet) a query image "
-        "belongs to, each class shown by --shots reference images. Query and references are drawn "
-        "by different writers where writers are known. Several references are combined by the mean "
-        "of their embeddings, as in the gallery: on held-out background alphabets that is right "
-        "more often than the nearest reference or the mean of the logits, and costs one comparison "
-        "a class. Classes with too few images are left out, and named.",
+        commands, "evaluate", _evaluate, text="one-shot accuracy of an exported model on any images"
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a SavedModel")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -85,6 +76,14 @@ def _ways(text: str) -> list[int]:
 
 
 def _evaluate(context: Context) -> None:
+    """Asks a model which of --way classes of one group (alphabet) a query image belongs to, each
+    class shown by --shots reference images.
+
+    Query and references are drawn by different writers where writers are known. Several references
+    are combined by the mean of their embeddings, as in the gallery: on held-out background
+    alphabets that is right more often than the nearest reference or the mean of the logits, and
+    costs one comparison a class. Classes with too few images are left out, and named.
+    """
     options = context.options
     chosen = {name: getattr(options, name) for name in _DEFAULTS}
     given = [f"--{name}" for name, value in chosen.items() if value is not None]

@@ -58,7 +58,7 @@ def add_parsers(commands: Any) -> None:
     )
 
     def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
-        return add_command(actions, name, handler, where, text=text, description=text)
+        return add_command(actions, name, handler, where, text=text)
 
     enroll = add("enroll", _enroll, "enrol images under a name, one or more")
     enroll.add_argument("name", metavar="NAME")

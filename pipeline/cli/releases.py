@@ -30,9 +30,6 @@ def add_parsers(commands: Any) -> None:
         OUTPUT,
         CONFIGURED,
         text="give a version a label; without VERSION: versions, labels and their history",
-        description="Gives a version the label stable or canary, in "
-        "<output>/serving_model/models.config, which TF Serving and `oneshot serve "
-        "--model_config_file` follow. Without VERSION lists versions, labels and their history.",
     )
     promote.add_argument("version", nargs="?", type=int, metavar="VERSION")
     promote.add_argument("--label", choices=_LABELS, help="what the version becomes")
@@ -45,9 +42,6 @@ def add_parsers(commands: Any) -> None:
         OUTPUT,
         CONFIGURED,
         text="take the stable version out of service and return to the one before it",
-        description="Takes a bad version out of service for good: its labels go to the version "
-        "that was stable before, servers no longer see it, and no later model is compared with it "
-        "or starts from it.",
     )
     rollback.add_argument(
         "--label", choices=_LABELS, default=STABLE, help="whose version is bad (%(default)s)"
@@ -61,10 +55,6 @@ def add_parsers(commands: Any) -> None:
         OUTPUT,
         CONFIGURED,
         text="remove old versions, artifacts, reports, logs and checkpoints",
-        description="Removes what is older than --keep-days, except for the newest "
-        "--keep-versions versions, whatever is labelled, served or needed for a rollback, the "
-        "model that the next one is compared with, and the newest run, which is still served from "
-        "the cache. Spans and other data stay.",
     )
     gc.add_argument("--keep-versions", type=int, default=5, metavar="N", help="(%(default)s)")
     gc.add_argument("--keep-days", type=float, default=30.0, metavar="DAYS", help="(%(default)g)")
@@ -72,6 +62,11 @@ def add_parsers(commands: Any) -> None:
 
 
 def _promote(context: Context) -> None:
+    """Gives a version the label stable or canary, in <output>/serving_model/models.config, which TF
+    Serving and `oneshot serve --model_config_file` follow.
+
+    Without VERSION lists versions, labels and their history.
+    """
     version, label = context.options.version, context.options.label
     if (version is None) != (label is None):
         raise InputError("promote: VERSION and --label belong together")
@@ -125,6 +120,8 @@ def _history(changes: "Sequence[Change]") -> Table:
 
 
 def _rollback(context: Context) -> None:
+    """Takes a bad version out of service for good: its labels go to the version that was stable
+    before, servers no longer see it, and no later model is compared with it or starts from it."""
     with context.quiet_libraries():
         promotions = _promotions(context)
         change = promotions.rollback(context.options.label, why=context.options.why)
@@ -156,6 +153,12 @@ def _promotions(context: Context) -> "Promotions":
 
 
 def _gc(context: Context) -> None:
+    """Removes what is older than --keep-days, except for the newest --keep-versions versions,
+    whatever is labelled, served or needed for a rollback, the model that the next one is compared
+    with, and the newest run, which is still served from the cache.
+
+    Spans and other data stay.
+    """
     options = context.options
     with context.quiet_libraries():
         from ml_metadata import MetadataStore

@@ -4,13 +4,11 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from types import FrameType
+from contextlib import nullcontext
 from typing import Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, print_json
+from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, on_signals, print_json
 from pipeline.runs.status import ExitCode, Status
 from pipeline.settings import EVENTS, STAGES
 
@@ -26,9 +24,6 @@ def add_parsers(commands: Any) -> None:
         OUTPUT,
         CONFIGURED,
         text="train on the spans that have landed, and promote the model if it is blessed",
-        description="Trains on a window of spans (see `oneshot ingest`) and promotes the model if "
-        "it is blessed. One at a time; a span is trained on once. Without a terminal and --json "
-        "it says nothing unless something happened, and then one line of JSON.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--span", type=int, metavar="N", help="the last span to train on")
@@ -69,8 +64,6 @@ def add_parsers(commands: Any) -> None:
         _notify,
         CONFIGURED,
         text="tell whom the settings name, from a scheduler or to try the settings",
-        description="Sends a notice by webhook and mail, as `notify` in the configuration says. "
-        "Exit code 1 where that did not succeed, or where nobody is to be told of such an event.",
     )
     notify.add_argument("event", choices=EVENTS)
     notify.add_argument("title", help="one line")
@@ -80,6 +73,11 @@ def add_parsers(commands: Any) -> None:
 
 
 def _retrain(context: Context) -> ExitCode:
+    """Trains on a window of spans (see `oneshot ingest`) and promotes the model if it is blessed.
+
+    One at a time; a span is trained on once. Without a terminal and --json it says nothing unless
+    something happened, and then one line of JSON.
+    """
     from pipeline.retraining.outcome import Outcome
     from pipeline.retraining.retrain import Request, retrain
 
@@ -96,7 +94,7 @@ def _retrain(context: Context) -> ExitCode:
         verbose=options.verbose,
     )
     logs = nullcontext() if unattended else context.progress(metadata.secrets)
-    with _ended_by_sigterm(), logs:
+    with on_signals(_end, signal.SIGTERM), logs:
         try:
             outcome = retrain(config, workspace, metadata, request)
         except InputError as error:
@@ -112,18 +110,9 @@ def _retrain(context: Context) -> ExitCode:
     return outcome.status.exit_code
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _end(number: int) -> None:
     """SIGTERM, which systemd and Airflow send, ends the training as an exception would."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    raise SystemExit(128 + number)
 
 
 def _seconds(text: str) -> float:
@@ -135,6 +124,10 @@ def _seconds(text: str) -> float:
 
 
 def _notify(context: Context) -> ExitCode:
+    """Sends a notice by webhook and mail, as `notify` in the configuration says.
+
+    Exit code 1 where that did not succeed, or where nobody is to be told of such an event.
+    """
     from pipeline.retraining.notify import Notice, Notifier
 
     event = context.options.event

@@ -7,15 +7,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.cli.shared import OUTPUT, Context, add_command, print_json
+from pipeline.cli.shared import OUTPUT, Context, add_command, on_signals, print_json
 from serving.errors import ServingError
 from serving.saved_model.versions import is_complete
 
@@ -36,9 +33,6 @@ def add_parsers(commands: Any) -> None:
         _serve,
         OUTPUT,
         text="serve the pushed model like TF Serving, over gRPC and REST",
-        description="Serves models for development, tests and small sites, with the gRPC and REST "
-        "APIs and the flags of TF Serving, which is what to use for production at scale. Flags may "
-        "be written with dashes too.",
     )
 
     def flag(name: str, text: str, **settings: Any) -> None:
@@ -138,16 +132,21 @@ def _not_negative(text: str) -> float:
 
 
 def _serve(context: Context) -> None:
-    """Serves until SIGTERM or SIGINT; with `--json` says on stdout where it listens.
+    """Serves models for development, tests and small sites, with the gRPC and REST APIs and the
+    flags of TF Serving, which is what to use for production at scale.
 
-    Raises:
-      InputError: flags, files or folders that cannot be used.
-      OSError: a port is taken.
-      RuntimeError: the gallery cannot be opened.
+    Flags may be written with dashes too.
     """
     flags = context.options
     _check(flags)
-    with _told_to_stop() as stop, context.progress():
+    stop = threading.Event()
+
+    def on_signal(_number: int) -> None:
+        stop.set()
+        # A second Ctrl-C ends the process at once.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with on_signals(on_signal, signal.SIGTERM, signal.SIGINT), context.progress():
         with context.quiet_libraries():
             from serving.server.server import LocalServer
         if not flags.verbose:
@@ -339,22 +338,3 @@ def _content(file: Path) -> bytes | None:
         return file.read_bytes()
     except OSError:
         return None
-
-
-@contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second SIGINT ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

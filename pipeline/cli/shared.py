@@ -6,11 +6,13 @@ imported before a handler runs.
 """
 
 import argparse
+import inspect
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -87,6 +89,17 @@ class Context:
             console.print(part)
 
 
+@contextmanager
+def on_signals(handle: Callable[[int], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Calls `handle` with the number of each such signal that arrives meanwhile."""
+    before = {number: signal.signal(number, lambda got, _: handle(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def print_json(document: object, *, indent: int | None = 2) -> None:
     """Prints a document on stdout at once."""
     text = json.dumps(document, indent=indent, ensure_ascii=False)
@@ -132,20 +145,21 @@ def add_command(
     handler: Handler,
     *parents: argparse.ArgumentParser,
     text: str,
-    description: str | None = None,
 ) -> argparse.ArgumentParser:
     """Declares a command with --json and --verbose.
 
     Args:
       commands: what `add_subparsers` returned.
       name: of the command.
-      handler: does it.
+      handler: does it; its docstring, or else `text`, is the description in the command's help.
       parents: further options: OUTPUT, CONFIGURED, DATA.
       text: what it is for, in the list of commands.
-      description: what it is for, in its own help.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, parents=[_COMMON, *parents], help=text, description=description
+        name,
+        parents=[_COMMON, *parents],
+        help=text,
+        description=inspect.getdoc(handler) or text,
     )
     parser.set_defaults(handler=handler)
     return parser

@@ -21,14 +21,7 @@ _NAMED: Final = 5
 def add_parsers(commands: Any) -> None:
     """Adds the group to the commands of `oneshot`."""
     ingest = add_command(
-        commands,
-        "ingest",
-        _ingest,
-        OUTPUT,
-        CONFIGURED,
-        text="land new images as a span, for good",
-        description="Checks new images and lands them as a numbered span under <output>/spans: "
-        "whole or not at all, and never changed again. The same span again changes nothing.",
+        commands, "ingest", _ingest, OUTPUT, CONFIGURED, text="land new images as a span, for good"
     )
     which = ingest.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -59,15 +52,7 @@ def add_parsers(commands: Any) -> None:
     readmit.add_argument("number", type=int, metavar="N")
 
     drift = add_command(
-        commands,
-        "drift",
-        _drift,
-        OUTPUT,
-        CONFIGURED,
-        text="compare a span with those before it",
-        description="Compares the images of a span, and the accuracy of the served model on them, "
-        "with earlier spans. Writes <output>/drift/span-<N>.json. Exit code 3: the span drifted "
-        "and, by drift.action, no training will use it.",
+        commands, "drift", _drift, OUTPUT, CONFIGURED, text="compare a span with those before it"
     )
     drift.add_argument("--span", type=int, required=True, metavar="N")
     drift.add_argument(
@@ -76,6 +61,11 @@ def add_parsers(commands: Any) -> None:
 
 
 def _ingest(context: Context) -> None:
+    """Checks new images and lands them as a numbered span under <output>/spans: whole or not at
+    all, and never changed again.
+
+    The same span again changes nothing.
+    """
     options, config, store = context.options, context.config, _store(context)
     before = {span.number for span in store.spans()}
     with context.progress():
@@ -168,6 +158,12 @@ def _told(span: "Span", *, landed: bool) -> Iterator[str]:
 
 
 def _drift(context: Context) -> ExitCode:
+    """Compares the images of a span, and the accuracy of the served model on them, with earlier
+    spans.
+
+    Writes <output>/drift/span-<N>.json. Exit code 3: the span drifted and, by drift.action, no
+    training will use it.
+    """
     config, workspace, store = context.config, context.workspace, _store(context)
     span = context.options.span
     # Told before TensorFlow loads.
