@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from data_ingest.errors import InputError
 from pipeline.cli.shared import OUTPUT, Context, add_command, on_signals, print_json
 from serving.errors import ServingError
+from serving.saved_model.contract import MODEL_NAME
 from serving.saved_model.versions import is_complete
 
 if TYPE_CHECKING:
     from serving.server.models import ModelSetup
     from serving.server.server import LocalServer, ServerOptions
 
-MODEL_NAME: Final = "siamese"
 TOKEN_VARIABLE: Final = "ONESHOT_TOKEN"
 _log = logging.getLogger(__name__)
 

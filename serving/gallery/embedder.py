@@ -11,6 +11,7 @@ import numpy as np
 from serving.client.images import encode_png
 from serving.errors import Code, ServingError, invalid
 from serving.gallery.records import ModelFacts, Vectors
+from serving.saved_model.contract import EMBED, MATCH
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
 from serving.saved_model.versions import is_complete, newest_complete
 
@@ -90,7 +91,7 @@ class FolderEmbedder:
         try:
             return np.concatenate(
                 [
-                    model.run("embed", {"image": list(images[start : start + BATCH])})["embedding"]
+                    model.run(EMBED, {"image": list(images[start : start + BATCH])})["embedding"]
                     for start in range(0, len(images), BATCH)
                 ]
             )
@@ -99,7 +100,7 @@ class FolderEmbedder:
 
     def facts(self, version: str) -> ModelFacts:
         probe = self.embed([probe_image()], version=version)
-        logit = self._model(version).run("match", {"embedding_a": probe, "embedding_b": probe})
+        logit = self._model(version).run(MATCH, {"embedding_a": probe, "embedding_b": probe})
         return ModelFacts(version, bias=float(logit["logit"][0]), probe=probe[0])
 
     def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:

@@ -38,6 +38,7 @@ from serving.gallery.records import (
 )
 from serving.gallery.store import Store
 from serving.gallery.threshold import threshold
+from serving.saved_model.contract import MAX_BYTES
 
 FALSE_ACCEPT_RATE: Final = 0.01
 MAX_COHORT: Final = 1000
@@ -47,8 +48,6 @@ MAX_NAME: Final = 200
 MAX_RATE: Final = 0.5
 MAX_IMAGES: Final = 100
 """Most images of one call."""
-MAX_IMAGE_BYTES: Final = 16 * 1024 * 1024
-"""Largest encoded image; the model refuses larger ones too."""
 _FORBIDDEN: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _log = logging.getLogger(__name__)
@@ -384,5 +383,5 @@ def check_images(images: Sequence[bytes], *, most: int = MAX_IMAGES) -> None:
     if not 1 <= len(images) <= most:
         raise invalid(f"1 to {most} images, not {len(images)}")
     for image in images:
-        if not 1 <= len(image) <= MAX_IMAGE_BYTES:
-            raise invalid(f"an image has 1 to {MAX_IMAGE_BYTES} bytes: {len(image)}")
+        if not 1 <= len(image) <= MAX_BYTES:
+            raise invalid(f"an image has 1 to {MAX_BYTES} bytes: {len(image)}")

@@ -1,4 +1,4 @@
-"""The contract of an exported model: its signatures, its preprocessing, the files beside it."""
+"""Names what an exported model promises: signatures, preprocessing, limits, the files beside it."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -24,7 +24,12 @@ class Preprocessing(NamedTuple):
     framing: Framing = "whole"
 
 
+MAX_SIDE: Final = 4096
+"""Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Largest accepted encoded image, bytes."""
 EXTRA: Final = "assets.extra"
+"""The folder of a SavedModel that holds the files below, for TF Serving and for us."""
 KERAS_MODEL: Final = "model.keras"
 WARMUP: Final = "tf_serving_warmup_requests"
 MODEL_CARD: Final = "model_card.json"

@@ -19,6 +19,8 @@ from serving.saved_model.contract import (
     EXTRA,
     KERAS_MODEL,
     MATCH,
+    MAX_BYTES,
+    MAX_SIDE,
     MODEL_CARD,
     MODEL_NAME,
     SERVING,
@@ -27,7 +29,7 @@ from serving.saved_model.contract import (
     Preprocessing,
 )
 from serving.saved_model.impostors import ImpostorPairs, write_shipped
-from serving.saved_model.preprocessing import MAX_BYTES, MAX_SIDE, decode_images
+from serving.saved_model.preprocessing import decode_images
 
 WARMUP_BATCHES: Final = (1, 8)
 VERSIONED_PACKAGES: Final = ("tensorflow", "keras", "tfx", "numpy", "siamese-oneshot")

@@ -9,12 +9,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving.saved_model.contract import Polarity, Preprocessing
-
-MAX_SIDE: Final = 4096
-"""Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
-MAX_BYTES: Final = 16 * 1024 * 1024
-"""Largest accepted encoded image, bytes."""
+from serving.saved_model.contract import MAX_BYTES, MAX_SIDE, Polarity, Preprocessing
 
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES: Final = 26

@@ -21,8 +21,6 @@ from serving.gallery.store import Session, Store, vector_table
 
 ERASE_MILLISECONDS: Final = 5_000
 """How long a checkpoint waits for queries of other processes to end."""
-MAX_NEIGHBOURS: Final = 4096
-"""The most that sqlite-vec gives for one query."""
 _CHANGED: Final = "INSERT INTO change (identity) VALUES (?)"
 
 
@@ -82,7 +80,7 @@ class SqliteStore(Store):
                 near = reader.rows(
                     f"SELECT rowid, distance FROM {vector_table(model.key)}"
                     " WHERE vector MATCH ? AND k = ? ORDER BY distance",
-                    [query.tobytes(), min(count, MAX_NEIGHBOURS)],
+                    [query.tobytes(), count],
                 )
             name_of = "SELECT name FROM identity WHERE id = ?"
             return [Hit(reader.value(name_of, [key]), distance) for key, distance in near]
