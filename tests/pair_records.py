@@ -110,3 +110,25 @@ def tiny_data(
 ) -> PairData:
     made = make_pairs(groups=groups, classes=classes, first=first, pairs=pairs)
     return read_pair_data([write_records(folder, made)], Preprocessing(size))
+
+
+def trial_records(
+    name: str, candidates: list[bytes], *, query: bytes, answer: int = 0
+) -> list[Pair]:
+    return [
+        Pair(
+            image_a=query,
+            image_b=image,
+            label=int(position == answer),
+            class_a="g/a",
+            class_b=f"g/{position}",
+            group_a="g",
+            group_b="g",
+            writer_a=1,
+            writer_b=2,
+            trial=name,
+            protocol="within",
+            way=len(candidates),
+        )
+        for position, image in enumerate(candidates)
+    ]

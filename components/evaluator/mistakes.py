@@ -102,19 +102,6 @@ def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: 
     write_atomically(path, buffer.getvalue())
 
 
-def _title(confusion: Confusion) -> str:
-    first, second = confusion.classes
-    group = first.rpartition("/")[0]
-    second = second.removeprefix(f"{group}/") if group else second
-    return f"{first}, {second}\n{confusion.mistakes} of {confusion.trials} trials"
-
-
-def _pair(index: ImageIndex, trial: Trial, position: int) -> tuple[int, int]:
-    asked = int(index.row_class[trial.query])
-    other = int(index.row_class[trial.support[position][0]])
-    return min(asked, other), max(asked, other)
-
-
 @dataclass(frozen=True)
 class Mistake:
     """A wrongly answered trial. Images are encoded, scores in [0, 1]."""
@@ -161,3 +148,16 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
         )
         for one in wrong[:most]
     ]
+
+
+def _title(confusion: Confusion) -> str:
+    first, second = confusion.classes
+    group = first.rpartition("/")[0]
+    second = second.removeprefix(f"{group}/") if group else second
+    return f"{first}, {second}\n{confusion.mistakes} of {confusion.trials} trials"
+
+
+def _pair(index: ImageIndex, trial: Trial, position: int) -> tuple[int, int]:
+    asked = int(index.row_class[trial.query])
+    other = int(index.row_class[trial.support[position][0]])
+    return min(asked, other), max(asked, other)

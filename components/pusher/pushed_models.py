@@ -22,8 +22,8 @@ def sound_models(
     """Models that were pushed and not rolled back, the oldest first.
 
     A model that the Evaluator blessed but that has not been pushed is not among them: the
-    ServingGate refused it, or its run was cut off and is still to continue, which it can do from
-    the cache only while baseline and warm start are what they were.
+    ServingGate did not, or its run was cut off and is still to continue, which it can do from the
+    cache only while baseline and warm start are what they were.
 
     Args:
       models: Model artifacts, all of them live.

@@ -43,14 +43,14 @@ class GateFailure(Exception):
 
 
 def check_export(
-    directory: Path, pairs: Sequence[Pair], reference: PairScorer, settings: GateSettings
+    directory: Path, pairs: Sequence[Pair], trained: PairScorer, settings: GateSettings
 ) -> dict[str, Any]:
     """Loads an export as TF Serving does and runs every check on it.
 
     Args:
       directory: the SavedModel.
       pairs: at least one; the images that scores, warm-up and latency are checked with.
-      reference: the trained model's scores, `float[N]` of `bytes[N]` twice.
+      trained: the trained model's scores, `float[N]` of `bytes[N]` twice.
       settings: limits.
 
     Returns:
@@ -60,7 +60,7 @@ def check_export(
     checks: list[Callable[[LoadedModel], dict[str, Any]]] = [
         check_signatures,
         replay_warmup,
-        lambda model: compare_scores(model, pairs, reference, settings.max_score_difference),
+        lambda model: compare_scores(model, pairs, trained, settings.max_score_difference),
         lambda model: refuse_hostile_images(model, pairs[0]),
         lambda model: measure_latency(model, pairs, settings),
     ]
@@ -118,12 +118,12 @@ def replay_warmup(model: LoadedModel) -> dict[str, Any]:
 
 
 def compare_scores(
-    model: LoadedModel, pairs: Sequence[Pair], reference: PairScorer, allowed: float
+    model: LoadedModel, pairs: Sequence[Pair], trained: PairScorer, allowed: float
 ) -> dict[str, Any]:
     """Each way to a score (images, records, stored embeddings) gives the trained model's."""
     images_a = [pair.image_a for pair in pairs]
     images_b = [pair.image_b for pair in pairs]
-    expected = reference(images_a, images_b)
+    expected = trained(images_a, images_b)
     found = {
         SERVING: model.run(SERVING, {"image_a": images_a, "image_b": images_b}),
         EXAMPLES: model.run(EXAMPLES, {"examples": [serialize_pair(pair) for pair in pairs]}),

@@ -31,7 +31,7 @@ BLESSED = "INFRA_BLESSED"
 NOT_BLESSED = "INFRA_NOT_BLESSED"
 REPORT = "gate_report.json"
 
-_REFERENCE_BATCH = 64
+_BATCH = 64
 
 
 @function_component
@@ -65,10 +65,10 @@ def gate(directory: Path, pairs: Sequence[Pair], settings: GateSettings) -> dict
     if not pairs:
         return {"reasons": [f"the {ONE_SHOT_SPLIT} split has no pairs to check it with"]}
     try:
-        reference = keras_scorer(directory)
+        trained = keras_scorer(directory)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {"reasons": [f"its {EXTRA} cannot be used: {type(error).__name__}: {error}"]}
-    return check_export(directory, pairs, reference, settings)
+    return check_export(directory, pairs, trained, settings)
 
 
 def keras_scorer(directory: Path) -> PairScorer:
@@ -94,9 +94,7 @@ def keras_scorer(directory: Path) -> PairScorer:
         return tf.sigmoid(tf.reshape(tf.cast(model(drawings, training=False), tf.float32), [-1]))
 
     def score_pairs(images_a: Sequence[bytes], images_b: Sequence[bytes]) -> Floats:
-        batches = [
-            slice(at, at + _REFERENCE_BATCH) for at in range(0, len(images_a), _REFERENCE_BATCH)
-        ]
+        batches = [slice(at, at + _BATCH) for at in range(0, len(images_a), _BATCH)]
         scores = [score(tf.constant(images_a[at]), tf.constant(images_b[at])) for at in batches]
         return np.concatenate([part.numpy() for part in scores])
 

@@ -46,7 +46,7 @@ def add_parsers(commands: Any) -> None:
         "(20)",
     )
     parser.add_argument(
-        "--shots", type=int, metavar="N", help="references of each candidate class (1)"
+        "--shots", type=int, metavar="N", help="support images of each candidate class (1)"
     )
     parser.add_argument("--trials", type=int, metavar="N", help="trials of each way (400)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the trials (1)")

@@ -1,5 +1,8 @@
+"""Distances between drawings, and what the nearest by pixels earns."""
+
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +18,12 @@ from components.evaluator.baselines import (
     modified_hausdorff_distance,
     modified_hausdorff_distances,
     pixel_distances,
+    pixel_nearest_neighbour_accuracy,
 )
-from tests.pair_records import drawing, png
+from components.evaluator.trials import recorded_trials
+from tests.pair_records import drawing, png, trial_records, write_records
 
+SPLIT = "Split-one_shot"
 Pixels = npt.NDArray[np.bool_]
 
 
@@ -117,3 +123,41 @@ def test_the_distance_of_pixels_is_symmetric_and_zero_between_equals_alone(
     (there,), (back,) = pixel_distances(first, [second]), pixel_distances(second, [first])
     assert there == back
     assert (there == 0) == (a == b)
+
+
+def test_the_nearest_by_pixels_earns_a_trial_and_ties_share_it(tmp_path: Path) -> None:
+    first, second, other = (png(drawing(number, 1)) for number in range(3))
+    pairs = [
+        *trial_records("won", [first, second], query=first),
+        *trial_records("lost", [second, first], query=first),
+        *trial_records("tied", [second, second], query=first),
+        *trial_records("won in three", [other, first, second], query=other),
+    ]
+    write_records(tmp_path / SPLIT, pairs)
+    assert pixel_nearest_neighbour_accuracy(tmp_path) == {
+        "within_2way_accuracy": 0.5,
+        "within_3way_accuracy": 1.0,
+    }
+
+
+def test_pairs_that_belong_to_no_trial_do_not_count(tmp_path: Path) -> None:
+    image = png(drawing(0, 1))
+    loose = [
+        pair._replace(trial="", way=0) for pair in trial_records("", [image, image], query=image)
+    ]
+    write_records(tmp_path / SPLIT, loose)
+    assert pixel_nearest_neighbour_accuracy(tmp_path) == {}
+
+
+def test_a_malformed_trial_is_left_out_and_images_are_kept_once(tmp_path: Path) -> None:
+    first, second = (png(drawing(number, 1)) for number in range(2))
+    whole = trial_records("whole", [first, second], query=first)
+    torn = trial_records("torn", [first, second], query=first)[:1]
+    no_answer = trial_records("no answer", [first, second], query=first, answer=2)
+    write_records(tmp_path / SPLIT, [*whole, *torn, *no_answer])
+    recorded = recorded_trials(tmp_path)
+    ((protocol_and_way, (trial,)),) = recorded.trials.items()
+    assert protocol_and_way == ("within", 2)
+    assert (trial.trial_id, trial.answer) == ("whole", 0)
+    assert [recorded.images[number] for number in trial.images] == [first, first, second]
+    assert len(recorded.images) == 2
