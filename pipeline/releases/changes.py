@@ -1,4 +1,4 @@
-"""What became of pushed versions, in ML Metadata: labels given, versions rolled back."""
+"""Records in ML Metadata what became of versions: labels given, versions rolled back."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone

@@ -1,4 +1,4 @@
-"""`models.config` of an output folder: the file from which servers learn versions and labels."""
+"""Reads and replaces `models.config`, from which servers learn versions and labels."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Which version is stable, which is canary, and how a bad one is taken back.
+"""Gives the labels `stable` and `canary` to versions, and takes bad versions back.
 
 `<output>/serving_model/models.config` is the truth about labels, and what TF Serving and
 `oneshot serve --model_config_file` read. What has become of the versions is in ML Metadata.

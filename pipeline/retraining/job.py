@@ -1,4 +1,4 @@
-"""The process in which a retraining runs: what it is given, and what comes back."""
+"""Runs a retraining in a process of its own: what it is given, and what comes back."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What became of a retraining: for people, for programs, and for whoever is to be told."""
+"""Tells what became of a retraining: in a line, as JSON, and as events for notices."""
 
 import json
 from collections.abc import Iterator

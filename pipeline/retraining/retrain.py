@@ -1,4 +1,4 @@
-"""One retraining, from the choice of the span to the promoted label."""
+"""Does one retraining, from the choice of the span to the promoted label."""
 
 import logging
 import time

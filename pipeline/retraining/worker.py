@@ -1,4 +1,4 @@
-"""The process in which a retraining runs: reads its job from stdin, writes its outcome to stdout.
+"""Works off one job of a retraining: reads it from stdin, writes its outcome to stdout.
 
     python -m pipeline.retraining.worker PARENT
 

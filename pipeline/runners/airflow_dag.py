@@ -36,8 +36,11 @@ _log = logging.getLogger(__name__)
 DAG_ID: Final = "oneshot_retraining"
 STAGES: Final = ("data", "train", "evaluate", "push")
 _NEW: Final = "new"
+# Words and exit codes of `oneshot retrain`, as in pipeline/runs/status.py.
+_BUSY: Final = "busy"
 _NOTHING_TO_DO: Final = ("nothing_new", "skipped", "blocked")
-_EXIT_USAGE, _EXIT_NOT_BLESSED = 2, 3
+_EXIT_USAGE: Final = 2
+_EXIT_NOT_BLESSED: Final = 3
 _GRACE_SECONDS: Final = 4.0  # less than the 5 s that Airflow leaves between SIGTERM and SIGKILL
 
 # Starts a program that gets SIGTERM when the task's process dies, however it dies: after a kill -9
@@ -139,7 +142,7 @@ class RetrainStage(BaseOperator):
             raise AirflowFailException(error or "wrong configuration or data")
         if code not in (0, _EXIT_NOT_BLESSED):
             raise AirflowException(error or f"`oneshot retrain` ended with exit code {code}")
-        if status == "busy":
+        if status == _BUSY:
             raise AirflowException(error or "another run holds the pipeline")
         if status in _NOTHING_TO_DO:
             raise AirflowSkipException(error or status)

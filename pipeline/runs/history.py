@@ -1,4 +1,4 @@
-"""Run history in ML Metadata: what ran, on what data, how good it was, and what became of it."""
+"""Keeps the history of runs in ML Metadata: on what data, how good, and what became of them."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""One run at a time, among all processes and hosts that share an output folder or a database.
+"""Lets one run at a time work, among all processes and hosts that share a folder or a database.
 
 Whoever works holds a lease: who it is, and until when. It is renewed while the work goes on, and
 free once it has expired; that of a process that died on the same host is free at once. Whoever

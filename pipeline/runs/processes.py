@@ -1,4 +1,4 @@
-"""Processes by host, number and start, and groups of them."""
+"""Identifies processes by host, number and start, and ends groups of them."""
 
 import os
 import signal

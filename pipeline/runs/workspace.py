@@ -1,4 +1,4 @@
-"""Where everything a run makes lies: the folder given as `--output`."""
+"""Names the files and folders under `--output`."""
 
 import os
 from dataclasses import dataclass

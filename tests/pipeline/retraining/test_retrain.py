@@ -9,9 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -216,20 +214,8 @@ def test_bad_input_is_not_tried_again(place: Place) -> None:
 
 
 def test_people_are_told_once_of_what_happened(place: Place) -> None:
-    told: list[dict[str, Any]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        place.environ["ONESHOT_WEBHOOK_URL"] = f"http://127.0.0.1:{server.server_port}/secret"
+    with hook() as made:
+        place.environ["ONESHOT_WEBHOOK_URL"] = made.url
         place.script({"fail": "no luck"}, {})
         for _ in range(3):
             place.run("--if-new", "--set", "retrain.attempts=1")
@@ -237,7 +223,7 @@ def test_people_are_told_once_of_what_happened(place: Place) -> None:
         (place.output / "spans" / "span-2" / "span.json").chmod(0o644)
         (place.output / "spans" / "span-2" / "span.json").write_text("{")
         place.run("--if-new")
-        server.shutdown()
+    told = made.bodies
     assert [(one["event"], one["status"]) for one in told] == [
         ("failed", "failed"),
         ("blessed", "done"),

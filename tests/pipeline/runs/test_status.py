@@ -1,5 +1,6 @@
 """The words by which runs end, and what follows from them."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline.runs.history import RunRecord
 from pipeline.runs.status import ExitCode, Status
 
 DOCS = Path(__file__).parents[3] / "docs" / "retraining.md"
+AIRFLOW_DAG = Path(__file__).parents[3] / "pipeline" / "runners" / "airflow_dag.py"
 ROW = re.compile(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| (\d) \|", re.MULTILINE)
 
 
@@ -21,6 +23,21 @@ def test_the_documentation_names_every_status_of_a_retraining_with_its_exit_code
     }
     ends = set(Status) - {Status.RUNNING, Status.INTERRUPTED}
     assert documented == {str(status): status.exit_code for status in ends}
+
+
+def test_the_airflow_dag_which_imports_nothing_of_ours_knows_words_and_exit_codes() -> None:
+    constants = {
+        node.target.id: ast.literal_eval(node.value)
+        for node in ast.parse(AIRFLOW_DAG.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.AnnAssign)
+        and node.target.id.startswith(("_NOTHING", "_BUSY", "_EX"))
+    }
+    assert constants == {
+        "_BUSY": Status.BUSY,
+        "_NOTHING_TO_DO": (Status.NOTHING_NEW, Status.SKIPPED, Status.BLOCKED),
+        "_EXIT_USAGE": ExitCode.USAGE,
+        "_EXIT_NOT_BLESSED": ExitCode.NOT_BLESSED,
+    }
 
 
 def test_a_failure_is_worth_another_try_and_people_are_told() -> None:
