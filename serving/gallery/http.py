@@ -55,6 +55,9 @@ class Follower:
     """A thread that rebuilds a gallery when asked to, or when there is a newer model.
 
     A rebuild that is cut off by the end of the process continues at the next one.
+
+    Attributes:
+      state: what it is doing.
     """
 
     def __init__(self, gallery: Gallery, *, every_seconds: float | None = None) -> None:
@@ -69,19 +72,14 @@ class Follower:
         self._wake = threading.Event()
         self._asked = False
         self._closing = False
-        self._state = RebuildState()
+        self.state = RebuildState()
         self._thread = threading.Thread(target=self._run, name="gallery-follower", daemon=True)
         self._thread.start()
 
-    @property
-    def state(self) -> RebuildState:
-        """What it is doing."""
-        return self._state
-
     def rebuild(self) -> None:
         """Asks for a rebuild; returns at once."""
-        if self._state.state != "running":
-            self._state = RebuildState("running")
+        if self.state.state != "running":
+            self.state = RebuildState("running")
         self._asked = True
         self._wake.set()
 
@@ -110,7 +108,7 @@ class Follower:
         )
 
     def _rebuild(self) -> None:
-        self._state = RebuildState("running")
+        self.state = RebuildState("running")
         try:
             self._gallery.rebuild(self._progress)
         except _Closing:
@@ -118,12 +116,12 @@ class Follower:
         except Exception as error:
             # The old version answers on; the next look tries again.
             _log.exception("the gallery could not be rebuilt")
-            self._state = RebuildState("failed", error=str(error))
+            self.state = RebuildState("failed", error=str(error))
         else:
-            self._state = RebuildState()
+            self.state = RebuildState()
 
     def _progress(self, done: int, total: int) -> None:
-        self._state = RebuildState("running", done, total)
+        self.state = RebuildState("running", done, total)
         if self._closing:
             raise _Closing
 
