@@ -26,7 +26,7 @@ from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
 from data_ingest.records.catalog import RUNS
 from data_ingest.records.read import list_inputs
-from data_ingest.records.write import WritePairs
+from data_ingest.records.write import write_pairs
 from data_ingest.sampling.official_runs import read_official_runs
 from data_ingest.settings import DatasetSettings, PairSettings
 from data_ingest.sources.dataset import Dataset
@@ -50,7 +50,8 @@ def write_records(folder: Path, *, data: Path | None, pairs: int) -> None:
     settings = PairSettings(train_pairs=pairs)
     # Apache Beam looks for a runner to download, unless one is named.
     with Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        _ = pipeline | WritePairs(
+        write_pairs(
+            pipeline,
             list_inputs(found.containers()),
             settings,
             directory=str(folder),

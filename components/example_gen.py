@@ -22,7 +22,7 @@ from tfx.utils import proto_utils
 
 from data_ingest.errors import InputError
 from data_ingest.records.read import list_inputs
-from data_ingest.records.write import SUMMARY_FILE, WritePairs
+from data_ingest.records.write import SUMMARY_FILE, write_pairs
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset
@@ -89,7 +89,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         inputs = list_inputs(_dataset(exec_properties).containers())
         _log.info("Reading %d images", sum(len(portion.images) for portion in inputs.portions))
         with self._make_beam_pipeline() as pipeline:
-            _ = pipeline | "WritePairs" >> WritePairs(
+            write_pairs(
+                pipeline,
                 inputs,
                 PairSettings.model_validate_json(config[_SETTINGS]),
                 directory=directory,

@@ -1,4 +1,4 @@
-"""The record that passes from ingestion to training and evaluation: one Example a pair.
+"""Encodes and decodes the records that ingestion hands to training and evaluation: pairs.
 
 This module is the only place where feature names and types are written down; the values of
 `protocol` are in `data_ingest.sampling.protocols`.
@@ -13,27 +13,12 @@ import tensorflow as tf
 IMAGE_A: Final = "image_a"
 IMAGE_B: Final = "image_b"
 LABEL: Final = "label"
-CLASS_A: Final = "class_a"
-CLASS_B: Final = "class_b"
 GROUP_A: Final = "group_a"
-GROUP_B: Final = "group_b"
 WRITER_A: Final = "writer_a"
 WRITER_B: Final = "writer_b"
 TRIAL: Final = "trial"
 PROTOCOL: Final = "protocol"
 WAY: Final = "way"
-
-BYTES_FEATURES: Final = (
-    IMAGE_A,
-    IMAGE_B,
-    CLASS_A,
-    CLASS_B,
-    GROUP_A,
-    GROUP_B,
-    TRIAL,
-    PROTOCOL,
-)
-INT_FEATURES: Final = (LABEL, WRITER_A, WRITER_B, WAY)
 
 
 class Pair(NamedTuple):
@@ -53,14 +38,13 @@ class Pair(NamedTuple):
     way: int
 
 
-def feature_spec() -> dict[str, tf.io.FixedLenFeature]:
-    """Every feature is a required scalar: `string[]` or `int64[]`."""
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in BYTES_FEATURES}
-    spec |= {name: tf.io.FixedLenFeature([], tf.int64) for name in INT_FEATURES}
-    return spec
-
-
-FEATURE_SPEC: Final = feature_spec()
+INT_FEATURES: Final = tuple(name for name, kind in Pair.__annotations__.items() if kind is int)
+BYTES_FEATURES: Final = tuple(name for name in Pair._fields if name not in INT_FEATURES)
+FEATURE_SPEC: Final = {
+    name: tf.io.FixedLenFeature([], tf.int64 if name in INT_FEATURES else tf.string)
+    for name in Pair._fields
+}
+"""Every feature is a required scalar: `string[]` or `int64[]`."""
 
 
 def serialize_pair(pair: Pair) -> bytes:
@@ -103,14 +87,12 @@ def pair_from_example(serialized: bytes) -> Pair:
     example = tf.train.Example.FromString(serialized)
     features = example.features.feature
     values: dict[str, bytes | str | int] = {}
-    for name in (*BYTES_FEATURES, *INT_FEATURES):
-        kind = "int64_list" if name in INT_FEATURES else "bytes_list"
-        held = list(getattr(features[name], kind).value) if name in features else []
+    for name, kind in Pair.__annotations__.items():
+        where = "int64_list" if kind is int else "bytes_list"
+        held = list(getattr(features[name], where).value) if name in features else []
         if len(held) != 1:
-            raise ValueError(f"feature {name}: {len(held)} values in its {kind}, expected one")
-        value = held[0]
-        is_text = name not in INT_FEATURES and name not in (IMAGE_A, IMAGE_B)
-        values[name] = value.decode() if is_text else value
+            raise ValueError(f"feature {name}: {len(held)} values in its {where}, expected one")
+        values[name] = held[0].decode() if kind is str else held[0]
     return Pair(**values)  # type: ignore[arg-type]
 
 

@@ -29,65 +29,55 @@ SUMMARY_FILE: Final = "sampling.json"
 REJECTED_FILE: Final = "rejected.jsonl"
 
 
-class WritePairs(beam.PTransform):
-    """Pipeline → the records of all splits under `directory`, and beside them two reports.
+def write_pairs(
+    pipeline: beam.Pipeline,
+    inputs: Inputs,
+    settings: PairSettings,
+    *,
+    directory: str,
+    max_rejected_share: float,
+    dataset: str = "",
+) -> None:
+    """Adds to a pipeline all that writes the records of all splits, and beside them two reports.
 
+    Files are gzip TFRecords `Split-<split>/data_tfrecord-00000-of-00008.gz` under `directory`.
     `sampling.json` says what was read and written, or, under `problem`, what the user must put
     right, in which case no records are written. `rejected.jsonl` names each rejected image and
     the reason.
     """
-
-    def __init__(
-        self,
-        inputs: Inputs,
-        settings: PairSettings,
-        *,
-        directory: str,
-        max_rejected_share: float,
-        dataset: str = "",
-    ) -> None:
-        super().__init__()
-        self._dataset = dataset
-        self._inputs = inputs
-        self._settings = settings
-        self._directory = directory
-        self._max_rejected_share = max_rejected_share
-
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[dict[str, Any]]:
-        read = (
-            pipeline
-            | "ListImages" >> beam.Create(self._inputs.portions)
-            | "ReadImages" >> beam.ParDo(ReadImages()).with_outputs(CATALOG_OUTPUT, main="blocks")
+    read = (
+        pipeline
+        | "ListImages" >> beam.Create(inputs.portions)
+        | "ReadImages" >> beam.ParDo(ReadImages()).with_outputs(CATALOG_OUTPUT, main="blocks")
+    )
+    plan = (
+        read[CATALOG_OUTPUT]
+        | "ListParts" >> beam.combiners.ToList()
+        | "BuildCatalog" >> beam.Map(build_catalog)
+        | "MakePlan"
+        >> beam.Map(
+            make_plan,
+            settings,
+            official=inputs.official.trials,
+            max_rejected_share=max_rejected_share,
         )
-        plan = (
-            read[CATALOG_OUTPUT]
-            | "ListParts" >> beam.combiners.ToList()
-            | "BuildCatalog" >> beam.Map(build_catalog)
-            | "MakePlan"
-            >> beam.Map(
-                make_plan,
-                self._settings,
-                official=self._inputs.official.trials,
-                max_rejected_share=self._max_rejected_share,
-            )
-        )
-        requests = (
-            plan
-            | "ListShards" >> beam.FlatMap(lambda made: made.shards)
-            | "SpreadShards" >> beam.Reshuffle()
-            | "RequestImages" >> beam.ParDo(_RequestImages(), beam.pvalue.AsSingleton(plan))
-        )
-        counts = (
-            (read.blocks, requests)
-            | "JoinImagesByBlock" >> beam.CoGroupByKey()
-            | "SendImages" >> beam.ParDo(_SendImages())
-            | "GroupImagesByShard" >> beam.GroupByKey()
-            | "WriteShards"
-            >> beam.ParDo(WriteShard(self._directory), beam.pvalue.AsSingleton(plan))
-        )
-        return plan | "WriteReports" >> beam.Map(
-            _write_reports, beam.pvalue.AsList(counts), self._directory, dataset=self._dataset
-        )
+    )
+    requests = (
+        plan
+        | "ListShards" >> beam.FlatMap(lambda made: made.shards)
+        | "SpreadShards" >> beam.Reshuffle()
+        | "RequestImages" >> beam.FlatMap(_request_images, beam.pvalue.AsSingleton(plan))
+    )
+    counts = (
+        (read.blocks, requests)
+        | "JoinImagesByBlock" >> beam.CoGroupByKey()
+        | "SendImages" >> beam.FlatMap(_send_images)
+        | "GroupImagesByShard" >> beam.GroupByKey()
+        | "WriteShards" >> beam.FlatMap(_write_shard, beam.pvalue.AsSingleton(plan), directory)
+    )
+    _ = plan | "WriteReports" >> beam.Map(
+        _write_reports, beam.pvalue.AsList(counts), directory, dataset
+    )
 
 
 class ShardCount(NamedTuple):
@@ -100,72 +90,62 @@ class ShardCount(NamedTuple):
     pairs: int
 
 
-class _RequestImages(beam.DoFn):
-    """Shard → (block number, (shard number, rows, positions in the block)) for each block."""
-
-    def process(self, shard: Shard, plan: Plan) -> Iterator[tuple[int, Any]]:
-        stream = plan.streams[shard.stream]
-        drawn = stream.draw(shard.start, shard.stop)
-        rows = np.unique(np.concatenate([drawn.row_a, drawn.row_b]))
-        block = stream.located.block[rows]
-        position = stream.located.position[rows]
-        for number in np.unique(block):
-            here = block == number
-            yield int(number), (shard.number, rows[here].tolist(), position[here].tolist())
+def _request_images(shard: Shard, plan: Plan) -> Iterator[tuple[int, Any]]:
+    """For each block: its number, and (shard number, rows, positions in the block)."""
+    stream = plan.streams[shard.stream]
+    drawn = stream.draw(shard.start, shard.stop)
+    rows = np.unique(np.concatenate([drawn.row_a, drawn.row_b]))
+    block = stream.located.block[rows]
+    position = stream.located.position[rows]
+    for number in np.unique(block):
+        here = block == number
+        yield int(number), (shard.number, rows[here].tolist(), position[here].tolist())
 
 
-class _SendImages(beam.DoFn):
-    """A block and the requests for it → (shard number, (rows, images)) for each request."""
-
-    def process(self, joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any]]:
-        _, (blocks, requests) = joined
-        images: list[bytes] = next(iter(blocks))
-        for shard, rows, positions in requests:
-            yield shard, (rows, [images[position] for position in positions])
+def _send_images(joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any]]:
+    """For each request for a block's images: shard number, and (rows, images)."""
+    _, (blocks, requests) = joined
+    images: list[bytes] = next(iter(blocks))
+    for shard, rows, positions in requests:
+        yield shard, (rows, [images[position] for position in positions])
 
 
-class WriteShard(beam.DoFn):
-    """(shard number, all its images) → its file, written whole or not at all; yields ShardCounts.
+def _write_shard(
+    sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan, directory: str
+) -> Iterator[ShardCount]:
+    """Writes the file of a shard, of which all images have come together."""
+    number, parts = sent
+    shard = plan.shards[number]
+    images: dict[int, bytes] = {}
+    for rows, data in parts:
+        images.update(zip(rows, data, strict=True))
+    stream = plan.streams[shard.stream]
+    drawn = stream.draw(shard.start, shard.stop)
+    write_file(directory, shard, _records(stream, drawn, images))
+    for value in (0, 1):
+        pairs = int(np.count_nonzero(drawn.label == value))
+        name = f"pairs/{stream.split}/{stream.protocol}/{value}"
+        Metrics.counter(NAMESPACE, name).inc(pairs)
+        yield ShardCount(stream.split, stream.protocol, stream.way, value, pairs)
 
-    Files are gzip TFRecords `Split-<split>/data_tfrecord-00000-of-00008.gz` under `directory`.
-    """
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def process(
-        self, sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan
-    ) -> Iterator[ShardCount]:
-        number, parts = sent
-        shard = plan.shards[number]
-        images: dict[int, bytes] = {}
-        for rows, data in parts:
-            images.update(zip(rows, data, strict=True))
-        stream = plan.streams[shard.stream]
-        drawn = stream.draw(shard.start, shard.stop)
-        self._write(shard, _records(stream, drawn, images))
-        for value in (0, 1):
-            pairs = int(np.count_nonzero(drawn.label == value))
-            name = f"pairs/{stream.split}/{stream.protocol}/{value}"
-            Metrics.counter(NAMESPACE, name).inc(pairs)
-            yield ShardCount(stream.split, stream.protocol, stream.way, value, pairs)
-
-    def _write(self, shard: Shard, records: Iterable[bytes]) -> None:
-        # Not in the split's folder: whoever lists that must never meet half a file.
-        partial = f"{self._directory}/partial-{uuid.uuid4().hex}"
-        folder = f"{self._directory}/Split-{shard.split}"
-        name = f"data_tfrecord-{shard.file:05d}-of-{shard.files:05d}.gz"
-        tf.io.gfile.makedirs(folder)
-        options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
-        try:
-            with tf.io.TFRecordWriter(partial, options) as writer:
-                for record in records:
-                    writer.write(record)
-            tf.io.gfile.rename(partial, f"{folder}/{name}", overwrite=True)
-        except BaseException:
-            if tf.io.gfile.exists(partial):
-                tf.io.gfile.remove(partial)
-            raise
+def write_file(directory: str, shard: Shard, records: Iterable[bytes]) -> None:
+    """Writes a shard's file whole or not at all."""
+    # Not in the split's folder: whoever lists that must never meet half a file.
+    partial = f"{directory}/partial-{uuid.uuid4().hex}"
+    folder = f"{directory}/Split-{shard.split}"
+    name = f"data_tfrecord-{shard.file:05d}-of-{shard.files:05d}.gz"
+    tf.io.gfile.makedirs(folder)
+    options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+    try:
+        with tf.io.TFRecordWriter(partial, options) as writer:
+            for record in records:
+                writer.write(record)
+        tf.io.gfile.rename(partial, f"{folder}/{name}", overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(partial):
+            tf.io.gfile.remove(partial)
+        raise
 
 
 def _records(stream: Stream, drawn: Pairs, images: Mapping[int, bytes]) -> Iterator[bytes]:
@@ -190,10 +170,7 @@ def _records(stream: Stream, drawn: Pairs, images: Mapping[int, bytes]) -> Itera
         )
 
 
-def _write_reports(
-    plan: Plan, counts: Sequence[ShardCount], directory: str, *, dataset: str
-) -> dict[str, Any]:
-    """Writes both reports and passes the summary on."""
+def _write_reports(plan: Plan, counts: Sequence[ShardCount], directory: str, dataset: str) -> None:
     catalog = plan.catalog
     totals: Counter[tuple[str, str, int, int]] = Counter()
     for count in counts:
@@ -228,4 +205,3 @@ def _write_reports(
     for name, text in texts.items():
         with tf.io.gfile.GFile(f"{directory}/{name}", "w") as file:
             file.write(text)
-    return summary

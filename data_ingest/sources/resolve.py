@@ -1,4 +1,4 @@
-"""Where the images of a run come from: a place the user names, the cache, a download, or glyphs."""
+"""Finds the images of a run: in a place that the user names, the cache, a download, or glyphs."""
 
 import logging
 from collections.abc import Mapping
@@ -15,11 +15,7 @@ from data_ingest.sources.path_patterns import has_span, latest, refuse_wildcards
 __all__ = ["DATA_VARIABLE", "Dataset", "find", "resolve"]
 
 DATA_VARIABLE: Final = "OMNIGLOT_DIR"
-_RUN_PLACES: Final = (
-    "all_runs.zip",
-    "all_runs",
-    "one-shot-classification/all_runs.zip",
-)
+_RUN_PLACES: Final = ("all_runs.zip", "all_runs", "one-shot-classification/all_runs.zip")
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +95,7 @@ def _local(
             raise InputError(f"{named_by}: {place} may not be read: {error}") from error
     if settings.source == "folder":
         raise InputError("dataset.source is folder: name it with --data DIR or dataset.data")
-    return _cached(settings)
+    return None if _missing(settings) else _in_cache(settings)
 
 
 def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
@@ -109,9 +105,8 @@ def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
         base, pattern = split_at_span(place)
         refuse_wildcards(base, named_by=named_by)
         found = latest(base, pattern)
-        return Dataset(
-            "folder", base, {"images": pattern}, f"images in {found} (latest span)"
-        ).check()
+        description = f"images in {found} (latest span)"
+        return Dataset("folder", base, {"images": pattern}, description).check()
     refuse_wildcards(place, named_by=named_by)
     if not place.exists():
         raise InputError(f"{named_by}: {place} does not exist: give a folder or a zip of images")
@@ -125,12 +120,8 @@ def _named(settings: DatasetSettings, place: Path, *, named_by: str) -> Dataset:
             f"{named_by}: {place} does not hold Omniglot: expected a folder with "
             "images_background.zip and images_evaluation.zip (or the folders unpacked from them)"
         )
-    return Dataset(
-        "folder",
-        place.parent,
-        {"images": place.name},
-        f"images in {place} ({named_by})",
-    ).check()
+    description = f"images in {place} ({named_by})"
+    return Dataset("folder", place.parent, {"images": place.name}, description).check()
 
 
 def _omniglot_in(settings: DatasetSettings, base: Path, *, where: str) -> Dataset | None:
@@ -162,10 +153,7 @@ def _omniglot_in(settings: DatasetSettings, base: Path, *, where: str) -> Datase
     if runs is not None:
         inputs["runs"] = runs
     else:
-        _log.info(
-            "No all_runs.zip in %s: this run is not measured on the official trials",
-            where,
-        )
+        _log.info("No all_runs.zip in %s: this run is not measured on the official trials", where)
     description = f"Omniglot, {settings.background} background set, in {where}"
     return Dataset("omniglot", base, inputs, description).check()
 
@@ -188,29 +176,15 @@ def _absolute(path: Path) -> Path:
     return path.resolve() if ".." in path.parts else path
 
 
-def _cache(settings: DatasetSettings) -> Path:
-    return _absolute(settings.cache_dir) / "omniglot"
-
-
-def _cached(settings: DatasetSettings) -> Dataset | None:
-    cache = _cache(settings)
-    names = [*_background_names(settings), "images_evaluation", "all_runs"]
-    if not all(is_readable_zip(cache / f"{name}.zip") for name in names):
-        return None
-    return _omniglot_in(settings, cache, where=f"{cache} (downloaded)")
-
-
 def _download(settings: DatasetSettings) -> Dataset:
     official = official_archives()
-    cache = _cache(settings)
-    refuse_wildcards(cache, named_by="dataset.cache_dir")
-    names = [*_background_names(settings), "images_evaluation", "all_runs"]
-    missing = [name for name in names if not is_readable_zip(cache / f"{name}.zip")]
+    refuse_wildcards(_cache(settings), named_by="dataset.cache_dir")
+    missing = _missing(settings)
     _log.info("Omniglot is not here yet: downloading from %s", settings.download_url)
     try:
         download(
             [official[name] for name in missing],
-            cache,
+            _cache(settings),
             base_url=settings.download_url,
             connect_timeout=settings.connect_timeout_seconds,
             read_timeout=settings.download_timeout_seconds,
@@ -219,10 +193,24 @@ def _download(settings: DatasetSettings) -> Dataset:
         if missing != ["all_runs"]:
             raise
         _log.warning("Going on without the official trials: %s", error)
-    dataset = _omniglot_in(settings, cache, where=f"{cache} (downloaded)")
+    dataset = _in_cache(settings)
     if dataset is None:
-        raise DownloadError(f"{cache}: the downloaded archives are gone")
+        raise DownloadError(f"{_cache(settings)}: the downloaded archives are gone")
     return dataset
+
+
+def _in_cache(settings: DatasetSettings) -> Dataset | None:
+    return _omniglot_in(settings, _cache(settings), where=f"{_cache(settings)} (downloaded)")
+
+
+def _missing(settings: DatasetSettings) -> list[str]:
+    """Which of the archives are still to be downloaded."""
+    names = [*_background_names(settings), "images_evaluation", "all_runs"]
+    return [name for name in names if not is_readable_zip(_cache(settings) / f"{name}.zip")]
+
+
+def _cache(settings: DatasetSettings) -> Path:
+    return _absolute(settings.cache_dir) / "omniglot"
 
 
 def _generate(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:

@@ -12,8 +12,8 @@ from tfx.orchestration import metadata
 
 from components.example_gen import PairExampleGen, make_input_config
 from data_ingest.errors import InputError
+from data_ingest.records import write
 from data_ingest.records.plan import Shard
-from data_ingest.records.write import WriteShard
 from data_ingest.settings import PairSettings
 from data_ingest.spans.store import SpanStore
 from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
@@ -219,13 +219,13 @@ def test_a_pattern_that_matches_nothing_fails_by_name(runs: Runs, tmp_path: Path
 def test_a_full_disk_is_told_plainly_and_leaves_nothing(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: object, shard: Shard, records: Iterable[bytes]) -> None:
+    def fail(directory: str, shard: Shard, records: Iterable[bytes]) -> None:
         if shard.split == "one_shot":
             raise tf.errors.ResourceExhaustedError(None, None, "x.gz; No space left on device")
-        write(self, shard, records)
+        write_file(directory, shard, records)
 
-    write = WriteShard._write
-    monkeypatch.setattr(WriteShard, "_write", fail)
+    write_file = write.write_file
+    monkeypatch.setattr(write, "write_file", fail)
     write_zip(tmp_path / "data/images.zip", TREE)
     with pytest.raises(OSError, match="the disk is full"):
         runs.run(tmp_path / "data", {"images": "images.zip"})
@@ -239,5 +239,5 @@ def test_a_crash_while_writing_leaves_no_part_of_a_file(tmp_path: Path) -> None:
 
     shard = Shard(number=0, split="train", file=0, files=1, stream=0, start=0, stop=2)
     with pytest.raises(KeyboardInterrupt):
-        WriteShard(str(tmp_path))._write(shard, records())
+        write.write_file(str(tmp_path), shard, records())
     assert files(tmp_path) == []

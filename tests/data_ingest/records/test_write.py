@@ -12,7 +12,7 @@ import tensorflow as tf
 from data_ingest.records import read as image_reading
 from data_ingest.records.features import Pair, pair_from_example
 from data_ingest.records.read import NAMESPACE, Inputs, list_inputs
-from data_ingest.records.write import WritePairs
+from data_ingest.records.write import write_pairs
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from tests.data_ingest.tiny_images import omniglot_tree, png, runs_tree, write_folder, write_zip
@@ -48,8 +48,13 @@ def write(
 ) -> Any:
     directory.mkdir(parents=True)
     pipeline = beam.Pipeline(argv=list(args))
-    _ = pipeline | WritePairs(
-        inputs, SETTINGS, directory=str(directory), max_rejected_share=share, dataset="folder"
+    write_pairs(
+        pipeline,
+        inputs,
+        SETTINGS,
+        directory=str(directory),
+        max_rejected_share=share,
+        dataset="folder",
     )
     result = pipeline.run()
     result.wait_until_finish()
