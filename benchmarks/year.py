@@ -169,7 +169,11 @@ class Year:
         )
         run_id = f"day-{number:03d}"
         began = time.perf_counter()
-        with on_day(now, self.recording):
+        store = ml_metadata.MetadataStore(self._metadata.connection())
+        promotions = Promotions(
+            self.workspace, store, settings=config.push, clock=lambda: now, sleep=lambda _: None
+        )
+        with on_day(now, self.recording), promotions.followed():
             done = pipeline.runners.local.run_pipeline(
                 config=config,
                 dataset=dataset,
@@ -183,10 +187,6 @@ class Year:
         for name in ("report.html", "run.log"):
             content = (self.template.latest_run / name).read_bytes()
             (self.workspace.run_dir(run_id) / name).write_bytes(content)
-        store = ml_metadata.MetadataStore(self._metadata.connection())
-        promotions = Promotions(
-            self.workspace, store, settings=config.push, clock=lambda: now, sleep=lambda _: None
-        )
         promotions.promote(done.pushed_version, "stable", why=f"day {number}")
         if number % ROLLBACK_EVERY == 0:
             promotions.rollback(why="a drill")

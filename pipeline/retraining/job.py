@@ -19,13 +19,13 @@ _LOOK_SECONDS: Final = 0.2
 _DEATH_SECONDS: Final = 30.0
 
 
-class Job(pydantic.BaseModel, frozen=True):
+class Job(pydantic.BaseModel, frozen=True, hide_input_in_errors=True):
     """One try of a retraining."""
 
     config: PipelineConfig
     dataset: Dataset
     output: Path
-    metadata_url: str
+    metadata_url: str = pydantic.Field(repr=False)
     """With its password: it is handed over through a pipe, and neither logged nor listed."""
     run: RunRecord
     token: int
@@ -36,8 +36,7 @@ class Job(pydantic.BaseModel, frozen=True):
 
     def to_json(self) -> str:
         """One line, without the settings that hold secrets, which the work does not need."""
-        unneeded = {"config": {"metadata", "notify"}}
-        return self.model_dump_json(exclude=unneeded)
+        return self.model_dump_json(exclude={"config": {"metadata", "notify"}})
 
 
 class Child:

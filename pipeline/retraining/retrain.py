@@ -79,9 +79,8 @@ def retrain(
     lease = metadata.lease(ttl=config.retrain.lease_seconds)
     try:
         with _held(lease, run_id, request, config.retrain.lease_seconds, end) as hold:
-            return _Retraining(
-                config, workspace, metadata, request, hold=hold, child=worker, deadline=deadline
-            ).run(run_id)
+            retraining = _Retraining(config, workspace, metadata, request, hold, worker, deadline)
+            return retraining.run(run_id)
     except LeaseBusyError as busy:
         return Outcome(Status.BUSY, error=f"{busy.holder} is under way")
 
@@ -157,51 +156,43 @@ class _StoppedError(RuntimeError):
         self.status = status
 
 
+@dataclass
 class _Retraining:
     """One retraining under the lease."""
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        workspace: Workspace,
-        metadata: MetadataLocation,
-        request: Request,
-        *,
-        hold: Hold,
-        child: Child,
-        deadline: float,
-    ) -> None:
-        self._config = config
-        self._workspace = workspace
-        self._metadata = metadata
-        self._request = request
-        self._hold = hold
-        self._child = child
-        self._deadline = deadline
-        self._history = RunHistory(metadata.connection())
-        self._notifier = Notifier(config.notify)
+    config: PipelineConfig
+    workspace: Workspace
+    metadata: MetadataLocation
+    request: Request
+    hold: Hold
+    child: Child
+    deadline: float
+
+    def __post_init__(self) -> None:
+        self._history = RunHistory(self.metadata.connection())
+        self._notifier = Notifier(self.config.notify)
 
     def run(self, run_id: str) -> Outcome:
         try:
             outcome = self._outcome(run_id)
         except InputError as error:
-            outcome = Outcome(Status.REFUSED, self._request.span, error=str(error))
+            outcome = Outcome(Status.REFUSED, self.request.span, error=str(error))
         except (RuntimeError, OSError, StatusError) as error:
-            outcome = Outcome(Status.FAILED, self._request.span, error=str(error))
-        title = f"{self._config.pipeline_name}: {outcome}"
+            outcome = Outcome(Status.FAILED, self.request.span, error=str(error))
+        title = f"{self.config.pipeline_name}: {outcome}"
         for event in outcome.events():
-            if event != "failed" or self._request.tell_failure:
+            if event != "failed" or self.request.tell_failure:
                 self._notifier.send(Notice(event, title, outcome.document()))
         return outcome
 
     def _outcome(self, run_id: str) -> Outcome:
-        self._history.close_interrupted(self._workspace.artifacts)
-        store = SpanStore(self._workspace.spans)
+        self._history.close_interrupted(self.workspace.artifacts)
+        store = SpanStore(self.workspace.spans)
         choice = choose(
             store.spans(),
             self._history.runs(),
-            asked=self._request.span,
-            length=self._config.retrain.window,
+            asked=self.request.span,
+            length=self.config.retrain.window,
         )
         # It may have been cut off between its push and its promotion.
         earlier = choice.earlier and self._promote(choice.earlier)
@@ -209,21 +200,21 @@ class _Retraining:
             return Outcome(Status.NOTHING_NEW, run=earlier)
         if earlier is not None:
             return Outcome(Status.ALREADY_TRAINED, choice.span, earlier)
-        dataset = store.window(choice.span, self._config.retrain.window)
+        dataset = store.window(choice.span, self.config.retrain.window)
         return self._try_often(run_id, choice, dataset)
 
     def _try_often(self, run_id: str, choice: Choice, dataset: Dataset) -> Outcome:
-        settings = self._config.retrain
+        settings = self.config.retrain
         run = RunRecord(
             run_id=run_id,
             state=Status.RUNNING,
             started=time.time(),
             dataset=dataset.kind,
             command="retrain",
-            stage=self._request.stage,
+            stage=self.request.stage,
             span=choice.span,
             window=choice.window,
-            trigger="new" if self._request.span is None else "span",
+            trigger="new" if self.request.span is None else "span",
             label=settings.label or "",
         )
         while True:
@@ -234,15 +225,15 @@ class _Retraining:
                 self._record(run, ended.status, ended.error)
                 self._pause(run.attempt, ended.error)
             except _StoppedError as stopped:
-                if not self._hold.lost:
+                if not self.hold.lost:
                     run = self._record(run, stopped.status, str(stopped))
                 return Outcome(stopped.status, choice.span, run, str(stopped))
             except BaseException:
-                if not self._hold.lost:
+                if not self.hold.lost:
                     self._record(run, Status.INTERRUPTED, "stopped from outside")
                 raise
             run = replace(run, run_id=new_run_id(), started=time.time(), attempt=run.attempt + 1)
-            self._hold.set_run_id(run.run_id)
+            self.hold.set_run_id(run.run_id)
         run = ended.run or run
         if ended.status is not Status.DONE:
             run = self._record(run, ended.status, ended.error)
@@ -252,21 +243,21 @@ class _Retraining:
 
     def _try(self, run: RunRecord, dataset: Dataset, *, check_drift: bool) -> Outcome:
         job = Job(
-            config=self._config,
+            config=self.config,
             dataset=dataset,
-            output=self._workspace.root,
-            metadata_url=self._metadata.secret_url,
+            output=self.workspace.root,
+            metadata_url=self.metadata.secret_url,
             run=run,
-            token=self._hold.token,
+            token=self.hold.token,
             check_drift=check_drift,
-            verbose=self._request.verbose,
+            verbose=self.request.verbose,
         )
         try:
-            ended = self._child.run(
+            ended = self.child.run(
                 job,
-                log_file=self._workspace.run_dir(run.run_id) / "run.log",
-                quiet=self._request.quiet,
-                on_start=self._hold.set_worker,
+                log_file=self.workspace.run_dir(run.run_id) / "run.log",
+                quiet=self.request.quiet,
+                on_start=self.hold.set_worker,
                 check=self._check,
             )
         except LeaseLostError as error:
@@ -279,8 +270,8 @@ class _Retraining:
         """Moves the label to what a run pushed, unless that was done when it ended."""
         if run.pushed_version is None or not run.label or run.promoted:
             return run
-        store = MetadataStore(self._metadata.connection())
-        promotions = Promotions(self._workspace, store, settings=self._config.push)
+        store = MetadataStore(self.metadata.connection())
+        promotions = Promotions(self.workspace, store, settings=self.config.push)
         try:
             promotions.promote(run.pushed_version, run.label, why=f"retraining {run.run_id}")
         except InputError as error:
@@ -294,7 +285,7 @@ class _Retraining:
 
     def _record(self, run: RunRecord, state: Status, error: str) -> RunRecord:
         """Notes how a try ended, unless it has noted itself that it was done."""
-        self._history.close_interrupted(self._workspace.artifacts)
+        self._history.close_interrupted(self.workspace.artifacts)
         for known in self._history.runs():
             if known.run_id == run.run_id and known.state == Status.DONE:
                 return known
@@ -304,15 +295,10 @@ class _Retraining:
 
     def _pause(self, tried: int, error: str) -> None:
         """Waits before the next try, longer each time."""
-        settings = self._config.retrain
+        settings = self.config.retrain
         seconds = settings.backoff_seconds * 2 ** (tried - 1)
-        _log.warning(
-            "Try %d of %d failed: %s. The next one begins in %.0f s",
-            tried,
-            settings.attempts,
-            error.splitlines()[0],
-            seconds,
-        )
+        failed = f"Try {tried} of {settings.attempts} failed: {error.splitlines()[0]}"
+        _log.warning("%s. The next one begins in %.0f s", failed, seconds)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._check()
@@ -321,12 +307,12 @@ class _Retraining:
     def _check(self) -> None:
         """Raises _StoppedError where it is time to stop."""
         self._check_lease()
-        if self._hold.wanted_by:
-            raise _StoppedError(Status.REPLACED, f"replaced by run {self._hold.wanted_by}")
-        if time.monotonic() > self._deadline:
-            seconds = self._request.timeout_seconds
+        if self.hold.wanted_by:
+            raise _StoppedError(Status.REPLACED, f"replaced by run {self.hold.wanted_by}")
+        if time.monotonic() > self.deadline:
+            seconds = self.request.timeout_seconds
             raise _StoppedError(Status.TIMEOUT, f"not done after {seconds:.0f} s (--timeout)")
 
     def _check_lease(self) -> None:
-        if self._hold.lost:
+        if self.hold.lost:
             raise _StoppedError(Status.FAILED, "the lease was lost; another host may be at work")

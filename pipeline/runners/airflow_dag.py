@@ -65,14 +65,10 @@ class DagSettings:
     program: str  # the `oneshot` of the environment that has TFX
     config: str  # the pipeline's YAML file
     output: str  # the pipeline's output folder
-    span: str = (
-        _NEW  # `new`: the newest not yet trained on; or a number: {{ logical_date | ds_nodash }}
-    )
+    span: str = _NEW  # the newest not yet trained on; or a number: {{ logical_date | ds_nodash }}
     schedule: str = "@daily"  # cron line or preset; a plain number is seconds
     retries: int = 3
-    retry_seconds: float = (
-        300.0  # wait before the first retry; each further one waits twice as long
-    )
+    retry_seconds: float = 300.0  # wait before the first retry, twice as long before each further
     timeout_hours: float = 6.0  # longest training; the other stages have a quarter of it
     report_url: str = "/oneshot/{run_id}/report.html"  # link to a run's report
 
@@ -287,12 +283,9 @@ def retraining_dag(settings: DagSettings) -> DAG:
     ) as dag:
         previous = None
         for stage in STAGES:
-            hours = settings.timeout_hours / (1 if stage == "train" else 4)
+            longest = timedelta(hours=settings.timeout_hours / (1 if stage == "train" else 4))
             task = RetrainStage(
-                task_id=stage,
-                stage=stage,
-                settings=settings,
-                execution_timeout=timedelta(hours=hours),
+                task_id=stage, stage=stage, settings=settings, execution_timeout=longest
             )
             if previous is not None:
                 previous >> task

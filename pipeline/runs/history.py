@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import ml_metadata
-from ml_metadata.proto import metadata_store_pb2
+from ml_metadata.proto.metadata_store_pb2 import (
+    Artifact,
+    ConnectionConfig,
+    Context,
+    ContextType,
+    Event,
+    Execution,
+)
 
 from pipeline.runs.status import Status
 from pipeline.settings import Stage
@@ -19,7 +26,6 @@ RUN_CONTEXT = "pipeline_run"
 """Type of the ML Metadata context of a run, whose name is the run's id."""
 _NODE_CONTEXT = "node"
 _RECORD_PROPERTY = "oneshot_run"
-_Execution = metadata_store_pb2.Execution
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,13 @@ class NodeRun:
     node_id: str
     cached: bool
     seconds: float
-    outputs: dict[str, list[metadata_store_pb2.Artifact]]
+    outputs: dict[str, list[Artifact]]
 
 
 class RunHistory:
     """The runs of one ML Metadata store."""
 
-    def __init__(self, connection: metadata_store_pb2.ConnectionConfig) -> None:
+    def __init__(self, connection: ConnectionConfig) -> None:
         """Opens the store, and makes its tables if they are not there.
 
         Raises:
@@ -92,11 +98,9 @@ class RunHistory:
         if context is None:
             # As TFX registers it when the run's first node starts.
             type_id = self._store.put_context_type(
-                metadata_store_pb2.ContextType(name=RUN_CONTEXT),
-                can_add_fields=True,
-                can_omit_fields=True,
+                ContextType(name=RUN_CONTEXT), can_add_fields=True, can_omit_fields=True
             )
-            context = metadata_store_pb2.Context(type_id=type_id, name=run.run_id)
+            context = Context(type_id=type_id, name=run.run_id)
         context.custom_properties[_RECORD_PROPERTY].string_value = json.dumps(asdict(run))
         self._store.put_contexts([context])
 
@@ -116,7 +120,7 @@ class RunHistory:
             return []
         executions = self._store.get_executions_by_context(context.id)
         finished = [
-            e for e in executions if e.last_known_state in (_Execution.COMPLETE, _Execution.CACHED)
+            e for e in executions if e.last_known_state in (Execution.COMPLETE, Execution.CACHED)
         ]
         return [self._node_run(e) for e in sorted(finished, key=lambda e: e.id)]
 
@@ -130,8 +134,8 @@ class RunHistory:
         """
         cut_off = []
         for execution in self._store.get_executions():
-            if execution.last_known_state in (_Execution.RUNNING, _Execution.NEW):
-                execution.last_known_state = _Execution.FAILED
+            if execution.last_known_state in (Execution.RUNNING, Execution.NEW):
+                execution.last_known_state = Execution.FAILED
                 self._store.put_executions([execution])
                 cut_off.append(self._node_id(execution))
                 # TFX lays outputs out as <root>/<node>/<key>/<execution id>.
@@ -142,21 +146,20 @@ class RunHistory:
                 self.record(replace(run, state=Status.INTERRUPTED))
         return cut_off
 
-    def _node_run(self, execution: metadata_store_pb2.Execution) -> NodeRun:
-        cached = execution.last_known_state == _Execution.CACHED
+    def _node_run(self, execution: Execution) -> NodeRun:
+        cached = execution.last_known_state == Execution.CACHED
         milliseconds = execution.last_update_time_since_epoch - execution.create_time_since_epoch
-        outputs: dict[str, list[metadata_store_pb2.Artifact]] = {}
-        events = self._store.get_events_by_execution_ids([execution.id])
-        artifacts = {
-            a.id: a for a in self._store.get_artifacts_by_id([e.artifact_id for e in events])
-        }
+        events = [
+            event
+            for event in self._store.get_events_by_execution_ids([execution.id])
+            if event.type in (Event.OUTPUT, Event.INTERNAL_OUTPUT)
+        ]
+        ids = [event.artifact_id for event in events]
+        artifacts = {artifact.id: artifact for artifact in self._store.get_artifacts_by_id(ids)}
+        outputs: dict[str, list[Artifact]] = {}
         for event in events:
-            if event.type in (
-                metadata_store_pb2.Event.OUTPUT,
-                metadata_store_pb2.Event.INTERNAL_OUTPUT,
-            ):
-                key = next((step.key for step in event.path.steps if step.key), "")
-                outputs.setdefault(key, []).append(artifacts[event.artifact_id])
+            key = next((step.key for step in event.path.steps if step.key), "")
+            outputs.setdefault(key, []).append(artifacts[event.artifact_id])
         return NodeRun(
             node_id=self._node_id(execution),
             cached=cached,
@@ -164,7 +167,7 @@ class RunHistory:
             outputs=outputs,
         )
 
-    def _node_id(self, execution: metadata_store_pb2.Execution) -> str:
+    def _node_id(self, execution: Execution) -> str:
         for context in self._store.get_contexts_by_execution(execution.id):
             if context.type == _NODE_CONTEXT:
                 # Named <pipeline>.<node>; pipeline names hold no dot.
