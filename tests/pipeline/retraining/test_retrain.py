@@ -210,6 +210,7 @@ def test_bad_input_is_not_tried_again(place: Place) -> None:
     place.script({"refuse": "Greek/alpha is no image"}, {})
     code, result = place.run("--if-new")
     assert (code, result["status"], result["error"]) == (2, "refused", "Greek/alpha is no image")
+    assert (result["state"], place.states()) == ("refused", ["refused"])
     assert place.events() == ["begin"]
 
 
