@@ -1,4 +1,4 @@
-"""PairExampleGen: images in; TFRecords of pairs out, as the splits train, eval and one_shot."""
+"""Ingests images as TFRecords of pairs, in the splits train, eval and one_shot."""
 
 import copy
 import errno
@@ -17,7 +17,8 @@ from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2, range_config_pb2
-from tfx.types import artifact_utils, standard_component_specs
+from tfx.types import artifact_utils
+from tfx.types import standard_component_specs as specs
 from tfx.utils import proto_utils
 
 from data_ingest.errors import InputError
@@ -59,9 +60,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         config = _custom_config(exec_properties)
-        examples = artifact_utils.get_single_instance(
-            output_dict[standard_component_specs.EXAMPLES_KEY]
-        )
+        examples = artifact_utils.get_single_instance(output_dict[specs.EXAMPLES_KEY])
         try:
             summary = self._write(examples.uri, exec_properties, config)
         except BaseException as error:
@@ -73,14 +72,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             raise
         _log_summary(summary)
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
-        examples_utils.set_payload_format(
-            examples, exec_properties[standard_component_specs.OUTPUT_DATA_FORMAT_KEY]
-        )
+        examples_utils.set_payload_format(examples, exec_properties[specs.OUTPUT_DATA_FORMAT_KEY])
         examples_utils.set_file_format(
             examples,
-            write_split.to_file_format_str(
-                exec_properties[standard_component_specs.OUTPUT_FILE_FORMAT_KEY]
-            ),
+            write_split.to_file_format_str(exec_properties[specs.OUTPUT_FILE_FORMAT_KEY]),
         )
 
     def _write(
@@ -220,8 +215,8 @@ def make_input_config(inputs: Mapping[str, str]) -> example_gen_pb2.Input:
 
 def _dataset(exec_properties: Mapping[str, Any]) -> Dataset:
     config = example_gen_pb2.Input()
-    proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
-    return _dataset_of(exec_properties[standard_component_specs.INPUT_BASE_KEY], config.splits)
+    proto_utils.json_to_proto(exec_properties[specs.INPUT_CONFIG_KEY], config)
+    return _dataset_of(exec_properties[specs.INPUT_BASE_KEY], config.splits)
 
 
 def _dataset_of(base: str, splits: Iterable[example_gen_pb2.Input.Split]) -> Dataset:
@@ -231,9 +226,7 @@ def _dataset_of(base: str, splits: Iterable[example_gen_pb2.Input.Split]) -> Dat
 
 def _custom_config(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
     custom_config = example_gen_pb2.CustomConfig()
-    proto_utils.json_to_proto(
-        exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], custom_config
-    )
+    proto_utils.json_to_proto(exec_properties[specs.CUSTOM_CONFIG_KEY], custom_config)
     values = struct_pb2.Struct()
     custom_config.custom_config.Unpack(values)
     unpacked: dict[str, Any] = json_format.MessageToDict(values)

@@ -1,6 +1,5 @@
-"""What the pairs must look like, and stopping the run when they do not."""
+"""Declares what records of pairs must look like, and stops the run when they do not."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from tfx.types import artifact_utils, standard_artifacts
 from data_ingest.errors import InputError
 from data_ingest.records import features
 from data_ingest.sampling import protocols
-
-_log = logging.getLogger(__name__)
 
 ANOMALIES_FILE = "SchemaDiff.pb"
 SCHEMA_FILE_NAME = "schema.pbtxt"

@@ -1,8 +1,9 @@
-"""A compact, sorted, columnar list of the images that there are, without their bytes."""
+"""Lists the images that there are in sorted columns, without their bytes."""
 
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -38,10 +39,6 @@ class ImageIndex:
     """`[N]`: the class of each image, non-decreasing."""
     row_writer: Ints
     """`[N]`: the writer of each image, 0 where unknown."""
-    class_start: Ints
-    """`[C + 1]`: first row of each class."""
-    group_start: Ints
-    """`[G + 1]`: first class of each group."""
 
     @classmethod
     def build(cls, refs: Iterable[ImageRef]) -> "ImageIndex":
@@ -63,7 +60,7 @@ class ImageIndex:
             raise ValueError(f"two groups have a class named {twice[0]}")
         group_number = {name: number for number, name in enumerate(groups)}
         class_number = {name: number for number, name in enumerate(classes)}
-        return cls._from_columns(
+        return cls(
             groups,
             classes,
             class_group=np.array([group_number[group] for group, _ in class_group_names], np.int64),
@@ -71,29 +68,19 @@ class ImageIndex:
             row_writer=np.array([ref.writer for ref in ordered], np.int64),
         )
 
-    @classmethod
-    def _from_columns(
-        cls,
-        groups: tuple[str, ...],
-        classes: tuple[str, ...],
-        *,
-        class_group: Ints,
-        row_class: Ints,
-        row_writer: Ints,
-    ) -> "ImageIndex":
-        return cls(
-            groups=groups,
-            classes=classes,
-            class_group=class_group,
-            row_class=row_class,
-            row_writer=row_writer,
-            class_start=np.searchsorted(row_class, np.arange(len(classes) + 1)).astype(np.int64),
-            group_start=np.searchsorted(class_group, np.arange(len(groups) + 1)).astype(np.int64),
-        )
-
     def __len__(self) -> int:
         """Number of images."""
         return len(self.row_class)
+
+    @cached_property
+    def class_start(self) -> Ints:
+        """`[C + 1]`: first row of each class."""
+        return np.searchsorted(self.row_class, np.arange(len(self.classes) + 1)).astype(np.int64)
+
+    @cached_property
+    def group_start(self) -> Ints:
+        """`[G + 1]`: first class of each group."""
+        return np.searchsorted(self.class_group, np.arange(len(self.groups) + 1)).astype(np.int64)
 
     @property
     def row_group(self) -> Ints:
@@ -151,7 +138,7 @@ class ImageIndex:
             raise ValueError("rows must be strictly ascending")
         class_numbers, row_class = np.unique(self.row_class[chosen], return_inverse=True)
         group_numbers, class_group = np.unique(self.class_group[class_numbers], return_inverse=True)
-        return ImageIndex._from_columns(
+        return ImageIndex(
             tuple(self.groups[number] for number in group_numbers),
             tuple(self.classes[number] for number in class_numbers),
             class_group=class_group.astype(np.int64),
