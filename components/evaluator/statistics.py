@@ -104,7 +104,7 @@ class ScoredPairs:
         return right / self.n, wilson_interval(right, self.n)
 
     def auc(self) -> tuple[float, Interval]:
-        """Area under the ROC curve: P(same above different), ties counting half."""
+        """Area under the ROC curve: P(same above different), ties half (Mann & Whitney 1947)."""
         positives, negatives = float(self.same.sum()), float(self.different.sum())
         if positives == 0 or negatives == 0:
             return math.nan, NO_INTERVAL

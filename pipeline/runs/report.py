@@ -12,6 +12,7 @@ import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from components.evaluator.settings import VERIFICATION_METRICS
 from data_ingest.durable import write_atomically
 from pipeline.runs.summary import (
     HUMAN_ACCURACY,
@@ -53,6 +54,7 @@ def write_report(run_dir: Path) -> Path:
         seconds_picture=_embedded(_seconds_figure(summary)),
         mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
         accuracy_names=accuracy_names(summary.metrics),
+        verification_metrics=VERIFICATION_METRICS,
         percent=lambda value: f"{100 * value:.1f} %",
         ways_of=ways_of,
         zip=zip,

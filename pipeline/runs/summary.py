@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from components.evaluator.settings import VERIFICATION_METRICS
 from pipeline.runs.workspace import Workspace
 
 SUMMARY_FILE = "summary.json"
@@ -96,7 +97,7 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
 
     title = "Same or different (pairs of unseen classes)"
     pairs = _table(title, "measure", "value", "95 % interval", "n")
-    for name in ("verification_accuracy", "auc", "eer", "ece"):
+    for name in VERIFICATION_METRICS:
         if name in metrics:
             value, interval = metrics[name], metrics.get(f"{name}_ci95")
             pairs.add_row(
