@@ -12,13 +12,11 @@ from rich.table import Table
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, table
 from pipeline.runs.workspace import new_run_id
-from serving.deploy.models_config import CANARY, STABLE
+from serving.deploy.models_config import LABELS, STABLE
 
 if TYPE_CHECKING:
     from pipeline.releases.changes import Change
     from pipeline.releases.promotion import Promotions, Standing
-
-_LABELS = (STABLE, CANARY)
 
 
 def add_parsers(commands: Any) -> None:
@@ -32,7 +30,7 @@ def add_parsers(commands: Any) -> None:
         text="give a version a label; without VERSION: versions, labels and their history",
     )
     promote.add_argument("version", nargs="?", type=int, metavar="VERSION")
-    promote.add_argument("--label", choices=_LABELS, help="what the version becomes")
+    promote.add_argument("--label", choices=LABELS, help="what the version becomes")
     promote.add_argument("--why", default="", help="for the history")
 
     rollback = add_command(
@@ -44,7 +42,7 @@ def add_parsers(commands: Any) -> None:
         text="take the stable version out of service and return to the one before it",
     )
     rollback.add_argument(
-        "--label", choices=_LABELS, default=STABLE, help="whose version is bad (%(default)s)"
+        "--label", choices=LABELS, default=STABLE, help="whose version is bad (%(default)s)"
     )
     rollback.add_argument("--why", default="", help="for the history")
 
@@ -89,7 +87,7 @@ def _promote(context: Context) -> None:
 def _list(context: Context, standing: "Standing") -> None:
     versions = []
     for version in sorted([*standing.versions, *standing.rolled_back], reverse=True):
-        notes = [label for label in _LABELS if standing.labels.get(label) == version]
+        notes = [label for label in LABELS if standing.labels.get(label) == version]
         notes += ["newest"] if standing.versions[-1:] == [version] else []
         notes += ["rolled back"] if version in standing.rolled_back else []
         versions.append((str(version), ", ".join(notes)))

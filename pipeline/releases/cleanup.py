@@ -19,9 +19,10 @@ from components.pusher.pushed_models import (
 )
 from components.pusher.versions import remove_stale, remove_version
 from data_ingest.errors import InputError
-from pipeline.releases.promotion import LABELS, Promotions
+from pipeline.releases.promotion import Promotions
 from pipeline.runs.history import RUN_CONTEXT, RunRecord
 from pipeline.runs.workspace import Workspace
+from serving.deploy.models_config import LABELS
 from serving.saved_model.versions import rolled_back_versions, versions
 
 _DAY: Final = 86_400.0

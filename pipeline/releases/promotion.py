@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Final
 
 from ml_metadata import MetadataStore
 
@@ -24,11 +23,10 @@ from pipeline.releases.changes import Action, Change, PromotionHistory
 from pipeline.releases.label_file import LabelFile
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import PushSettings
-from serving.deploy.models_config import CANARY, STABLE
+from serving.deploy.models_config import STABLE
 from serving.saved_model.versions import rolled_back_versions, versions
 
 _log = logging.getLogger(__name__)
-LABELS: Final = (STABLE, CANARY)
 
 
 @dataclass(frozen=True)

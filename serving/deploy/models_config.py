@@ -15,6 +15,7 @@ from serving.saved_model.versions import versions
 
 STABLE: Final = "stable"
 CANARY: Final = "canary"
+LABELS: Final = (STABLE, CANARY)
 DEFAULT_FILE: Final = Path(__file__).with_name("models.config")
 
 

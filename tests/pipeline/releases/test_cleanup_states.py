@@ -26,8 +26,9 @@ from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.errors import InputError
 from pipeline.releases.cleanup import Retention, collect_garbage
-from pipeline.releases.promotion import LABELS, Promotions
+from pipeline.releases.promotion import Promotions
 from pipeline.settings import PushSettings
+from serving.deploy.models_config import LABELS
 from serving.saved_model.versions import rolled_back_versions, versions
 from tests.pipeline.recorded_runs import RecordedRun, RecordedRuns, files_of
 
