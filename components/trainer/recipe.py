@@ -15,6 +15,8 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 PRESET_ONLY: Final = ("network", "warmup_steps", "validation_trials", "gpu_batch")
 """Fields of a recipe that only a preset sets."""
+ALIKE: Final = ("seed", "polarity")
+"""Fields of a recipe that no preset changes, so that `train:` shows their defaults."""
 BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
 """Who sets one of these has the size of a batch in mind."""
 REFIT_RATE: Final = 0.5
@@ -27,91 +29,103 @@ KOCH_SMALLEST: Final = 65
 class Recipe(Settings):
     """Everything that training depends on, with no value left open.
 
-    This is the only place where an option of training is declared: what is not in `PRESET_ONLY`
-    can be set in the configuration, see `TrainSettings`. A field with a default has it in all
-    presets; `PRESETS` has the values of the others.
+    The defaults are the preset `fast`; `PRESETS` says what others have instead. This is the only
+    place where an option of training is declared: all but `PRESET_ONLY` can be overridden in the
+    configuration, see `TrainSettings`.
 
     One batch of the loss `batch` is `classes_per_batch * images_per_class` images; one of the
     loss `pair` is half as many pairs, so an image budget means the same for both.
     """
 
-    network: Literal["residual", "koch2015"]
-    steps: int = Field(ge=1, le=10_000_000, description="training steps")
+    network: Literal["residual", "koch2015"] = "residual"
+    steps: int = Field(1200, ge=1, le=10_000_000, description="training steps")
     refit_share: float = Field(
+        0.0,
         ge=0,
         le=0.9,
         description="share of the steps, the last ones, that are on all images, those that were "
         "held out to choose weights and to calibrate too",
     )
-    seed: int = Field(
-        default=1, ge=0, lt=2**31, description="seed of weights, batches and augmentation"
-    )
+    seed: int = Field(1, ge=0, lt=2**31, description="seed of weights, batches and augmentation")
     loss: Literal["batch", "pair"] = Field(
+        "batch",
         description="batch: every same-class pair against all others of its batch; "
         "pair: cross-entropy of the sampled pairs",
     )
-    image_size: int = Field(ge=16, le=512, description="side to which images are resized, pixels")
+    image_size: int = Field(
+        28, ge=16, le=512, description="side to which images are resized, pixels"
+    )
     views: bool = Field(
+        False,
         description="embed every image in five slightly different views and take the mean: better, "
         "and five times the work of a request",
     )
     polarity: Polarity = Field(
-        default="auto",
-        description="which is ink: auto decides by the brightness of the border",
+        "auto", description="which is ink: auto decides by the brightness of the border"
     )
     framing: Framing = Field(
-        description="whole: all of an image; ink: a window about the middle of the drawing"
+        "ink", description="whole: all of an image; ink: a window about the middle of the drawing"
     )
     widths: tuple[Width, ...] = Field(
+        (32, 64, 128, 192),
         min_length=2,
         max_length=6,
         description="channels of each stage of the network, the stem's first",
     )
-    embedding_size: int = Field(ge=2, le=16_384, description="floats in an embedding")
-    classes_per_batch: int = Field(ge=2, le=4096, description="classes in a batch")
-    images_per_class: int = Field(ge=2, le=256, description="images of each class in a batch")
+    embedding_size: int = Field(128, ge=2, le=16_384, description="floats in an embedding")
+    classes_per_batch: int = Field(24, ge=2, le=4096, description="classes in a batch")
+    images_per_class: int = Field(4, ge=2, le=256, description="images of each class in a batch")
     same_group_share: float = Field(
-        ge=0, le=1, description="share of a batch's classes from a single alphabet"
+        0.5, ge=0, le=1, description="share of a batch's classes from a single alphabet"
     )
     quarter_turns: bool = Field(
-        description="classes turned by 90, 180 and 270 degrees count as new classes"
+        True, description="classes turned by 90, 180 and 270 degrees count as new classes"
     )
     restyling: float = Field(
-        ge=0, le=2, description="strength of distortions that make new classes of whole classes"
+        0.0,
+        ge=0,
+        le=2,
+        description="strength of distortions that make new classes of whole classes",
     )
     generated_share: float = Field(
+        0.0,
         ge=0,
         le=1,
         description="share of the batches that are of generated alphabets: for drawings, of which "
         "there are few classes",
     )
-    augmentation: float = Field(ge=0, le=3, description="strength of random distortions; 0 is none")
-    learning_rate: float = Field(
-        gt=0, le=1, description="peak learning rate of Muon; koch2015: first one of SGD"
+    augmentation: float = Field(
+        1.0, ge=0, le=3, description="strength of random distortions; 0 is none"
     )
-    warmup_steps: int
-    weight_decay: float = Field(ge=0, le=1, description="weight decay; koch2015: L2")
+    learning_rate: float = Field(
+        6e-3, gt=0, le=1, description="peak learning rate of Muon; koch2015: first one of SGD"
+    )
+    warmup_steps: int = 50
+    weight_decay: float = Field(4e-3, ge=0, le=1, description="weight decay; koch2015: L2")
     ema: float = Field(
-        ge=0, lt=1, description="momentum of the averaged weights; 0 is no averaging"
+        0.995, ge=0, lt=1, description="momentum of the averaged weights; 0 is no averaging"
     )
     validate_every: int = Field(
+        150,
         ge=0,
         le=10_000_000,
         description="steps between one-shot validations; 0 is one a pass over the pairs",
     )
-    validation_trials: int
+    validation_trials: int = 1200
     patience: int = Field(
+        0,
         ge=0,
         le=100_000,
         description="stop after so many validations without a better one; 0 is never",
     )
     calibration_folds: int = Field(
+        0,
         ge=0,
         le=20,
         description="short trainings besides, each without a part of the alphabets, so that scores "
         "are probabilities for alphabets unlike the held-out ones; 0 is none, else 2 or more",
     )
-    gpu_batch: int
+    gpu_batch: int = 4
     """How many times larger a batch is on GPUs."""
 
     @model_validator(mode="after")
@@ -147,20 +161,13 @@ class Recipe(Settings):
         last = min(round(self.refit_share * self.steps), self.steps - 1)
         if not last:
             return self, None
-        first, second = (
-            self.model_copy(
-                update={
-                    "steps": steps,
-                    "warmup_steps": min(self.warmup_steps, steps // 5),
-                    "learning_rate": learning_rate,
-                }
-            )
-            for steps, learning_rate in (
-                (self.steps - last, self.learning_rate),
-                (last, REFIT_RATE * self.learning_rate),
-            )
-        )
-        return first, second
+        second = self.lasting(last, learning_rate=REFIT_RATE * self.learning_rate)
+        return self.lasting(self.steps - last), second
+
+    def lasting(self, steps: int, **changes: float) -> "Recipe":
+        """The recipe with that many steps, at most a fifth of them warm-up, and with `changes`."""
+        warmup_steps = min(self.warmup_steps, steps // 5)
+        return self.model_copy(update={"steps": steps, "warmup_steps": warmup_steps, **changes})
 
     def on_gpus(self, gpus: int) -> "Recipe":
         """The recipe for that many GPUs, each of which has a batch of its own.
@@ -188,37 +195,9 @@ class Recipe(Settings):
         )
 
 
-_FAST: Final[Mapping[str, Any]] = {
-    "network": "residual",
-    "widths": (32, 64, 128, 192),
-    "embedding_size": 128,
-    "image_size": 28,
-    "framing": "ink",
-    "views": False,
-    "loss": "batch",
-    "steps": 1200,
-    "refit_share": 0.0,
-    "classes_per_batch": 24,
-    "images_per_class": 4,
-    "same_group_share": 0.5,
-    "quarter_turns": True,
-    "restyling": 0.0,
-    "generated_share": 0.0,
-    "augmentation": 1.0,
-    "learning_rate": 6e-3,
-    "warmup_steps": 50,
-    "weight_decay": 4e-3,
-    "ema": 0.995,
-    "validate_every": 150,
-    "validation_trials": 1200,
-    "patience": 0,
-    "calibration_folds": 0,
-    "gpu_batch": 4,
-}
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "fast": _FAST,
+    "fast": {},
     "accurate": {
-        **_FAST,
         "embedding_size": 256,
         "views": True,
         "steps": 12_000,
@@ -230,7 +209,6 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "calibration_folds": 3,
     },
     "koch2015": {
-        **_FAST,
         "network": "koch2015",
         "widths": (64, 128, 128, 256),
         "embedding_size": 4096,
@@ -258,28 +236,21 @@ S = TypeVar("S", bound=Settings)
 def _with_overrides(settings: type[S]) -> type[S]:
     """`settings` with the options of a recipe as further fields.
 
-    Types, bounds and descriptions are those of `Recipe`; null, the default of a field that has
-    none there, is the preset's value.
+    Types, bounds and descriptions are those of `Recipe`; null, the default of all but `ALIKE`, is
+    the preset's value.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"__module__": settings.__module__, "__doc__": settings.__doc__}
     for name, field in Recipe.model_fields.items():
-        if name in PRESET_ONLY:
-            continue
         kind: Any = field.annotation
-        if not field.is_required():
+        if name in ALIKE:
             fields[name] = (kind, field)
-            continue
-        kind |= None
-        for bound in field.metadata:
-            kind = Annotated[kind, bound]
-        fields[name] = (kind, Field(default=None, description=field.description))
-    return create_model(
-        settings.__name__,
-        __base__=settings,
-        __module__=settings.__module__,
-        __doc__=settings.__doc__,
-        **fields,
-    )
+        elif name not in PRESET_ONLY:
+            kind |= None
+            for bound in field.metadata:
+                kind = Annotated[kind, bound]
+            fields[name] = (kind, Field(None, description=field.description))
+    made: type[S] = create_model(settings.__name__, __base__=settings, **fields)
+    return made
 
 
 @_with_overrides
@@ -287,21 +258,18 @@ class TrainSettings(Settings):
     """How the model is trained: a preset, overrides of its recipe, and how to run it."""
 
     preset: Preset = Field(
-        default="fast",
+        "fast",
         description="fast: minutes on two CPU cores; accurate: larger and longer; "
         "koch2015: the paper's network, for a GPU",
     )
-    checkpoint_every: int = Field(
-        default=100, ge=1, le=10_000_000, description="steps between checkpoints"
-    )
+    checkpoint_every: int = Field(100, ge=1, le=10_000_000, description="steps between checkpoints")
     warm_start: bool = Field(
-        default=False, description="start from the weights of the latest blessed model"
+        False, description="start from the weights of the latest blessed model"
     )
     mixed_precision: Switch = Field(
-        default="auto",
-        description="bfloat16 arithmetic; auto: where GPUs, or else CPUs, are fast at it",
+        "auto", description="bfloat16 arithmetic; auto: where GPUs, or else CPUs, are fast at it"
     )
-    xla: Switch = Field(default="auto", description="XLA compilation; auto: on a GPU")
+    xla: Switch = Field("auto", description="XLA compilation; auto: on a GPU")
 
     @model_validator(mode="after")
     def _recipe_is_possible(self) -> "TrainSettings":
@@ -317,7 +285,6 @@ class TrainSettings(Settings):
         """
         own = {name: getattr(self, name, None) for name in Recipe.model_fields}
         own = {name: value for name, value in own.items() if value is not None}
-        values = {**PRESETS[self.preset], **own}
-        values["warmup_steps"] = min(values["warmup_steps"], values["steps"] // 5)
-        recipe = Recipe(**values)
+        recipe = Recipe(**{**PRESETS[self.preset], **own})
+        recipe = recipe.lasting(recipe.steps)
         return recipe if own.keys() & set(BATCH_FIELDS) else recipe.on_gpus(gpus)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from components.trainer.recipe import PRESET_ONLY, PRESETS, Preset, Recipe, TrainSettings
+from components.trainer.recipe import ALIKE, PRESET_ONLY, PRESETS, Preset, Recipe, TrainSettings
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -27,7 +27,7 @@ def test_every_field_of_a_recipe_but_a_presets_own_is_an_option_with_its_descrip
         assert (name in options) != (name in PRESET_ONLY)
         if name in options:
             assert options[name].description == field.description
-            assert options[name].default == (None if field.is_required() else field.default)
+            assert options[name].default == (field.default if name in ALIKE else None)
 
 
 def test_null_is_the_presets_value() -> None:
