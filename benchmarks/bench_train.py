@@ -146,7 +146,7 @@ def whole_training(
     """Trains to the end. The official runs are looked at once, to report."""
     fitted = fit(recipe, *data, accelerator=accelerator)
     names = ("steps", "seconds", "images_per_second", "best_validation_accuracy", "history")
-    found = {name: fitted.facts[name] for name in names}
+    found: dict[str, Any] = {name: getattr(fitted.facts, name) for name in names}
     if runs is not None:
         accuracy, trials = official_accuracy(fitted.model, runs, recipe)
         found |= {"official_accuracy": accuracy, "official_trials": trials}

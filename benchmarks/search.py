@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -28,14 +27,13 @@ from rich.table import Table
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import OneShotValidation, fit
 from components.trainer.model import embedding_function
-from components.trainer.pair_data import PairData
+from components.trainer.pair_data import PairData, drawing_decoder
 from components.trainer.recipe import PRESETS, Recipe
 from data_ingest.durable import write_atomically
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from data_ingest.sampling.splits import split_index
 from data_ingest.settings import PairSettings
 from data_ingest.sources.layout import ImageReader, list_images
-from serving.saved_model.preprocessing import decode_images
 
 HELD_OUT_SHARE: Final = 0.2
 TRIALS: Final = 8000
@@ -65,15 +63,12 @@ def split(container: Path, recipe: Recipe) -> tuple[PairData, PairData]:
     refs = [ImageRef(f.group, f.class_name, f.writer, f.uri) for f in files]
     order = sort_order(refs)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        return decode_images(encoded, recipe.preprocessing)[..., 0]
-
+    decode = drawing_decoder(recipe.preprocessing)
     decoded = []
     with ImageReader() as reader:
         for start in range(0, len(order), BATCH):
             encoded = [reader.read(files[at]) for at in order[start : start + BATCH]]
-            decoded.append(np.rint(decode(tf.constant(encoded)).numpy() * 255).astype(np.uint8))
+            decoded.append(decode(encoded))
     images = np.concatenate(decoded)
     index = ImageIndex.build(refs)
     rows = split_index(index, index.take([]), PairSettings(holdout_share=HELD_OUT_SHARE))
@@ -107,7 +102,7 @@ def measure(recipe: Recipe, container: Path, *, trials: int = TRIALS) -> dict[st
         "way": validation.way,
         "core_seconds": round(cores, 1),
         "seconds": round(wall, 1),
-        "parameters": fitted.facts["parameters"],
+        "parameters": fitted.facts.parameters,
         "alphabets": list(held_out.index.groups),
     }
 

@@ -12,16 +12,15 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import keras
-import numpy as np
 import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import Pipeline
 
 from components.trainer.batches import training_feed
 from components.trainer.devices import Accelerator
-from components.trainer.fit import embed_all, fit
-from components.trainer.model import build_model, embedding_function
-from components.trainer.pair_data import PairData, read_pair_data
+from components.trainer.fit import fit, one_shot_accuracy
+from components.trainer.model import build_model, embed_all, embedding_function
+from components.trainer.pair_data import PairData, drawing_decoder, read_pair_data
 from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
 from data_ingest.records.catalog import RUNS
@@ -32,7 +31,6 @@ from data_ingest.settings import DatasetSettings, PairSettings
 from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.layout import ImageReader
 from data_ingest.sources.resolve import resolve
-from serving.saved_model.preprocessing import decode_images
 
 STEPS: Final = 16
 """Of a round."""
@@ -171,13 +169,6 @@ def official_accuracy(model: keras.Model, runs: Path, recipe: Recipe) -> tuple[f
     official = read_official_runs(runs)
     with ImageReader() as reader:
         encoded = [reader.read(image) for image in official.images]
-    ink = decode_images(tf.constant(encoded), recipe.preprocessing)
-    vectors = embed_all(
-        embedding_function(model), np.rint(ink.numpy()[..., 0] * 255).astype(np.uint8)
-    )
-    credit = 0.0
-    for trial in official.trials:
-        distances = np.abs(vectors[list(trial.support)] - vectors[trial.query]).sum(axis=1)
-        best = distances == distances.min()
-        credit += best[trial.answer] / best.sum()
-    return credit / len(official.trials), len(official.trials)
+    drawings = drawing_decoder(recipe.preprocessing)(encoded)
+    vectors = embed_all(embedding_function(model), drawings)
+    return one_shot_accuracy(vectors, official.trials), len(official.trials)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.trainer.augment import linear_map
-from components.trainer.pair_data import PairData
+from components.trainer.pair_data import Drawings, PairData, as_drawings
 from components.trainer.recipe import Recipe
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import ImageIndex, ImageRef
@@ -24,57 +24,20 @@ from serving.saved_model.preprocessing import framed
 
 ALPHABETS: Final = 100
 CHARACTERS: Final = 25
+"""Of a generated alphabet."""
 SEED: Final = 2**31
 """No synthetic data set can have it, so what is trained on is never what is evaluated on."""
-
-_log = logging.getLogger(__name__)
-
-
-def generated_images(
-    recipe: Recipe, *, alphabets: int = ALPHABETS, characters: int = CHARACTERS
-) -> tuple[ImageIndex, npt.NDArray[np.uint8]]:
-    """Draws alphabets: their index, and `uint8[n, S, S]` with ink 255, a row each.
-
-    They are the same for all seeds of training. A hundred take 40 s, and 40 MB at 28 pixels; the
-    last ones are kept, since one model takes several trainings.
-    """
-    return _drawn(recipe.preprocessing, alphabets, characters)
-
-
-@functools.lru_cache(maxsize=1)
-def _drawn(
-    preprocessing: Preprocessing, alphabets: int, characters: int
-) -> tuple[ImageIndex, npt.NDArray[np.uint8]]:
-    _log.info(f"Drawing {alphabets} alphabets to train on, besides the data's own")
-    started = time.monotonic()
-
-    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.bool)])
-    def prepared(drawings: tf.Tensor) -> tf.Tensor:
-        ink = framed(drawings, lambda one: tf.cast(one, tf.float32)[..., tf.newaxis], preprocessing)
-        return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
-
-    refs: list[ImageRef] = []
-    images = []
-    for number in range(1, alphabets + 1):
-        group = f"Generated_{number:03}"
-        drawn = draw_alphabet(number, characters=characters, writers=WRITERS, seed=SEED)
-        for character, drawings in enumerate(drawn, start=1):
-            name = f"{group}/character{character:02}"
-            refs += [ImageRef(group, name, one, f"{one:02}") for one in range(1, WRITERS + 1)]
-            images.append(prepared(tf.constant(drawings)).numpy())
-    _log.info(f"Drew {len(refs)} images in {time.monotonic() - started:.0f} s")
-    # Groups, classes and keys count up: the rows are in the order of the index.
-    return ImageIndex.build(refs), np.concatenate(images)
-
-
-Ints = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
-
 RESTYLED_ROTATION: Final = math.radians(30.0)
 """Largest rotation of a class at `restyling` 1, radians either way."""
 RESTYLED_SCALE: Final = 0.3
 """Largest change of its width and, independently, of its height, as a share."""
 RESTYLED_SHEAR: Final = 0.4
+
+Ints = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -95,22 +58,11 @@ class Batches(Protocol):
     def __getitem__(self, number: int) -> Batch: ...
 
 
-def batches(data: PairData, recipe: Recipe) -> Batches:
-    """The batches for the recipe's loss.
-
-    Raises:
-      InputError: the data has fewer than two classes.
-    """
-    if recipe.loss == "pair":
-        return PairBatches(data, recipe)
-    return ClassBatches(data.index, recipe)
-
-
 class Feed(NamedTuple):
     """What training is fed from."""
 
     batches: Batches
-    images: npt.NDArray[np.uint8]
+    images: Drawings
     """`uint8[n, S, S]`: what the rows of the batches point at."""
 
 
@@ -120,29 +72,12 @@ def training_feed(data: PairData, recipe: Recipe) -> Feed:
     Raises:
       InputError: the data has fewer than two classes.
     """
-    own = batches(data, recipe)
+    own = PairBatches(data, recipe) if recipe.loss == "pair" else ClassBatches(data.index, recipe)
     if not recipe.generated_share:
         return Feed(own, data.images)
-    index, images = generated_images(recipe)
+    index, images = generated_images(recipe.preprocessing)
     mixed = MixedBatches(own, ClassBatches(index, recipe), len(data.images), recipe)
     return Feed(mixed, np.concatenate([data.images, images]))
-
-
-class MixedBatches:
-    """Batches of the data's own images and, at random, of others that follow them."""
-
-    def __init__(self, own: Batches, others: Batches, first_other: int, recipe: Recipe) -> None:
-        self._own = own
-        self._others = others
-        self._first_other = first_other
-        self._seed = recipe.seed
-        self._share = recipe.generated_share
-
-    def __getitem__(self, number: int) -> Batch:
-        if _generator(self._seed, number, stream=2).random() >= self._share:
-            return self._own[number]
-        batch = self._others[number]
-        return batch._replace(rows=batch.rows + np.int32(self._first_other))
 
 
 class ClassBatches:
@@ -189,9 +124,7 @@ class ClassBatches:
             maps=np.repeat(maps, self._images, axis=0).astype(np.float32),
         )
 
-    def _rows(
-        self, draw: np.random.Generator, classes: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
+    def _rows(self, draw: np.random.Generator, classes: Rows) -> Rows:
         """Images of each class, `int64[C, K]`: any K of them, or K times any where it has fewer.
 
         All classes at a time: Floyd's algorithm (Bentley & Floyd 1987, "A sample of brilliance"),
@@ -217,7 +150,7 @@ class PairBatches:
         self._seed = recipe.seed
         self._size = recipe.images_per_batch // 2
         self._turns = 4 if recipe.quarter_turns else 1
-        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+        self._order: tuple[int, Rows] | None = None
 
     def __getitem__(self, number: int) -> Batch:
         places = np.arange(number * self._size, (number + 1) * self._size)
@@ -233,14 +166,61 @@ class PairBatches:
             maps=quarter_turns(np.concatenate([turns, turns])),
         )
 
-    def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _epoch(self, epoch: int) -> Rows:
         if self._order is None or self._order[0] != epoch:
             draw = _generator(self._seed, epoch, stream=1)
             self._order = (epoch, draw.permutation(len(self._pairs)))
         return self._order[1]
 
 
-def quarter_turns(turns: npt.NDArray[np.int64]) -> Floats:
+class MixedBatches:
+    """Batches of the data's own images and, at random, of others that follow them."""
+
+    def __init__(self, own: Batches, others: Batches, first_other: int, recipe: Recipe) -> None:
+        self._own = own
+        self._others = others
+        self._first_other = first_other
+        self._seed = recipe.seed
+        self._share = recipe.generated_share
+
+    def __getitem__(self, number: int) -> Batch:
+        if _generator(self._seed, number, stream=2).random() >= self._share:
+            return self._own[number]
+        batch = self._others[number]
+        return batch._replace(rows=batch.rows + np.int32(self._first_other))
+
+
+@functools.lru_cache(maxsize=1)
+def generated_images(
+    preprocessing: Preprocessing, *, alphabets: int = ALPHABETS, characters: int = CHARACTERS
+) -> tuple[ImageIndex, Drawings]:
+    """Draws alphabets: their index, and `uint8[n, S, S]` with ink 255, a row each.
+
+    They are the same for all seeds of training. The last ones are kept, since one model takes
+    several trainings.
+    """
+    _log.info(f"Drawing {alphabets} alphabets to train on, besides the data's own")
+    started = time.monotonic()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.bool)])
+    def prepared(drawings: tf.Tensor) -> tf.Tensor:
+        return as_drawings(framed(drawings, _ink, preprocessing))
+
+    refs: list[ImageRef] = []
+    images = []
+    for number in range(1, alphabets + 1):
+        group = f"Generated_{number:03}"
+        drawn = draw_alphabet(number, characters=characters, writers=WRITERS, seed=SEED)
+        for character, drawings in enumerate(drawn, start=1):
+            name = f"{group}/character{character:02}"
+            refs += [ImageRef(group, name, one, f"{one:02}") for one in range(1, WRITERS + 1)]
+            images.append(prepared(tf.constant(drawings)).numpy())
+    _log.info(f"Drew {len(refs)} images in {time.monotonic() - started:.0f} s")
+    # Groups, classes and keys count up: the rows are in the order of the index.
+    return ImageIndex.build(refs), np.concatenate(images)
+
+
+def quarter_turns(turns: Rows) -> Floats:
     """Maps `float32[N, 2, 2]` of N anticlockwise quarter turns."""
     cos, sin = np.array([1, 0, -1, 0])[turns % 4], np.array([0, 1, 0, -1])[turns % 4]
     return np.stack([cos, -sin, sin, cos], axis=-1).reshape(-1, 2, 2).astype(np.float32)
@@ -254,6 +234,10 @@ def restyled(draw: np.random.Generator, count: int, *, strength: float) -> Float
     height, shear = np.exp(RESTYLED_SCALE * height), RESTYLED_SHEAR * shear
     entries = linear_map(np.cos(angle), np.sin(angle), shear=shear, width=width, height=height)
     return np.stack(entries, axis=-1).reshape(-1, 2, 2).astype(np.float32)
+
+
+def _ink(drawing: tf.Tensor) -> tf.Tensor:
+    return tf.cast(drawing, tf.float32)[..., tf.newaxis]
 
 
 def _generator(seed: int, number: int, *, stream: int = 0) -> np.random.Generator:

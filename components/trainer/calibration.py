@@ -1,22 +1,29 @@
-"""Platt scaling of the head, so that scores are probabilities."""
+"""Fits Platt scaling on held-out groups, so that scores are probabilities, and corrects it."""
 
 import logging
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
 from components.trainer.devices import Accelerator
-from components.trainer.fit import fit, pair_logits, refit
+from components.trainer.fit import fit_stages
+from components.trainer.model import HEAD, pair_logits
 from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe
 from data_ingest.errors import InputError
 from data_ingest.sampling.pairs import PairSampler
 
-_log = logging.getLogger(__name__)
+SHARE_OF_STEPS: Final = 8
+"""A training of a fold is as many times shorter than that of the model."""
+GROUPS_A_FOLD: Final = 2
+"""A fold of fewer groups has no different pairs between groups."""
 
 Floats = npt.NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 
 class Platt(NamedTuple):
@@ -82,19 +89,41 @@ def fit_platt(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Platt:
     return Platt(float(scale), float(shift))
 
 
-def _sigmoid(x: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0, -x))
+class Calibration(NamedTuple):
+    """How the head is to be scaled, and what its scores are then worth on held-out pairs."""
+
+    scale: float
+    shift: float
+    correction_scale: float
+    """Of that, what is due to groups other than the held-out ones: see `groups_in_general`."""
+    correction_shift: float
+    pairs: int
+    accuracy: float
+    """Share of the pairs on the right side of score 0.5."""
+
+    @property
+    def platt(self) -> Platt:
+        return Platt(self.scale, self.shift)
 
 
-def _loss(x: Floats, targets: Floats, scale: float, shift: float) -> float:
-    z = scale * x + shift
-    return float((targets * np.logaddexp(0, -z) + (1 - targets) * np.logaddexp(0, z)).sum())
+def calibrate(model: keras.Model, held_out: PairData, correction: Platt = UNCHANGED) -> Calibration:
+    """How to scale the head of `model` so that its scores are probabilities.
+
+    Args:
+      correction: from those of the held-out pairs to those of groups in general.
+    """
+    logits = pair_logits(model, held_out)
+    platt = fit_platt(logits, held_out.labels).then(correction)
+    right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
+    return Calibration(*platt, *correction, len(right), float(right.mean()))
 
 
-SHARE_OF_STEPS: Final = 8
-"""A training of a fold is as many times shorter than that of the model."""
-GROUPS_A_FOLD: Final = 2
-"""A fold of fewer groups has no different pairs between groups."""
+def scale_head(model: keras.Model, platt: Platt) -> None:
+    """Makes `platt.scale * logit + platt.shift` of every logit of `model`."""
+    head = model.get_layer(HEAD)
+    w, b0 = platt.fold(np.asarray(head.w, np.float64), float(head.b0))
+    head.w.assign(w.astype(np.float32))
+    head.b0.assign(b0)
 
 
 def groups_in_general(
@@ -142,7 +171,7 @@ def groups_in_general(
         _log.info(f"Calibration rests on {held_out_classes} held-out classes alone: {error}")
         return UNCHANGED
     steps = max(1, recipe.steps // SHARE_OF_STEPS)
-    first, last = recipe.model_copy(update={"steps": steps}).stages()
+    short = recipe.model_copy(update={"steps": steps})
     logits = []
     for fold, strangers in enumerate(unseen):
         _log.info(
@@ -150,15 +179,15 @@ def groups_in_general(
             f"{len(strangers.index.groups)} of {groups} groups"
         )
         rest = train.take(np.flatnonzero(fold_of_row != fold))
-        model = fit(first, rest, held_out, accelerator=accelerator).model
-        platt = fit_platt(pair_logits(model, held_out), held_out.labels)
-        if platt == UNCHANGED:
-            return UNCHANGED
-        if last is not None and everything is not None:
+        others = None
+        if everything is not None:
             known = {*everything.index.classes} - {*strangers.index.classes}
             others = everything.take(everything.index.rows_of(classes=known))
-            model = refit(last, model.get_weights(), others, accelerator=accelerator).model
-        logits.append(platt.scale * pair_logits(model, strangers) + platt.shift)
+        fits = fit_stages(short, rest, held_out, others, accelerator=accelerator)
+        platt = calibrate(fits[0].model, held_out).platt
+        if platt == UNCHANGED:
+            return UNCHANGED
+        logits.append(platt.scale * pair_logits(fits[-1].model, strangers) + platt.shift)
     return fit_platt(np.concatenate(logits), np.concatenate([data.labels for data in unseen]))
 
 
@@ -179,3 +208,12 @@ def _with_pairs_like(example: PairData, data: PairData, *, where: str, seed: int
         pairs=np.stack([drawn.row_a, drawn.row_b], axis=1).astype(np.int32),
         labels=drawn.label.astype(np.int32),
     )
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _loss(x: Floats, targets: Floats, scale: float, shift: float) -> float:
+    z = scale * x + shift
+    return float((targets * np.logaddexp(0, -z) + (1 - targets) * np.logaddexp(0, z)).sum())

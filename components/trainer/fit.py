@@ -1,4 +1,4 @@
-"""The training loop: compiled steps, validation, choice of the best weights, checkpoints."""
+"""Fits the network: the training loop, one-shot validation, the choice of the best weights."""
 
 import contextlib
 import dataclasses
@@ -22,123 +22,68 @@ import tensorflow as tf
 from components.trainer.batches import training_feed
 from components.trainer.checkpoints import FitCheckpoint
 from components.trainer.devices import Accelerator
-from components.trainer.model import HEAD, build_model, embedding_function
-from components.trainer.pair_data import PairData
+from components.trainer.model import build_model, embed_all, embedding_function
+from components.trainer.pair_data import Drawings, PairData
 from components.trainer.progress import Progress
 from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
 from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
-from data_ingest.sampling.trials import draw_trials, largest_way
+from data_ingest.sampling.trials import Trial, draw_trials, largest_way
 
 WAY: Final = 20
-IMAGES_A_BATCH: Final = 256
+"""Candidates in a trial of the validation, where the data have as many classes."""
 SEED: Final = 20
+"""Of the trials of the validation."""
+AHEAD: Final = 2
+"""Steps whose input is made ready before they are due."""
 
 Floats = npt.NDArray[np.float32]
-
-
-class OneShotValidation:
-    """One-shot trials over the distinct images of the `eval` records: weights are chosen by them.
-
-    Within groups, 20 candidates; where no group has 20 usable classes, as many as one has; where
-    no group has two, between groups.
-
-    Attributes:
-      protocol: 'within' or 'between'.
-      way: candidates in a trial; 0 where the data allows no trial at all.
-    """
-
-    def __init__(self, data: PairData, *, trials: int) -> None:
-        self.protocol = PROTOCOL_WITHIN
-        if largest_way(data.index, PROTOCOL_WITHIN) < 2:
-            self.protocol = PROTOCOL_BETWEEN
-        self.way = min(WAY, largest_way(data.index, self.protocol))
-        if self.way < 2:
-            self.way = 0
-            return
-        drawn = list(draw_trials(data.index, self.protocol, way=self.way, trials=trials, seed=SEED))
-        query = np.array([trial.query for trial in drawn])
-        support = np.array([trial.support for trial in drawn])[:, :, 0]
-        self._answer = np.array([trial.answer for trial in drawn])
-        used = np.unique(np.concatenate([query, support.ravel()]))
-        self._query = np.searchsorted(used, query)
-        self._support = np.searchsorted(used, support)
-        self._images = data.images[used]
-
-    def accuracy(self, embed: Callable[[npt.NDArray[np.uint8]], Floats]) -> float:
-        """Share of trials whose nearest candidate in L1 is the right one.
-
-        Candidates that tie share the credit, so an embedding that collapsed scores `1 / way`.
-
-        Args:
-          embed: `uint8[N, S, S]` to the weighted embeddings `float32[N, D]`.
-        """
-        embeddings = embed_all(embed, self._images)
-        credit = 0.0
-        for query, support, answer in zip(self._query, self._support, self._answer, strict=True):
-            distances = np.abs(embeddings[support] - embeddings[query]).sum(axis=1)
-            best = distances == distances.min()
-            credit += best[answer] / best.sum()
-        return float(credit / len(self._query))
-
-
-def embed_all(
-    embed: Callable[[npt.NDArray[np.uint8]], Floats], images: npt.NDArray[np.uint8]
-) -> Floats:
-    """Embeds `uint8[n, S, S]` in batches of one size: `float32[n, D]`."""
-    blocks = []
-    for start in range(0, len(images), IMAGES_A_BATCH):
-        block = images[start : start + IMAGES_A_BATCH]
-        # One shape only: a compiled function would otherwise be compiled again for the remainder.
-        full = np.resize(block, (IMAGES_A_BATCH, *images.shape[1:])) if start else block
-        blocks.append(embed(full)[: len(block)])
-    return np.concatenate(blocks)
-
-
-def pair_logits(model: keras.Model, data: PairData) -> Floats:
-    """`float32[P]`: the logits of the pairs of `data`."""
-    vectors = embed_all(embedding_function(model), data.images)
-    first, second = vectors[data.pairs[:, 0]], vectors[data.pairs[:, 1]]
-    logits: Floats = float(model.get_layer(HEAD).b0) - np.abs(first - second).sum(axis=1)
-    return logits
-
-
+Weights = Sequence[Floats]
 T = TypeVar("T")
-AHEAD: Final = 2
-
-
-def prefetched(
-    make: Callable[[int], T], numbers: Iterable[int], *, ahead: int = AHEAD
-) -> Generator[T, None, None]:
-    """`make(number)` of each number in turn, made by one thread up to `ahead` items early.
-
-    What `make` raises is raised when its item is due, and nothing is made after it is closed.
-    """
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        try:
-            for number in numbers:
-                waiting.append(pool.submit(make, number))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
 
 _log = logging.getLogger(__name__)
-
-Weights = Sequence[npt.NDArray[np.float32]]
 
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a number."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """How a fit went, as `training.json` says it."""
+
+    steps: int
+    stopped_early: bool
+    resumed_from_step: int | None
+    best_step: int
+    best_validation_accuracy: float | None
+    """None where nothing was validated."""
+    validation_protocol: str
+    validation_way: int
+    seconds: float
+    images_per_second: float
+    device: str
+    replicas: int
+    mixed_precision: bool
+    xla: bool
+    parameters: int
+    history: list[dict[str, float]]
+    """`step`, `loss`, `accuracy` and, since the start, `seconds` of each validation."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model and how it came about."""
+
+    model: keras.Model
+    """float32, with the averaged weights of the best validation."""
+    facts: Facts
+    checkpoint: FitCheckpoint
+    """To be removed once the model is safely stored."""
+
+
 @dataclass
-class Progression:
+class _State:
     """How far a fit has come: what a checkpoint holds besides variables."""
 
     step: int = 0
@@ -148,22 +93,26 @@ class Progression:
     """Validations since the best one."""
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    """`step`, `loss`, `accuracy` and, since the start, `seconds` of each validation."""
 
+    def validated(self, accuracy: float, *, loss: float, seconds: float) -> bool:
+        """Notes a validation; True if none was better."""
+        self.history.append(
+            {"step": self.step, "loss": loss, "accuracy": accuracy, "seconds": seconds}
+        )
+        # Of equals the later one: it is averaged over more steps.
+        if accuracy < self.best_accuracy:
+            self.misses += 1
+            return False
+        self.best_accuracy, self.best_step, self.misses = accuracy, self.step, 0
+        return True
 
-@dataclass(frozen=True)
-class Fit:
-    """A trained model and how it came about.
-
-    Attributes:
-      model: float32, with the averaged weights of the best validation.
-      facts: JSON-able, for people and reports.
-      checkpoint: to be removed once the model is safely stored.
-    """
-
-    model: keras.Model
-    facts: dict[str, Any]
-    checkpoint: FitCheckpoint
+    def patience_is_over(self, recipe: Recipe) -> bool:
+        over = bool(recipe.patience) and self.misses >= recipe.patience
+        if over:
+            _log.info(
+                f"Stopped at step {self.step}: no better validation since step {self.best_step}."
+            )
+        return over
 
 
 def fit(
@@ -204,8 +153,8 @@ def fit(
     feed = training_feed(train, recipe)
     epoch_steps = math.ceil(len(train.labels) / (recipe.images_per_batch / 2))
     epoch_steps = math.ceil(epoch_steps / accelerator.replicas)
-    training_step = TrainingStep(recipe, average, accelerator, epoch_steps=epoch_steps)
     validate_every = recipe.validate_every or epoch_steps
+    training_step = TrainingStep(recipe, average, accelerator, epoch_steps=epoch_steps)
     validation = OneShotValidation(held_out, trials=recipe.validation_trials)
     if not validation.way and len(held_out.index):
         _log.warning("Held-out data allow no one-shot trial: the last weights are kept.")
@@ -224,7 +173,7 @@ def fit(
             "best": best,
         },
     )
-    at = Progression(**(checkpoint.restore() or {}))
+    at = _State(**(checkpoint.restore() or {}))
     resumed_from = at.step
     if resumed_from:
         _log.info(f"Training goes on from the checkpoint of step {resumed_from}.")
@@ -244,75 +193,157 @@ def fit(
         _writer(log_dir).as_default(),
         contextlib.closing(prefetched(prepared, range(at.step, recipe.steps))) as inputs,
     ):
-        while at.step < recipe.steps and not _patience_is_over(recipe, at):
+        while at.step < recipe.steps and not at.patience_is_over(recipe):
             loss = training_step.run(next(inputs))
             at.step += 1
             last = at.step == recipe.steps
-            if progress.step(at.step, loss) or last:
+            logs = progress.step(at.step, loss) or last
+            validates = bool(validation.way) and (at.step % validate_every == 0 or last)
+            saves = at.step % checkpoint_every == 0 or last
+            if logs or validates or saves:
                 _require_finite(progress.settle(), at.step)
+            if logs:
                 tf.summary.scalar("train/loss", progress.loss, step=at.step)
                 tf.summary.scalar("train/images_per_s", progress.images_per_second, step=at.step)
                 tf.summary.scalar("train/learning_rate", training_step.learning_rate, step=at.step)
-            if validation.way and (at.step % validate_every == 0 or last):
-                _require_finite(progress.settle(), at.step)
+            if validates:
                 accuracy = validation.accuracy(embed)
                 tf.summary.scalar("validation/one_shot_accuracy", accuracy, step=at.step)
-                at.history.append(
-                    {
-                        "step": at.step,
-                        "loss": progress.loss,
-                        "accuracy": accuracy,
-                        "seconds": time.monotonic() - started,
-                    }
-                )
+                seconds = time.monotonic() - started
+                is_best = at.validated(accuracy, loss=progress.loss, seconds=seconds)
                 progress.validated(at.step, accuracy, way=validation.way)
-                # Of equals the later one: it is averaged over more steps.
-                if accuracy >= at.best_accuracy:
-                    at.best_accuracy, at.best_step, at.misses = accuracy, at.step, 0
+                if is_best:
                     _copy(average.weights, best)
-                else:
-                    at.misses += 1
-            if at.step % checkpoint_every == 0 or last:
-                _require_finite(progress.settle(), at.step)
+            if saves:
                 at.seconds = time.monotonic() - started
                 checkpoint.save(at.step, dataclasses.asdict(at))
     if validation.way:
         _copy(best, average.weights)
-    facts = {
-        "steps": at.step,
-        "stopped_early": at.step < recipe.steps,
-        "resumed_from_step": resumed_from or None,
-        "best_step": at.best_step if validation.way else at.step,
-        "best_validation_accuracy": at.best_accuracy if validation.way else None,
-        "validation_protocol": validation.protocol,
-        "validation_way": validation.way,
-        "seconds": time.monotonic() - started,
-        "images_per_second": progress.average_images_per_second,
-        "device": accelerator.description,
-        "replicas": accelerator.replicas,
-        "mixed_precision": accelerator.mixed_precision,
-        "xla": accelerator.xla,
-        "parameters": average.count_params(),
-        "history": at.history,
-    }
+    facts = Facts(
+        steps=at.step,
+        stopped_early=at.step < recipe.steps,
+        resumed_from_step=resumed_from or None,
+        best_step=at.best_step if validation.way else at.step,
+        best_validation_accuracy=at.best_accuracy if validation.way else None,
+        validation_protocol=validation.protocol,
+        validation_way=validation.way,
+        seconds=time.monotonic() - started,
+        images_per_second=progress.average_images_per_second,
+        device=accelerator.description,
+        replicas=accelerator.replicas,
+        mixed_precision=accelerator.mixed_precision,
+        xla=accelerator.xla,
+        parameters=average.count_params(),
+        history=at.history,
+    )
     return Fit(average, facts, checkpoint)
 
 
-def refit(recipe: Recipe, weights: Weights, data: PairData, **how: Any) -> Fit:
-    """Goes on from `weights` with `data`, of which nothing is held out.
+def fit_stages(
+    recipe: Recipe,
+    train: PairData,
+    held_out: PairData,
+    everything: PairData | None,
+    *,
+    initial_weights: Weights | None = None,
+    log_dir: Path | None = None,
+    **how: Any,
+) -> list[Fit]:
+    """The fit that held-out images judge and, where the recipe asks for it, a refit after it.
+
+    A refit goes on from the chosen weights with all images, of which nothing is held out.
 
     Args:
+      everything: all images to refit with; None where the recipe has no refit.
       how: as `fit` takes it.
     """
-    nothing = data.take(np.empty(0, np.int64))
-    return fit(recipe, data, nothing, initial_weights=weights, **how)
+    judged, last = recipe.stages()
+    fits = [fit(judged, train, held_out, initial_weights=initial_weights, log_dir=log_dir, **how)]
+    if last is not None and everything is not None:
+        _log.info(f"Refit: {last.steps} steps on all images, the held-out ones too")
+        nothing = everything.take(np.empty(0, np.int64))
+        chosen = fits[0].model.get_weights()
+        log_dir = log_dir / "refit" if log_dir else None
+        fits.append(fit(last, everything, nothing, initial_weights=chosen, log_dir=log_dir, **how))
+    return fits
 
 
-def _patience_is_over(recipe: Recipe, at: Progression) -> bool:
-    over = bool(recipe.patience) and at.misses >= recipe.patience
-    if over:
-        _log.info(f"Stopped at step {at.step}: no better validation since step {at.best_step}.")
-    return over
+class OneShotValidation:
+    """One-shot trials over the distinct images of the `eval` records: weights are chosen by them.
+
+    Within groups, 20 candidates; where no group has 20 usable classes, as many as one has; where
+    no group has two, between groups.
+
+    Attributes:
+      protocol: 'within' or 'between'.
+      way: candidates in a trial; 0 where the data allows no trial at all.
+    """
+
+    def __init__(self, data: PairData, *, trials: int) -> None:
+        self.protocol = PROTOCOL_WITHIN
+        if largest_way(data.index, PROTOCOL_WITHIN) < 2:
+            self.protocol = PROTOCOL_BETWEEN
+        self.way = min(WAY, largest_way(data.index, self.protocol))
+        if self.way < 2:
+            self.way = 0
+            return
+        drawn = [*draw_trials(data.index, self.protocol, way=self.way, trials=trials, seed=SEED)]
+        used = sorted({row for trial in drawn for row in trial.images})
+        self._images = data.images[used]
+        place = {row: at for at, row in enumerate(used)}
+        self._trials = [
+            trial._replace(
+                query=place[trial.query], support=tuple((place[row],) for (row,) in trial.support)
+            )
+            for trial in drawn
+        ]
+
+    def accuracy(self, embed: Callable[[Drawings], Floats]) -> float:
+        """Share of trials that `embed` gets right: `one_shot_accuracy`.
+
+        Args:
+          embed: `uint8[N, S, S]` to the weighted embeddings `float32[N, D]`.
+        """
+        return one_shot_accuracy(embed_all(embed, self._images), self._trials)
+
+
+def one_shot_accuracy(vectors: Floats, trials: Sequence[Trial]) -> float:
+    """Share of trials whose nearest candidate in L1 is the right one.
+
+    Candidates that tie share the credit, so an embedding that collapsed scores `1 / way`.
+
+    Args:
+      vectors: `float32[n, D]`, weighted embeddings of the images that the trials point at.
+      trials: of one shot.
+    """
+    credit = 0.0
+    for trial in trials:
+        support = vectors[[row for (row,) in trial.support]]
+        distances = np.abs(support - vectors[trial.query]).sum(axis=1)
+        best = distances == distances.min()
+        credit += best[trial.answer] / best.sum()
+    return float(credit / len(trials))
+
+
+def prefetched(
+    make: Callable[[int], T], numbers: Iterable[int], *, ahead: int = AHEAD
+) -> Generator[T, None, None]:
+    """`make(number)` of each number in turn, made by one thread up to `ahead` items early.
+
+    What `make` raises is raised when its item is due, and nothing is made after it is closed.
+    """
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        try:
+            for number in numbers:
+                waiting.append(pool.submit(make, number))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _require_finite(loss: float, step: int) -> None:

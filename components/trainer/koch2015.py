@@ -1,5 +1,5 @@
-"""What Koch et al. 2015, "Siamese neural networks for one-shot image recognition", do their way:
-distortions and optimiser. The network is in `components.trainer.model`."""
+"""The network, distortions and optimiser of Koch, Zemel and Salakhutdinov 2015, "Siamese neural
+networks for one-shot image recognition"."""
 
 import math
 from collections.abc import Sequence
@@ -27,6 +27,38 @@ LAST_MOMENTUM: Final = 0.9
 """The paper's differs by layer and is not published."""
 MOMENTUM_RISE: Final = 0.01
 """An epoch; not published."""
+
+
+def network(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.KerasTensor:
+    """The network of section 3.1 and figure 4, with the initialisation of section 3.2.
+
+    Its sigmoid features are then L2-normalised like any other embedding here, which the paper
+    does not do: the exported signatures promise unit vectors before weighting.
+    """
+    bias = keras.initializers.RandomNormal(0.5, 0.01, seed=recipe.seed)
+    x = image
+    kernels = (10, 7, 4, 4)
+    for number, (width, kernel) in enumerate(zip(recipe.widths, kernels, strict=True)):
+        x = keras.layers.Conv2D(
+            width,
+            kernel,
+            activation="relu",
+            kernel_initializer=keras.initializers.RandomNormal(
+                0.0, 0.01, seed=recipe.seed + number
+            ),
+            bias_initializer=bias,
+            dtype=policy,
+        )(x)
+        if number < len(kernels) - 1:
+            x = keras.layers.MaxPooling2D(2, dtype=policy)(x)
+    x = keras.layers.Flatten(dtype=policy)(x)
+    return keras.layers.Dense(
+        recipe.embedding_size,
+        activation="sigmoid",
+        kernel_initializer=keras.initializers.RandomNormal(0.0, 0.2, seed=recipe.seed),
+        bias_initializer=bias,
+        dtype=policy,
+    )(x)
 
 
 def distort(images: tf.Tensor, *, seed: tf.Tensor, strength: float) -> tf.Tensor:

@@ -9,9 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from components.trainer import koch2015
 from components.trainer.augment import warp
+from components.trainer.pair_data import Drawings, PairData
 from components.trainer.recipe import Recipe
 
+EMBEDDER: Final = "embedder"
+HEAD: Final = "head"
+IMAGES_A_BATCH: Final = 256
+"""Embedded at a time."""
 TURN: Final = math.radians(8.0)
 """Angle by which a view is turned, radians."""
 ZOOM: Final = 1.1
@@ -21,88 +27,6 @@ VIEWS: Final = (
     *((angle, zoom) for angle in (TURN, -TURN) for zoom in (ZOOM, 1 / ZOOM)),
 )
 """Angle and zoom of each view. Shifts are left to the framing."""
-
-
-@keras.saving.register_keras_serializable(package="siamese")
-class Views(keras.layers.Layer):
-    """Turns N images into `len(VIEWS) * N`, one view after the other; in training it does nothing.
-
-    The arithmetic is float32 whatever the precision of the network.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"dtype": "float32"} | kwargs)
-
-    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """`float32[N, S, S, C]` to `float32[len(VIEWS) * N, S, S, C]`, paper (0) outside."""
-        if training:
-            return images
-        return tf.concat([_view(images, *view) for view in VIEWS], axis=0)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
-        return (None, *input_shape[1:])
-
-
-@keras.saving.register_keras_serializable(package="siamese")
-class MeanOfViews(keras.layers.Layer):
-    """Takes the mean of the embeddings of an image's views; in training it does nothing."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"dtype": "float32"} | kwargs)
-
-    def call(self, embeddings: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """`float32[len(VIEWS) * N, D]` to `float32[N, D]`."""
-        if training:
-            return embeddings
-        return tf.reduce_mean(tf.stack(tf.split(embeddings, len(VIEWS))), axis=0)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
-        return (None, *input_shape[1:])
-
-
-def _view(images: tf.Tensor, angle: float, zoom: float) -> tf.Tensor:
-    count = tf.shape(images)[0]
-
-    def each(value: float) -> tf.Tensor:
-        return tf.fill([count], tf.constant(value, tf.float32))
-
-    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    return warp(
-        images,
-        matrix=((each(cos), each(-sin)), (each(sin), each(cos))),
-        shift=(each(0.0), each(0.0)),
-    )
-
-
-@keras.saving.register_keras_serializable(package="siamese")
-class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer over channels-last images, in one operation where Keras takes a dozen.
-
-    On a CPU that makes it three times as fast in training. Statistics are float32 whatever the
-    precision of the network; they are averaged with the batch's variance times `n / (n - 1)`,
-    which Keras leaves out.
-    """
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Normalises `[N, H, W, C]`: by the batch in training, else by the averages so far."""
-        averages = (self.moving_mean, self.moving_variance)
-        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=[] if training else tf.convert_to_tensor(averages[0]),
-            variance=[] if training else tf.convert_to_tensor(averages[1]),
-            epsilon=self.epsilon,
-            is_training=bool(training),
-        )
-        if training:
-            for average, value in zip(averages, (mean, variance), strict=True):
-                average.assign(average * self.momentum + value * (1.0 - self.momentum))
-        return normalized
-
-
-EMBEDDER = "embedder"
-HEAD = "head"
 
 Floats = npt.NDArray[np.float32]
 
@@ -169,11 +93,12 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     policy = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
     shape = (recipe.image_size, recipe.image_size, 1)
     image = keras.Input(shape, name="image")
-    network = _koch2015 if recipe.network == "koch2015" else _residual
-    features = network(Views(name="views")(image) if recipe.views else image, recipe, policy)
+    network = koch2015.network if recipe.network == "koch2015" else _residual
+    seen = Views(name="views", dtype="float32")(image) if recipe.views else image
+    features = network(seen, recipe, policy)
     embedding = keras.layers.UnitNormalization(name="embedding", dtype="float32")(features)
     if recipe.views:
-        embedding = MeanOfViews(name="mean_of_views")(embedding)
+        embedding = MeanOfViews(name="mean_of_views", dtype="float32")(embedding)
     embedder = keras.Model(image, embedding, name=EMBEDDER)
     image_a = keras.Input(shape, name="image_a")
     image_b = keras.Input(shape, name="image_b")
@@ -185,7 +110,7 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     return keras.Model({"image_a": image_a, "image_b": image_b}, logit, name="siamese")
 
 
-def embedding_function(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], Floats]:
+def embedding_function(model: keras.Model) -> Callable[[Drawings], Floats]:
     """A compiled function from drawings to weighted embeddings.
 
     It takes `uint8[N, S, S]` with ink 255 and gives `v = w * e`, `float32[N, D]`, whose L1
@@ -199,6 +124,25 @@ def embedding_function(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], 
         return tf.convert_to_tensor(head.w) * embedder(ink, training=False)
 
     return lambda images: embed(tf.constant(images)).numpy()
+
+
+def embed_all(embed: Callable[[Drawings], Floats], images: Drawings) -> Floats:
+    """Embeds `uint8[n, S, S]` in batches of one size: `float32[n, D]`."""
+    blocks = []
+    for start in range(0, len(images), IMAGES_A_BATCH):
+        block = images[start : start + IMAGES_A_BATCH]
+        # One shape only: a compiled function would otherwise be compiled again for the remainder.
+        full = np.resize(block, (IMAGES_A_BATCH, *images.shape[1:])) if start else block
+        blocks.append(embed(full)[: len(block)])
+    return np.concatenate(blocks)
+
+
+def pair_logits(model: keras.Model, data: PairData) -> Floats:
+    """`float32[P]`: the logits of the pairs of `data`."""
+    vectors = embed_all(embedding_function(model), data.images)
+    first, second = vectors[data.pairs[:, 0]], vectors[data.pairs[:, 1]]
+    logits: Floats = float(model.get_layer(HEAD).b0) - np.abs(first - second).sum(axis=1)
+    return logits
 
 
 def _residual(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.KerasTensor:
@@ -229,33 +173,70 @@ def _residual(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.Ke
     return keras.layers.Dense(recipe.embedding_size, dtype=policy)(x)
 
 
-def _koch2015(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.KerasTensor:
-    """The network of Koch et al. 2015, section 3.1 and figure 4, with its initialisation.
+@keras.saving.register_keras_serializable(package="siamese")
+class Views(keras.layers.Layer):
+    """Turns N images into `len(VIEWS) * N`, one view after the other; does nothing in training."""
 
-    Its sigmoid features are then L2-normalised like any other embedding here, which the paper
-    does not do: the exported signatures promise unit vectors before weighting.
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """`float32[N, S, S, C]` to `float32[len(VIEWS) * N, S, S, C]`, paper (0) outside."""
+        if training:
+            return images
+        return tf.concat([_view(images, *view) for view in VIEWS], axis=0)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        return (None, *input_shape[1:])
+
+
+@keras.saving.register_keras_serializable(package="siamese")
+class MeanOfViews(keras.layers.Layer):
+    """Takes the mean of the embeddings of an image's views; does nothing in training."""
+
+    def call(self, embeddings: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """`float32[len(VIEWS) * N, D]` to `float32[N, D]`."""
+        if training:
+            return embeddings
+        return tf.reduce_mean(tf.stack(tf.split(embeddings, len(VIEWS))), axis=0)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        return (None, *input_shape[1:])
+
+
+def _view(images: tf.Tensor, angle: float, zoom: float) -> tf.Tensor:
+    count = tf.shape(images)[0]
+
+    def each(value: float) -> tf.Tensor:
+        return tf.fill([count], tf.constant(value, tf.float32))
+
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    return warp(
+        images,
+        matrix=((each(cos), each(-sin)), (each(sin), each(cos))),
+        shift=(each(0.0), each(0.0)),
+    )
+
+
+@keras.saving.register_keras_serializable(package="siamese")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer over channels-last images, in one operation where Keras takes a dozen.
+
+    On a CPU that makes it three times as fast in training. Statistics are float32 whatever the
+    precision of the network; they are averaged with the batch's variance times `n / (n - 1)`,
+    which Keras leaves out.
     """
-    bias = keras.initializers.RandomNormal(0.5, 0.01, seed=recipe.seed)
-    x = image
-    kernels = (10, 7, 4, 4)
-    for number, (width, kernel) in enumerate(zip(recipe.widths, kernels, strict=True)):
-        x = keras.layers.Conv2D(
-            width,
-            kernel,
-            activation="relu",
-            kernel_initializer=keras.initializers.RandomNormal(
-                0.0, 0.01, seed=recipe.seed + number
-            ),
-            bias_initializer=bias,
-            dtype=policy,
-        )(x)
-        if number < len(kernels) - 1:
-            x = keras.layers.MaxPooling2D(2, dtype=policy)(x)
-    x = keras.layers.Flatten(dtype=policy)(x)
-    return keras.layers.Dense(
-        recipe.embedding_size,
-        activation="sigmoid",
-        kernel_initializer=keras.initializers.RandomNormal(0.0, 0.2, seed=recipe.seed),
-        bias_initializer=bias,
-        dtype=policy,
-    )(x)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Normalises `[N, H, W, C]`: by the batch in training, else by the averages so far."""
+        averages = (self.moving_mean, self.moving_variance)
+        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=[] if training else tf.convert_to_tensor(averages[0]),
+            variance=[] if training else tf.convert_to_tensor(averages[1]),
+            epsilon=self.epsilon,
+            is_training=bool(training),
+        )
+        if training:
+            for average, value in zip(averages, (mean, variance), strict=True):
+                average.assign(average * self.momentum + value * (1.0 - self.momentum))
+        return normalized

@@ -7,7 +7,7 @@ million images.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,10 +22,10 @@ from serving.saved_model.contract import Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
 RECORDS_A_BATCH: Final = 1024
-IMAGES_A_BATCH: Final = 512
 SAMPLES: Final = 16
 
 Ints = npt.NDArray[np.int64]
+Drawings = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class PairData:
     """
 
     index: ImageIndex
-    images: npt.NDArray[np.uint8]
+    images: Drawings
     """`uint8[n, S, S]`, ink 255; row `i` is the image of row `i` of the index."""
     pairs: npt.NDArray[np.int32]
     """`int32[P, 2]`: rows of the two images of each pair."""
@@ -79,50 +79,78 @@ def read_pair_data(patterns: Sequence[str], preprocessing: Preprocessing) -> Pai
     files = sorted({name for pattern in patterns for name in tf.io.gfile.glob(pattern)})
     if not files:
         raise InputError(f"no pair records: nothing matches {', '.join(patterns)}")
-    decoder = _Decoder(preprocessing)
+    decode = drawing_decoder(preprocessing)
     refs: list[ImageRef] = []
     row_of: dict[tuple[bytes, bytes], int] = {}
+    samples: list[bytes] = []
+    # Decoded block by block, so that encoded images never pile up.
+    images: list[Drawings] = []
     pair_blocks: list[Ints] = []
     label_blocks: list[Ints] = []
     for records in _records(files):
+        new: list[bytes] = []
         sides = []
         for side in ("a", "b"):
-            columns = zip(
-                records[f"image_{side}"],
-                records[f"class_{side}"],
-                records[f"group_{side}"],
-                records[f"writer_{side}"],
-                strict=True,
-            )
-            rows = np.empty(len(records[features.LABEL]), np.int64)
-            for at, (image, class_name, group, writer) in enumerate(columns):
-                digest = hashlib.blake2b(image, digest_size=16).digest()
-                row = row_of.setdefault((class_name, digest), len(refs))
+            names = (f"{name}_{side}" for name in ("image", "class", "group", "writer"))
+            rows = []
+            for image, class_name, group, writer in zip(
+                *(records[name] for name in names), strict=True
+            ):
+                digest = hashlib.blake2b(image, digest_size=16)
+                row = row_of.setdefault((class_name, digest.digest()), len(refs))
                 if row == len(refs):
-                    key = digest.hex()
+                    key = digest.hexdigest()
                     refs.append(ImageRef(group.decode(), class_name.decode(), int(writer), key))
-                    decoder.add(image)
-                rows[at] = row
+                    new.append(image)
+                rows.append(row)
             sides.append(rows)
-        pair_blocks.append(np.stack(sides, axis=1))
+        samples += new[: SAMPLES - len(samples)]
+        if new:
+            images.append(decode(new))
+        pair_blocks.append(np.array(sides, np.int64).T)
         label_blocks.append(records[features.LABEL])
     if not refs:
         raise InputError(f"no pair records in {', '.join(files)}")
     order = np.array(sort_order(refs))
     position = np.empty(len(order), np.int64)
     position[order] = np.arange(len(order))
-    pairs = position[np.concatenate(pair_blocks)]
-    labels = np.concatenate(label_blocks)
+    pairs = position[np.concatenate(pair_blocks)].astype(np.int32)
+    labels = np.concatenate(label_blocks).astype(np.int32)
     by_rows = np.lexsort((labels, pairs[:, 1], pairs[:, 0]))
-    sorted_pairs, sorted_labels = pairs[by_rows].astype(np.int32), labels[by_rows].astype(np.int32)
+    pairs, labels = pairs[by_rows], labels[by_rows]
     return PairData(
         index=ImageIndex.build(refs),
-        images=decoder.images()[order],
-        pairs=sorted_pairs,
-        labels=sorted_labels,
-        fingerprint=_fingerprint([refs[at] for at in order], sorted_pairs, sorted_labels),
-        samples=tuple(decoder.samples),
+        images=np.concatenate(images)[order],
+        pairs=pairs,
+        labels=labels,
+        fingerprint=_fingerprint([refs[at] for at in order], pairs, labels),
+        samples=tuple(samples),
     )
+
+
+def drawing_decoder(preprocessing: Preprocessing) -> Callable[[Sequence[bytes]], Drawings]:
+    """A compiled function from N encoded images to drawings `uint8[N, S, S]`, ink 255.
+
+    It raises `InputError` for an image that cannot be decoded.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode(images: tf.Tensor) -> tf.Tensor:
+        return as_drawings(decode_images(images, preprocessing))
+
+    def drawings(images: Sequence[bytes]) -> Drawings:
+        try:
+            return np.asarray(decode(tf.constant(images)))
+        except tf.errors.InvalidArgumentError as error:
+            reason = error.message.splitlines()[0]
+            raise InputError(f"an image in the pair records cannot be decoded: {reason}") from error
+
+    return drawings
+
+
+def as_drawings(ink: tf.Tensor) -> tf.Tensor:
+    """Ink `float32[N, S, S, 1]` in [0, 1] as `uint8[N, S, S]`, ink 255."""
+    return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
 
 
 def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -137,43 +165,6 @@ def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
                 .prefetch(1)
                 .as_numpy_iterator()
             )
-
-
-class _Decoder:
-    """Decodes images as they come, so that encoded ones never pile up."""
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        size = preprocessing.size
-        self.samples: list[bytes] = []
-        self._waiting: list[bytes] = []
-        self._done: list[npt.NDArray[np.uint8]] = [np.empty((0, size, size), np.uint8)]
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-        def decode(images: tf.Tensor) -> tf.Tensor:
-            ink = decode_images(images, preprocessing)
-            return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
-
-        self._decode = decode
-
-    def add(self, image: bytes) -> None:
-        if len(self.samples) < SAMPLES:
-            self.samples.append(image)
-        self._waiting.append(image)
-        if len(self._waiting) == IMAGES_A_BATCH:
-            self._flush()
-
-    def images(self) -> npt.NDArray[np.uint8]:
-        if self._waiting:
-            self._flush()
-        return np.concatenate(self._done)
-
-    def _flush(self) -> None:
-        try:
-            self._done.append(self._decode(tf.constant(self._waiting)).numpy())
-        except tf.errors.InvalidArgumentError as error:
-            reason = error.message.splitlines()[0]
-            raise InputError(f"an image in the pair records cannot be decoded: {reason}") from error
-        self._waiting = []
 
 
 def _fingerprint(

@@ -1,19 +1,20 @@
-"""What TFX's Trainer runs: read, fit, calibrate, export."""
+"""Trains and exports a model: the function that TFX's Trainer runs."""
 
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from components.trainer.calibration import UNCHANGED, Platt, fit_platt, groups_in_general
+from components.trainer.calibration import calibrate, groups_in_general, scale_head
 from components.trainer.devices import choose_accelerator
-from components.trainer.fit import Fit, embed_all, fit, pair_logits, refit
-from components.trainer.model import HEAD, build_model, embedding_function
+from components.trainer.fit import fit_stages
+from components.trainer.model import HEAD, build_model, embed_all, embedding_function
 from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.errors import InputError
@@ -21,7 +22,103 @@ from serving.saved_model.contract import EXTRA, KERAS_MODEL
 from serving.saved_model.export import export_model
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
 
+TRAINING_FACTS: Final = "training.json"
+
 _log = logging.getLogger(__name__)
+
+
+class FnArgs(Protocol):
+    """The part of `tfx.components.FnArgs` that is used."""
+
+    train_files: list[str]
+    eval_files: list[str]
+    serving_model_dir: str
+    model_run_dir: str
+    base_model: str | None
+    custom_config: Mapping[str, Any]
+
+
+def run_fn(fn_args: FnArgs) -> None:
+    """Trains on the `train` pairs and exports the model; weights are chosen on the `eval` pairs.
+
+    A refit goes on from the chosen weights with the images of both, as is usual once everything is
+    chosen (scikit-learn's `refit`). What the `eval` pairs measured is kept from before it: the
+    calibration of the scores, and how alike strangers look.
+
+    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (so
+    that neither TFX's cache nor a checkpoint survives edited code) and, optional,
+    'checkpoint_dir' (a folder that outlives the process).
+
+    Raises:
+      InputError: no or unusable records, or a model that a warm start does not fit.
+      TrainingDiverged: the loss became NaN or infinite.
+    """
+    config = fn_args.custom_config
+    settings = TrainSettings.model_validate_json(config["train"])
+    accelerator = choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla)
+    recipe = settings.recipe(gpus=accelerator.gpus)
+    train = _read("Training", fn_args.train_files, recipe)
+    held_out = _read("Held-out", fn_args.eval_files, recipe)
+    both = [*fn_args.train_files, *fn_args.eval_files]
+    everything = _read("All", both, recipe) if recipe.refit_share else None
+    log_dir = Path(fn_args.model_run_dir)
+    fits = fit_stages(
+        recipe,
+        train,
+        held_out,
+        everything,
+        accelerator=accelerator,
+        initial_weights=initial_weights(settings, fn_args.base_model),
+        checkpoint_dir=config.get("checkpoint_dir") or None,
+        checkpoint_every=settings.checkpoint_every,
+        log_dir=log_dir,
+        code_version=str(config.get("source_hash")),
+    )
+    facts = fits[0].facts
+    correction = groups_in_general(recipe, train, held_out, everything, accelerator=accelerator)
+    calibration = calibrate(fits[0].model, held_out, correction)
+    for done in fits:
+        scale_head(done.model, calibration.platt)
+    refit = None
+    if len(fits) > 1:
+        refit = {"steps": fits[1].facts.steps, "seconds": fits[1].facts.seconds}
+    trials = f"{facts.validation_protocol}_{facts.validation_way}way"
+    export_model(
+        fits[-1].model,
+        Path(fn_args.serving_model_dir),
+        preprocessing=recipe.preprocessing,
+        card={
+            "dataset": config.get("dataset"),
+            "source_hash": config.get("source_hash"),
+            "recipe": recipe.model_dump(mode="json"),
+            "data": {"train": _summary(train), "eval": _summary(held_out)},
+            "metrics": {
+                f"eval_{trials}_accuracy": facts.best_validation_accuracy,
+                "eval_verification_accuracy": calibration.accuracy,
+            },
+            "calibration": calibration._asdict(),
+            "training": {
+                "steps": facts.steps,
+                "best_step": facts.best_step,
+                "refit": refit,
+                "device": facts.device,
+                "warm_start_from": fn_args.base_model if settings.warm_start else None,
+            },
+        },
+        warmup_images=held_out.samples,
+        # Of the model before a refit: to one after it, held-out classes are no strangers any more.
+        impostors=impostors(fits[0].model, held_out),
+    )
+    log_dir.mkdir(parents=True, exist_ok=True)
+    written = {**asdict(facts), "calibration": calibration._asdict(), "refit": refit}
+    (log_dir / TRAINING_FACTS).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    for done in fits:
+        done.checkpoint.remove()
+    best = ""
+    if facts.best_validation_accuracy:
+        accuracy = 100 * facts.best_validation_accuracy
+        best = f", best validation {accuracy:.1f} % at step {facts.best_step}"
+    _log.info(f"Trained {facts.steps} steps in {facts.seconds:.0f} s{best}.")
 
 
 def initial_weights(
@@ -62,128 +159,6 @@ def initial_weights(
     return weights
 
 
-TRAINING_FACTS = "training.json"
-
-
-class FnArgs(Protocol):
-    """The part of `tfx.components.FnArgs` that is used."""
-
-    train_files: list[str]
-    eval_files: list[str]
-    serving_model_dir: str
-    model_run_dir: str
-    base_model: str | None
-    custom_config: Mapping[str, Any]
-
-
-class Calibration(NamedTuple):
-    """How the head was scaled, and what its scores are worth on held-out pairs."""
-
-    scale: float
-    shift: float
-    correction_scale: float
-    """Of that, what is due to groups other than the held-out ones: see `groups_in_general`."""
-    correction_shift: float
-    pairs: int
-    accuracy: float
-    """Share of the pairs on the right side of score 0.5."""
-
-    @property
-    def platt(self) -> Platt:
-        return Platt(self.scale, self.shift)
-
-
-def run_fn(fn_args: FnArgs) -> None:
-    """Trains on the `train` pairs and exports the model; weights are chosen on the `eval` pairs.
-
-    A refit goes on from the chosen weights with the images of both, as is usual once everything is
-    chosen (scikit-learn's `refit`). What the `eval` pairs measured is kept from before it: the
-    calibration of the scores, and how alike strangers look.
-
-    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (so
-    that neither TFX's cache nor a checkpoint survives edited code) and, optional,
-    'checkpoint_dir' (a folder that outlives the process).
-
-    Raises:
-      InputError: no or unusable records, or a model that a warm start does not fit.
-      TrainingDiverged: the loss became NaN or infinite.
-    """
-    config = fn_args.custom_config
-    settings = TrainSettings.model_validate_json(config["train"])
-    accelerator = choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla)
-    recipe = settings.recipe(gpus=accelerator.gpus)
-    train = _read("Training", fn_args.train_files, recipe)
-    held_out = _read("Held-out", fn_args.eval_files, recipe)
-    judged, last = recipe.stages()
-    both = [*fn_args.train_files, *fn_args.eval_files]
-    everything = _read("All", both, recipe) if last is not None else None
-    log_dir = Path(fn_args.model_run_dir)
-    how: dict[str, Any] = {
-        "accelerator": accelerator,
-        "checkpoint_dir": config.get("checkpoint_dir") or None,
-        "checkpoint_every": settings.checkpoint_every,
-        "code_version": str(config.get("source_hash")),
-    }
-    start = initial_weights(settings, fn_args.base_model)
-    fits = [fit(judged, train, held_out, initial_weights=start, log_dir=log_dir, **how)]
-    model = fits[0].model
-    weights = model.get_weights()
-    correction = groups_in_general(recipe, train, held_out, everything, accelerator=accelerator)
-    calibration = calibrate(model, held_out, correction)
-    facts = {**fits[0].facts, "calibration": calibration._asdict(), "refit": None}
-    # Before a refit: to it, held-out classes are no strangers any more.
-    shipped = impostors(model, held_out)
-    if last is not None and everything is not None:
-        _log.info(f"Refit: {last.steps} steps on all images, the held-out ones too")
-        fits.append(refit(last, weights, everything, log_dir=log_dir / "refit", **how))
-        model = fits[1].model
-        scale_head(model, calibration.platt)
-        facts["refit"] = {name: fits[1].facts[name] for name in ("steps", "seconds")}
-    export_model(
-        model,
-        Path(fn_args.serving_model_dir),
-        preprocessing=recipe.preprocessing,
-        card={
-            "dataset": config.get("dataset"),
-            "source_hash": config.get("source_hash"),
-            "recipe": recipe.model_dump(mode="json"),
-            "data": {"train": _summary(train), "eval": _summary(held_out)},
-            **_results(facts),
-            "training": {
-                **{name: facts[name] for name in ("steps", "best_step", "refit", "device")},
-                "warm_start_from": fn_args.base_model if settings.warm_start else None,
-            },
-        },
-        warmup_images=held_out.samples,
-        impostors=shipped,
-    )
-    _write_facts(log_dir, facts)
-    for done in fits:
-        done.checkpoint.remove()
-    _log_end(fits[0])
-
-
-def calibrate(model: keras.Model, held_out: PairData, correction: Platt = UNCHANGED) -> Calibration:
-    """Scales the head of `model` so that its scores are probabilities.
-
-    Args:
-      correction: from those of the held-out pairs to those of groups in general.
-    """
-    logits = pair_logits(model, held_out)
-    platt = fit_platt(logits, held_out.labels).then(correction)
-    scale_head(model, platt)
-    right = (platt.scale * logits + platt.shift >= 0) == (held_out.labels == 1)
-    return Calibration(*platt, *correction, len(right), float(right.mean()))
-
-
-def scale_head(model: keras.Model, platt: Platt) -> None:
-    """Makes `platt.scale * logit + platt.shift` of every logit of `model`."""
-    head = model.get_layer(HEAD)
-    w, b0 = platt.fold(np.asarray(head.w, np.float64), float(head.b0))
-    head.w.assign(w.astype(np.float32))
-    head.b0.assign(b0)
-
-
 def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ...]:
     """How alike different held-out classes look to the calibrated `model`: a gallery's thresholds
     rest on it until it holds enough identities of its own."""
@@ -202,18 +177,6 @@ def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:
     return data
 
 
-def _results(facts: Mapping[str, Any]) -> dict[str, Any]:
-    calibration = facts["calibration"]
-    trials = f"{facts['validation_protocol']}_{facts['validation_way']}way"
-    return {
-        "metrics": {
-            f"eval_{trials}_accuracy": facts["best_validation_accuracy"],
-            "eval_verification_accuracy": calibration["accuracy"],
-        },
-        "calibration": calibration,
-    }
-
-
 def _summary(data: PairData) -> dict[str, int | str]:
     return {
         "pairs": len(data.labels),
@@ -222,17 +185,3 @@ def _summary(data: PairData) -> dict[str, int | str]:
         "groups": len(data.index.groups),
         "fingerprint": data.fingerprint,
     }
-
-
-def _write_facts(directory: Path, facts: Mapping[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / TRAINING_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def _log_end(fitted: Fit) -> None:
-    facts = fitted.facts
-    accuracy = facts["best_validation_accuracy"]
-    best = (
-        f", best validation {100 * accuracy:.1f} % at step {facts['best_step']}" if accuracy else ""
-    )
-    _log.info(f"Trained {facts['steps']} steps in {facts['seconds']:.0f} s{best}.")

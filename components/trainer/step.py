@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from components.trainer import koch2015, muon
@@ -13,6 +11,7 @@ from components.trainer.augment import FRAMED_SHIFT, SHIFT, augment
 from components.trainer.batches import Batch
 from components.trainer.devices import Accelerator
 from components.trainer.model import EMBEDDER, HEAD, build_model
+from components.trainer.pair_data import Drawings
 from components.trainer.recipe import Recipe
 
 
@@ -127,16 +126,8 @@ class TrainingStep:
     def learning_rate(self) -> float:
         return float(self._optimizer.learning_rate)
 
-    def __call__(
-        self, parts: Sequence[Batch], images: npt.NDArray[np.uint8], step: int
-    ) -> tf.Tensor:
-        """Makes one step: `run` of what `prepare` makes of the same arguments."""
-        return self.run(self.prepare(parts, images, step))
-
-    def prepare(
-        self, parts: Sequence[Batch], images: npt.NDArray[np.uint8], step: int
-    ) -> StepInput:
-        """Makes a step's input; any thread may, ahead of the step.
+    def prepare(self, parts: Sequence[Batch], images: Drawings, step: int) -> StepInput:
+        """Makes the input of `run`; any thread may, ahead of the step.
 
         Args:
           parts: one batch a replica.

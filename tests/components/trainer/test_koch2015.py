@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from components.trainer import koch2015
-from components.trainer.batches import batches
+from components.trainer.batches import training_feed
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import fit
 from components.trainer.model import build_model
@@ -115,7 +115,7 @@ def test_koch_2015_trains_on_the_pairs_and_validates_after_each_pass(tmp_path: P
     accelerator = choose_accelerator(mixed_precision="off", xla="off")
     fitted = fit(settings.recipe(), pairs, held_out, accelerator=accelerator)
     # 60 pairs, 20 a step.
-    assert [entry["step"] for entry in fitted.facts["history"]] == [3, 6]
+    assert [entry["step"] for entry in fitted.facts.history] == [3, 6]
 
 
 def test_the_averaged_weights_of_koch_2015_are_the_trained_ones(tmp_path: Path) -> None:
@@ -125,6 +125,7 @@ def test_the_averaged_weights_of_koch_2015_are_the_trained_ones(tmp_path: Path) 
     average = build_model(recipe)
     step = TrainingStep(recipe, average, choose_accelerator(mixed_precision="off", xla="off"))
     data = tiny_data(tmp_path, size=65)
-    step([batches(data, recipe)[0]], data.images, 0)
+    feed = training_feed(data, recipe)
+    step.run(step.prepare([feed.batches[0]], feed.images, 0))
     for one, other in zip(average.weights, step.student.weights, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from components.trainer import fit as fitting
 from components.trainer import run_fn as trainer
-from components.trainer.calibration import UNCHANGED, Platt
+from components.trainer.calibration import UNCHANGED, Platt, calibrate, scale_head
 from components.trainer.devices import Accelerator
 from components.trainer.fit import Fit
 from components.trainer.model import HEAD, build_model, embedding_function
 from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe, TrainSettings
-from components.trainer.run_fn import calibrate, impostors, initial_weights, run_fn, scale_head
+from components.trainer.run_fn import impostors, initial_weights, run_fn
 from data_ingest.errors import InputError
 from tests.pair_records import make_pairs, tiny_data, tiny_settings, write_records
 
@@ -89,7 +89,7 @@ def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:
 def test_the_model_brings_how_alike_held_out_classes_look(tmp_path: Path) -> None:
     data = tiny_data(tmp_path, pairs=400)
     model = build_model(tiny_settings().recipe())
-    calibrate(model, data)
+    scale_head(model, calibrate(model, data).platt)
     shipped = impostors(model, data)
     assert [pairs.images for pairs in shipped][:2] == [1, 2]
     assert shipped[0].identities == len(data.index.classes)
@@ -154,8 +154,7 @@ def test_a_refit_goes_on_with_all_images_and_keeps_what_strangers_measured(
         ended.append(fitted.model.get_weights())
         return fitted
 
-    for module in (trainer, fitting):
-        monkeypatch.setattr(module, "fit", recorded)
+    monkeypatch.setattr(fitting, "fit", recorded)
     monkeypatch.setattr(
         trainer,
         "export_model",
@@ -205,11 +204,10 @@ def test_a_kill_during_a_refit_costs_neither_it_nor_the_training(
 
     def recorded(*arguments: Any, **keywords: Any) -> Fit:
         fitted = fit(*arguments, **keywords)
-        resumed.append(fitted.facts["resumed_from_step"])
+        resumed.append(fitted.facts.resumed_from_step)
         return fitted
 
-    for module in (trainer, fitting):
-        monkeypatch.setattr(module, "fit", recorded)
+    monkeypatch.setattr(fitting, "fit", recorded)
     run_fn(workspace.fn_args())
     assert resumed == [3, 3]
 
@@ -237,7 +235,7 @@ def test_a_gpu_is_found_and_gets_its_larger_batches_without_being_configured(
         raise InterruptedError
 
     monkeypatch.setattr(trainer, "choose_accelerator", lambda **_: gpu)
-    monkeypatch.setattr(trainer, "fit", fit)
+    monkeypatch.setattr(fitting, "fit", fit)
     with pytest.raises(InterruptedError):
         run_fn(Workspace(tmp_path, TrainSettings(image_size=16)).fn_args())
     assert seen["accelerator"] is gpu
@@ -258,6 +256,7 @@ def test_calibration_turns_held_out_scores_into_probabilities_and_keeps_their_or
 
     before = logits()
     calibration = calibrate(model, data)
+    scale_head(model, calibration.platt)
     after = logits()
     np.testing.assert_allclose(
         after, calibration.scale * before + calibration.shift, rtol=1e-3, atol=1e-3
@@ -287,7 +286,7 @@ def test_run_fn_hands_the_weights_of_a_warm_start_to_the_fit(
         handed.update(keywords)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "fit", fit)
+    monkeypatch.setattr(fitting, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
         run_fn(args)
     expected = initial_weights(tiny_settings(warm_start=True), args.base_model)

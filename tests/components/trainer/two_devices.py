@@ -9,7 +9,7 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from components.trainer.batches import batches
+from components.trainer.batches import training_feed
 from components.trainer.devices import Accelerator
 from components.trainer.fit import fit
 from components.trainer.model import build_model
@@ -37,7 +37,7 @@ def main() -> None:
             checkpoint_dir=folder,
             checkpoint_every=4,
         )
-        assert first.facts["replicas"] == 2
+        assert first.facts.replicas == 2
         assert all(np.isfinite(weight).all() for weight in first.model.get_weights())
         first.checkpoint.remove()
 
@@ -45,9 +45,10 @@ def main() -> None:
         average = build_model(recipe)
         step = TrainingStep(recipe, average, accelerator)
         start = [variable.numpy() for variable in step.trained_variables]
-        feed = batches(train, recipe)
+        feed = training_feed(train, recipe)
         for number in range(3):
-            step([feed[2 * number], feed[2 * number + 1]], train.images, number)
+            parts = [feed.batches[2 * number], feed.batches[2 * number + 1]]
+            step.run(step.prepare(parts, feed.images, number))
         for variable, before in zip(step.trained_variables, start, strict=True):
             halves = [half.numpy() for half in strategy.experimental_local_results(variable)]
             np.testing.assert_array_equal(halves[0], halves[1])

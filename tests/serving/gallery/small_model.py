@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from components.trainer.calibration import calibrate, scale_head
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import fit
 from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.recipe import TrainSettings
-from components.trainer.run_fn import calibrate, impostors
+from components.trainer.run_fn import impostors
 from data_ingest.records.features import Pair
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
@@ -67,7 +68,7 @@ def train_and_export(folder: Path, *, seed: int = 1, drawings: Drawings = glyphs
     held_out = _pairs(work / "held_out", HELD_OUT, recipe.image_size, drawings)
     accelerator = choose_accelerator(mixed_precision="off", xla="off")
     model = fit(recipe, train, held_out, accelerator=accelerator).model
-    calibrate(model, held_out)
+    scale_head(model, calibrate(model, held_out).platt)
     export_model(
         model,
         folder,
