@@ -1,4 +1,4 @@
-"""Which images make up batch number i: a pure function of (data, recipe, i).
+"""Draws batch number i, a pure function of (data, recipe, i).
 
 So training that was interrupted goes on with exactly the batches that it would have seen.
 """

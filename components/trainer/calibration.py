@@ -1,4 +1,4 @@
-"""Fits Platt scaling on held-out groups, so that scores are probabilities, and corrects it."""
+"""Fits Platt scaling on held-out groups, and its correction by cross-fitting."""
 
 import logging
 from dataclasses import replace
@@ -95,7 +95,7 @@ class Calibration(NamedTuple):
     scale: float
     shift: float
     correction_scale: float
-    """Of that, what is due to groups other than the held-out ones: see `groups_in_general`."""
+    """Of that, what is due to other groups than the held-out ones: `cross_fitted_correction`."""
     correction_shift: float
     pairs: int
     accuracy: float
@@ -126,7 +126,7 @@ def scale_head(model: keras.Model, platt: Platt) -> None:
     head.b0.assign(b0)
 
 
-def groups_in_general(
+def cross_fitted_correction(
     recipe: Recipe,
     train: PairData,
     held_out: PairData,
@@ -134,19 +134,19 @@ def groups_in_general(
     *,
     accelerator: Accelerator,
 ) -> Platt:
-    """The map from logits calibrated on the held-out groups to such as are for groups in general.
+    """Fits what makes logits calibrated on the held-out groups right for groups in general.
 
     Each of `recipe.calibration_folds` trainings is calibrated on `held_out` and, where the recipe
     asks for it, refitted, as the model is. Then it judges pairs of the groups that it did not see,
-    sampled as those of `held_out` were. One Platt scaling of all these logits together is the map.
+    sampled as those of `held_out` were. One Platt scaling of all these logits is the result.
     Random choices depend on `recipe.seed` alone.
 
     Args:
       everything: the images of both, for refits; None: there is none.
 
     Returns:
-      The map; it changes nothing where folds are off, where `train` has fewer than two groups a
-      fold or a fold has no pairs, or where `held_out` cannot calibrate.
+      What is to follow the calibration; `UNCHANGED` where folds are off, where `train` has fewer
+      than two groups a fold or a fold has no pairs, or where `held_out` cannot calibrate.
     """
     folds = recipe.calibration_folds
     if not folds:

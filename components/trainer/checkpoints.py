@@ -1,4 +1,4 @@
-"""Checkpoints of an interrupted fit, so that a killed training goes on where it was."""
+"""Saves and restores a fit, so that a killed training goes on where it was."""
 
 import hashlib
 import json

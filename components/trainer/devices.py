@@ -1,4 +1,4 @@
-"""What training runs on, and how."""
+"""Chooses the devices that training runs on, their precision, and whether XLA compiles."""
 
 import contextlib
 import os

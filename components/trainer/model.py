@@ -148,8 +148,8 @@ def pair_logits(model: keras.Model, data: PairData) -> Floats:
 def _residual(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.KerasTensor:
     """Stem, then residual blocks, each followed by a 3x3 max pool of stride 2.
 
-    The stem pools at once: at full resolution a residual block costs a CPU half of the whole
-    step and gains no accuracy. Pools are padded: of an odd side they would drop the last row.
+    The stem pools at once: a residual block at full resolution costs a CPU as much as all
+    others and gains no accuracy. Pools are padded: of an odd side they would drop the last row.
     """
 
     def convolved(x: Any, width: int, kernel: int, *, relu: bool = True) -> Any:
@@ -219,9 +219,8 @@ def _view(images: tf.Tensor, angle: float, zoom: float) -> tf.Tensor:
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer over channels-last images, in one operation where Keras takes a dozen.
 
-    On a CPU that makes it three times as fast in training. Statistics are float32 whatever the
-    precision of the network; they are averaged with the batch's variance times `n / (n - 1)`,
-    which Keras leaves out.
+    Statistics are float32 whatever the precision of the network; they are averaged with the
+    batch's variance times `n / (n - 1)`, which Keras leaves out.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -101,7 +101,7 @@ def orthogonalized(x: tf.Tensor) -> tf.Tensor:
 
     The iteration is `X <- a X + (b X X' + c X X' X X') X`, started with X of norm 1. Every step
     multiplies X by a polynomial of `X X'`, so it is enough to follow that small square matrix and
-    the product of the polynomials: a third of the time of Keras's own.
+    the product of the polynomials, which is less work than to follow X.
     """
     a, b, c = COEFFICIENTS
     tall = x.shape[0] > x.shape[1]

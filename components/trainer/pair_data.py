@@ -1,9 +1,6 @@
-"""Pair records in memory: every distinct image once, and pairs as row numbers.
+"""Reads pair records into memory: every distinct image once, pairs as row numbers.
 
-30,000 pairs hold 60,000 encoded images but only as many distinct ones as there are drawings
-(about 17,000 of Omniglot's background set), so each is decoded once. Memory is `S * S` bytes a
-distinct image and 12 bytes a pair: 13 MB and 0.4 MB for Omniglot at 28 pixels, 0.8 GB for a
-million images.
+Memory is `S * S` bytes a distinct image, however many pairs have it, and 12 bytes a pair.
 """
 
 import hashlib

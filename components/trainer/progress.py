@@ -1,4 +1,4 @@
-"""Progress of training that a person can read."""
+"""Logs the progress of training, a line every few seconds."""
 
 import logging
 import time

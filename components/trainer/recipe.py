@@ -18,7 +18,7 @@ PRESET_ONLY: Final = ("network", "warmup_steps", "validation_trials", "gpu_batch
 ALIKE: Final = ("seed", "polarity")
 """Fields of a recipe that no preset changes, so that `train:` shows their defaults."""
 BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
-"""Who sets one of these has the size of a batch in mind."""
+"""With an override of one of these, GPUs get no larger batches."""
 REFIT_RATE: Final = 0.5
 """Learning rate of a refit, as a share of the training's."""
 KOCH_STAGES: Final = 4

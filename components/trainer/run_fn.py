@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from components.trainer.calibration import calibrate, groups_in_general, scale_head
+from components.trainer.calibration import calibrate, cross_fitted_correction, scale_head
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import fit_stages
 from components.trainer.model import HEAD, build_model, embed_all, embedding_function
@@ -75,7 +75,9 @@ def run_fn(fn_args: FnArgs) -> None:
         code_version=str(config.get("source_hash")),
     )
     facts = fits[0].facts
-    correction = groups_in_general(recipe, train, held_out, everything, accelerator=accelerator)
+    correction = cross_fitted_correction(
+        recipe, train, held_out, everything, accelerator=accelerator
+    )
     calibration = calibrate(fits[0].model, held_out, correction)
     for done in fits:
         scale_head(done.model, calibration.platt)

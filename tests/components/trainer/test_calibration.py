@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.trainer import calibration, fit
-from components.trainer.calibration import UNCHANGED, Platt, fit_platt, groups_in_general
+from components.trainer.calibration import UNCHANGED, Platt, cross_fitted_correction, fit_platt
 from components.trainer.devices import choose_accelerator
 from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe
@@ -91,7 +91,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def correction(train: PairData, held_out: PairData, recipe: Recipe) -> Any:
-    return groups_in_general(recipe, train, held_out, accelerator=choose_accelerator())
+    return cross_fitted_correction(recipe, train, held_out, accelerator=choose_accelerator())
 
 
 @pytest.mark.usefixtures("nothing_is_trained")
@@ -196,7 +196,9 @@ def test_what_a_refit_does_to_strangers_is_corrected_too(
     monkeypatch.setattr(fit, "fit", fit_or_refit)
     monkeypatch.setattr(calibration, "pair_logits", pair_logits)
     recipe = tiny_recipe(calibration_folds=2, steps=80, refit_share=0.4)
-    found = groups_in_general(recipe, train, held_out, everything, accelerator=choose_accelerator())
+    found = cross_fitted_correction(
+        recipe, train, held_out, everything, accelerator=choose_accelerator()
+    )
     assert found.shift == pytest.approx(-3.0, abs=0.5)
     for seen, strangers in zip(refitted, judged, strict=True):
         assert seen == set(everything.index.classes) - strangers

@@ -110,7 +110,7 @@ def test_what_folds_say_of_groups_in_general_is_in_the_exported_head(
 ) -> None:
     heads = {}
     for name, found in (("with", Platt(0.5, 0.25)), ("without", UNCHANGED)):
-        monkeypatch.setattr(trainer, "groups_in_general", lambda *_, found=found, **__: found)
+        monkeypatch.setattr(trainer, "cross_fitted_correction", lambda *_, found=found, **__: found)
         (folder := tmp_path / name).mkdir()
         run_fn(Workspace(folder).fn_args())
         extra = folder / "model" / "Format-Serving" / "assets.extra"
