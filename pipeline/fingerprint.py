@@ -24,7 +24,13 @@ def source_hash(*modules: str, root: Path = PROJECT_ROOT) -> str:
 
     Returns:
       16 hexadecimal digits.
+
+    Raises:
+      ModuleNotFoundError: one of `modules` is not there; its edits would go unnoticed.
     """
+    for module in modules:
+        if _module_file(module, root) is None:
+            raise ModuleNotFoundError(f"there is no module {module} of ours", name=module)
     digest = hashlib.sha256()
     for path, tree in sorted(_closure(modules, root).items()):
         digest.update(path.relative_to(root).as_posix().encode())

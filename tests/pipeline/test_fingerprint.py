@@ -49,6 +49,11 @@ def test_comments_and_formatting_leave_the_hash(project: Path) -> None:
     assert source_hash("components.trainer.run_fn", root=project) == before
 
 
+def test_a_module_that_is_not_there_is_an_error(project: Path) -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"components\.trainer\.gone"):
+        source_hash("components.trainer.run_fn", "components.trainer.gone", root=project)
+
+
 def test_the_trainers_hash_covers_the_model_the_loss_and_the_export() -> None:
     from pipeline.fingerprint import PROJECT_ROOT, _closure
 
@@ -63,4 +68,4 @@ def test_the_trainers_hash_covers_the_model_the_loss_and_the_export() -> None:
         "serving/saved_model/export.py",
         "serving/saved_model/preprocessing.py",
     } <= covered
-    assert not any(name.startswith("pipeline/") for name in covered)
+    assert not any(name.startswith(("pipeline/", "serving/gallery/")) for name in covered)
