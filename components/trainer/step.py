@@ -217,4 +217,4 @@ class TrainingStep:
         """The loss and its gradients, in the order of `trained_variables`."""
         with tf.GradientTape() as tape:
             loss = self.loss(ink, labels)
-        return loss, tape.gradient(loss, [variable.value for variable in self._trained])
+        return loss, tape.gradient(loss, self.trained_variables)
