@@ -10,7 +10,7 @@ from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, IMAGES, RUNS, Catalog, LocatedIndex
 from data_ingest.sampling.index import ImageIndex, ImageRef
 from data_ingest.sampling.official_runs import read_official_runs
-from data_ingest.sampling.pairs import Pairs, training_sampler, verification_sampler
+from data_ingest.sampling.pairs import Pairs, pair_sampler
 from data_ingest.sampling.protocols import (
     EVAL_SPLIT,
     ONE_SHOT_SPLIT,
@@ -118,20 +118,16 @@ def _streams(
         raise InputError(f"none of the {sum(catalog.read.values())} images can be used")
     evaluation = catalog.sources.get(EVALUATION)
     rows = split_index(own.index, evaluation.index if evaluation else None, settings)
-    train, held_out = own.take(rows.train), own.take(rows.eval)
     one_shot = (evaluation or own).take(rows.one_shot)
-
-    sampler = training_sampler(train.index, settings)
-    sampler.check("images to train on")
-    yield Stream(TRAIN_SPLIT, PROTOCOL_TRAIN, 0, train, settings.train_pairs, sampler.pairs)
-
-    for split, located, pairs in (
-        (EVAL_SPLIT, held_out, settings.eval_pairs),
-        (ONE_SHOT_SPLIT, one_shot, settings.verification_pairs),
+    for split, protocol, located, pairs in (
+        (TRAIN_SPLIT, PROTOCOL_TRAIN, own.take(rows.train), settings.train_pairs),
+        (EVAL_SPLIT, PROTOCOL_VERIFICATION, own.take(rows.eval), settings.eval_pairs),
+        (ONE_SHOT_SPLIT, PROTOCOL_VERIFICATION, one_shot, settings.verification_pairs),
     ):
-        sampler = verification_sampler(located.index, settings, split=split)
-        sampler.check(f"images of the {split} split")
-        yield Stream(split, PROTOCOL_VERIFICATION, 0, located, pairs, sampler.pairs)
+        sampler = pair_sampler(located.index, settings, split=split)
+        where = "to train on" if split == TRAIN_SPLIT else f"of the {split} split"
+        sampler.check(f"images {where}")
+        yield Stream(split, protocol, 0, located, pairs, sampler.pairs)
 
     runs = catalog.sources.get(RUNS)
     if runs is not None:

@@ -1,4 +1,4 @@
-"""Pairs of images for verification: half of one class, half of two."""
+"""Samples pairs of images: half of one class, half of two."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 from data_ingest.errors import InputError
 from data_ingest.sampling.draws import Flags, Ints, Raw, below, raw_draws
 from data_ingest.sampling.index import ImageIndex
+from data_ingest.sampling.protocols import TRAIN_SPLIT
 from data_ingest.settings import PairSettings
 
 
@@ -109,12 +110,7 @@ class PairSampler:
         return turn
 
 
-def training_sampler(index: ImageIndex, settings: PairSettings) -> PairSampler:
-    """The sampler of the training pairs, over the index of the training classes."""
-    return PairSampler(index, settings.seed, "pairs/train", settings.different_within_group)
-
-
-def verification_sampler(index: ImageIndex, settings: PairSettings, *, split: str) -> PairSampler:
-    """The sampler of a split's verification pairs, over the index of that split's classes."""
-    stream = f"pairs/verification/{split}"
+def pair_sampler(index: ImageIndex, settings: PairSettings, *, split: str) -> PairSampler:
+    """The sampler of a split's pairs, to train on or to verify, over the index of its classes."""
+    stream = "pairs/train" if split == TRAIN_SPLIT else f"pairs/verification/{split}"
     return PairSampler(index, settings.seed, stream, settings.different_within_group)

@@ -7,8 +7,7 @@ from data_ingest.sampling.pairs import (
     Pairs,
     PairSampler,
     PairsImpossible,
-    training_sampler,
-    verification_sampler,
+    pair_sampler,
 )
 from data_ingest.settings import PairSettings
 from tests.data_ingest.sampling_strategies import index_of, layouts, omniglot_like
@@ -95,10 +94,10 @@ def test_training_and_verification_pairs_differ_and_follow_the_seed() -> None:
         return [list(column) for column in pairs]
 
     settings = PairSettings(seed=1)
-    train = drawn(training_sampler(index, settings))
-    assert drawn(training_sampler(index, settings)) == train
-    assert drawn(training_sampler(index, PairSettings(seed=2))) != train
-    assert drawn(verification_sampler(index, settings, split="eval")) != train
+    train = drawn(pair_sampler(index, settings, split="train"))
+    assert drawn(pair_sampler(index, settings, split="train")) == train
+    assert drawn(pair_sampler(index, PairSettings(seed=2), split="train")) != train
+    assert drawn(pair_sampler(index, settings, split="eval")) != train
 
 
 def test_a_class_alone_is_refused_by_name() -> None:
