@@ -1,11 +1,11 @@
 """Converts `TensorProto` to numpy and back, without trusting the sender."""
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
-from tensorflow.core.framework import tensor_pb2, types_pb2
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 
 from serving.errors import Code, ServingError, invalid
 
@@ -14,28 +14,16 @@ Array = npt.NDArray[Any]
 # A proto may give fewer values than its shape has and mean the last one repeated: a few bytes
 # must not become gigabytes.
 _MAX_REPEATED: Final = 1 << 20
-
-
-class _Kind(NamedTuple):
-    dtype: np.dtype[Any]
-    field: str
-
-
-_KINDS: Final = {
-    types_pb2.DT_FLOAT: _Kind(np.dtype("<f4"), "float_val"),
-    types_pb2.DT_DOUBLE: _Kind(np.dtype("<f8"), "double_val"),
-    types_pb2.DT_INT32: _Kind(np.dtype("<i4"), "int_val"),
-    types_pb2.DT_INT16: _Kind(np.dtype("<i2"), "int_val"),
-    types_pb2.DT_INT8: _Kind(np.dtype("i1"), "int_val"),
-    types_pb2.DT_UINT8: _Kind(np.dtype("u1"), "int_val"),
-    types_pb2.DT_UINT16: _Kind(np.dtype("<u2"), "int_val"),
-    types_pb2.DT_UINT32: _Kind(np.dtype("<u4"), "uint32_val"),
-    types_pb2.DT_INT64: _Kind(np.dtype("<i8"), "int64_val"),
-    types_pb2.DT_UINT64: _Kind(np.dtype("<u8"), "uint64_val"),
-    types_pb2.DT_BOOL: _Kind(np.dtype("?"), "bool_val"),
-    types_pb2.DT_STRING: _Kind(np.dtype(object), "string_val"),
+_FIELDS: Final = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    **dict.fromkeys((tf.int32, tf.int16, tf.int8, tf.uint8, tf.uint16), "int_val"),
+    tf.uint32: "uint32_val",
+    tf.int64: "int64_val",
+    tf.uint64: "uint64_val",
+    tf.bool: "bool_val",
+    tf.string: "string_val",
 }
-_TYPES: Final = {kind.dtype: number for number, kind in _KINDS.items()}
 
 
 def array_from_proto(proto: tensor_pb2.TensorProto, *, name: str) -> Array:
@@ -48,29 +36,19 @@ def array_from_proto(proto: tensor_pb2.TensorProto, *, name: str) -> Array:
     Raises:
       ServingError: INVALID_ARGUMENT: values and shape or type do not fit together.
     """
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    kind = _KINDS.get(proto.dtype)
-    if kind is None or proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
-        raise _parsing_error(name)
-    size = math.prod(shape)
-    if proto.tensor_content:
-        if kind.dtype == object or len(proto.tensor_content) != size * kind.dtype.itemsize:
-            raise _parsing_error(name)
-        return _shaped(np.frombuffer(proto.tensor_content, kind.dtype), shape, name)
-    values = getattr(proto, kind.field)
-    if len(values) > size or (len(values) < size and (not values or size > _MAX_REPEATED)):
-        raise _parsing_error(name)
-    if kind.dtype == object:
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-    else:
-        try:
-            array = np.array(values, dtype=kind.dtype)
-        except OverflowError:
-            raise _parsing_error(name) from None
-    if len(values) < size:
-        array = np.concatenate([array, np.repeat(array[-1:], size - len(values))])
-    return _shaped(array, shape, name)
+    try:
+        field = _FIELDS[tf.dtypes.as_dtype(proto.dtype)]
+        sizes = [dim.size for dim in proto.tensor_shape.dim]
+        if proto.tensor_shape.unknown_rank or any(size < 0 for size in sizes):
+            raise ValueError("not the shape of a value")
+        if not proto.tensor_content:
+            given, wanted = len(getattr(proto, field)), math.prod(sizes)
+            if given > wanted or (given < wanted and (not given or wanted > _MAX_REPEATED)):
+                raise ValueError("too few values, or too many")
+        array: Array = tf.make_ndarray(proto)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise invalid(f"tensor parsing error: {name}") from None
+    return array
 
 
 def array_to_proto(array: Array, proto: tensor_pb2.TensorProto) -> None:
@@ -79,22 +57,13 @@ def array_to_proto(array: Array, proto: tensor_pb2.TensorProto) -> None:
     Raises:
       ServingError: UNIMPLEMENTED: a type that has no field.
     """
-    number = _TYPES.get(array.dtype.newbyteorder("<") if array.dtype.kind in "fiu" else array.dtype)
-    if number is None:
-        raise ServingError(Code.UNIMPLEMENTED, f"outputs of type {array.dtype} cannot be sent")
-    proto.dtype = number
+    try:
+        dtype = tf.dtypes.as_dtype(array.dtype)
+        field = _FIELDS[dtype]
+    except (KeyError, TypeError):
+        message = f"outputs of type {array.dtype} cannot be sent"
+        raise ServingError(Code.UNIMPLEMENTED, message) from None
+    proto.dtype = dtype.as_datatype_enum
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
-    getattr(proto, _KINDS[number].field).extend(array.ravel().tolist())
-
-
-def _shaped(array: Array, shape: tuple[int, ...], name: str) -> Array:
-    try:
-        return array.reshape(shape)
-    except ValueError:
-        # More dimensions than numpy has; or none of the values, but 2^80 places beside a zero.
-        raise _parsing_error(name) from None
-
-
-def _parsing_error(name: str) -> ServingError:
-    return invalid(f"tensor parsing error: {name}")
+    getattr(proto, field).extend(array.ravel().tolist())
