@@ -196,9 +196,8 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _options(flags: argparse.Namespace) -> "ServerOptions":
-    from serving.server.grpc.thread import TlsFiles
     from serving.server.rest.protocol import RestOptions
-    from serving.server.server import ServerOptions
+    from serving.server.server import ServerOptions, TlsFiles
 
     tls = None
     if flags.tls_certificate is not None:

@@ -1,17 +1,23 @@
 """Counts requests and batches under the names that TF Serving exports to Prometheus."""
 
+import asyncio
 import bisect
 import itertools
+import logging
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily, UnknownMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from serving.errors import Code
+from serving.errors import Code, ServingError
+
+_log = logging.getLogger(__name__)
 
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"
 PREFIX: Final = ":tensorflow:serving:"
@@ -65,6 +71,34 @@ class ServingMetrics:
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
+
+    @contextmanager
+    def answering(self, model: str, method: str, entry_point: str) -> Iterator[None]:
+        """Counts the request that the block answers; see `request`.
+
+        Raises:
+          ServingError: INTERNAL in place of any other exception: what happened is for the log, the
+            client could do nothing with it.
+        """
+        begin, code = time.perf_counter(), Code.OK
+        try:
+            yield
+        except ServingError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            # The client has gone, or its deadline has passed.
+            code = Code.CANCELLED
+            raise
+        except Exception as error:
+            code = Code.INTERNAL
+            _log.exception("%s by %s failed", method, entry_point)
+            raise ServingError(code, "Internal error") from error
+        finally:
+            seconds = time.perf_counter() - begin
+            self.request(
+                model=model, method=method, entry_point=entry_point, code=code, seconds=seconds
+            )
 
     def request(
         self, *, model: str, method: str, entry_point: str, code: Code, seconds: float

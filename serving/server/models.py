@@ -10,7 +10,7 @@ from pathlib import Path
 from tensorflow_serving.apis import get_model_status_pb2
 
 from serving.errors import Code, ServingError, invalid
-from serving.server.batching import BatchingOptions, BatchScheduler
+from serving.server.batching import BatchScheduler
 from serving.server.metrics import ServingMetrics
 from serving.server.model_host import ModelHost
 from serving.server.versions import HostOptions, State, never_seen, not_found, unknown_label
@@ -32,6 +32,7 @@ class ServerState:
     Attributes:
       hosts: by model name; a reload replaces the mapping.
       metrics: counts requests and batches.
+      defaults: options of the first model, for what a reloaded configuration says nothing about.
       closing: true once the server shuts down; new requests are answered UNAVAILABLE.
 
     Args:
@@ -40,11 +41,12 @@ class ServerState:
     """
 
     def __init__(self, models: Mapping[str, ModelSetup], *, labels_may_wait: bool = False) -> None:
-        batching = [setup.options.batching for setup in models.values()] or [BatchingOptions()]
+        first = next(iter(models.values()), None)
+        self.defaults = HostOptions() if first is None else replace(first.options, labels={})
         self.metrics = ServingMetrics(models)
         self.closing = False
         self._labels_may_wait = labels_may_wait
-        self._scheduler = BatchScheduler(batching[0].num_batch_threads)
+        self._scheduler = BatchScheduler(self.defaults.batching.num_batch_threads)
         self._reloading = threading.Lock()
         self.hosts: Mapping[str, ModelHost] = {
             name: self._new_host(name, setup.base_path, setup.options)

@@ -1,16 +1,20 @@
 """Serves exported models over gRPC and REST, for development, tests and small sites."""
 
+import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+import grpc
+import grpc.aio
 import uvicorn
+from starlette.routing import BaseRoute
 
-from serving.server.grpc.services import Services
-from serving.server.grpc.thread import GrpcThread, TlsFiles
+from serving.server.grpc.services import BearerToken, Services
 from serving.server.models import ModelSetup, ServerState
 from serving.server.rest.app import rest_app
 from serving.server.rest.limits import RestConfig
@@ -21,9 +25,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 GRPC_PORT: Final = 8500
 REST_PORT: Final = 8501
 LOOPBACK: Final = "127.0.0.1"
+
+
+class TlsFiles(NamedTuple):
+    """Files in PEM format."""
+
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True)
@@ -86,16 +99,17 @@ class LocalServer:
         self.options = options
         self._closed = False
         self.state = ServerState(options.models, labels_may_wait=options.labels_may_wait)
-        self._grpc: GrpcThread | None = None
+        self._grpc: _GrpcThread | None = None
         self._rest: _RestThread | None = None
         self._gallery: GalleryMount | None = None
         try:
             if options.gallery is not None:
                 self._gallery = self._open_gallery(options.gallery)
             if options.rest_port is not None:
-                self._rest = self._start_rest(options.rest_port)
+                routes = self._gallery.routes() if self._gallery is not None else ()
+                self._rest = _RestThread(self.state, options, options.rest_port, routes)
             if options.grpc_port is not None:
-                self._grpc = self._start_grpc(options.grpc_port)
+                self._grpc = _GrpcThread(self.state, options, options.grpc_port)
         except BaseException:
             self.close()
             raise
@@ -145,34 +159,6 @@ class LocalServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start_rest(self, port: int) -> "_RestThread":
-        options = self.options
-        rest = replace(options.rest, token=options.token)
-        routes = self._gallery.routes() if self._gallery is not None else ()
-        app = rest_app(self.state, options=rest, routes=routes)
-        tls = {}
-        if options.tls is not None:
-            tls = {
-                "ssl_certfile": str(options.tls.certificate),
-                "ssl_keyfile": str(options.tls.key),
-            }
-        config = RestConfig(app, rest, timeout_graceful_shutdown=options.shutdown_seconds, **tls)
-        return _RestThread(config, options.host, port)
-
-    def _start_grpc(self, port: int) -> GrpcThread:
-        options = self.options
-        # What a reloaded configuration says nothing about stays as it was.
-        defaults = replace(next(iter(options.models.values())).options, labels={})
-        return GrpcThread(
-            options.host,
-            port,
-            Services(self.state, defaults=defaults),
-            token=options.token,
-            max_message_bytes=options.max_message_bytes,
-            max_calls=options.max_calls,
-            tls=options.tls,
-        )
-
     def _open_gallery(self, location: str) -> "GalleryMount":
         # Its databases' modules are needed only here.
         from serving.server.gallery_mount import GalleryMount
@@ -180,11 +166,78 @@ class LocalServer:
         return GalleryMount(location, next(iter(self.state.hosts.values())))
 
 
+class _GrpcThread:
+    """gRPC's server, on an event loop in a thread."""
+
+    def __init__(self, state: ServerState, options: ServerOptions, port: int) -> None:
+        credentials: grpc.ServerCredentials | None = None
+        if options.tls is not None:
+            pair = (options.tls.key.read_bytes(), options.tls.certificate.read_bytes())
+            credentials = grpc.ssl_server_credentials([pair])
+        address = f"{_bracketed(options.host)}:{port}"
+
+        async def start() -> tuple[grpc.aio.Server, int]:
+            server = grpc.aio.server(
+                interceptors=[] if options.token is None else [BearerToken(options.token)],
+                maximum_concurrent_rpcs=options.max_calls,
+                options=[
+                    ("grpc.max_receive_message_length", options.max_message_bytes),
+                    ("grpc.max_send_message_length", -1),
+                    # Otherwise two servers could share a port, and each would get half the calls.
+                    ("grpc.so_reuseport", 0),
+                ],
+            )
+            Services(state).register(server)
+            try:
+                if credentials is None:
+                    bound = server.add_insecure_port(address)
+                else:
+                    bound = server.add_secure_port(address, credentials)
+            except RuntimeError as error:
+                raise OSError(f"gRPC cannot listen on {address}: is the port taken?") from error
+            await server.start()
+            return server, bound
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
+        self._thread.start()
+        try:
+            self._server, self.port = self._result(start())
+        except BaseException:
+            self._end()
+            raise
+
+    def stop(self, grace: float) -> None:
+        """Takes no more calls, gives those under way `grace` seconds, and ends."""
+        self._result(self._server.stop(grace))
+        self._result(self._loop.shutdown_default_executor())
+        self._end()
+
+    def _result(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 class _RestThread:
     """uvicorn in a thread."""
 
-    def __init__(self, config: RestConfig, host: str, port: int) -> None:
+    def __init__(
+        self, state: ServerState, options: ServerOptions, port: int, routes: Sequence[BaseRoute]
+    ) -> None:
+        rest = replace(options.rest, token=options.token)
+        config = RestConfig(
+            rest_app(state, options=rest, routes=routes),
+            rest,
+            timeout_graceful_shutdown=options.shutdown_seconds,
+            ssl_certfile=options.tls and options.tls.certificate,
+            ssl_keyfile=options.tls and options.tls.key,
+        )
         config.load()  # here, so that a bad certificate is the caller's error
+        host = options.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=2048)

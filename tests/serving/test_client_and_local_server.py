@@ -23,9 +23,8 @@ from serving.client.grpc import AsyncGrpcClient, GrpcClient
 from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
-from serving.server.grpc.thread import TlsFiles
 from serving.server.models import ModelSetup
-from serving.server.server import LocalServer, ServerOptions
+from serving.server.server import LocalServer, ServerOptions, TlsFiles
 from serving.server.versions import HostOptions, Latest
 from tests.pair_records import make_pairs, tiny_recipe
 from tests.serving.certificates import make_certificate

@@ -1,1 +1,1 @@
-"""The gRPC API: services, tensors, the thread they run in."""
+"""The gRPC API: services and tensors."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import functools
-import logging
+import hmac
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+import grpc
 import grpc.aio
 from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
@@ -24,9 +25,7 @@ from serving.saved_model.contract import SERVING
 from serving.server.config_files import setups_from_config
 from serving.server.grpc.tensors import array_from_proto, array_to_proto
 from serving.server.models import ServerState
-from serving.server.versions import HostOptions
 
-_log = logging.getLogger(__name__)
 _LONGEST_MESSAGE: Final = 1024
 _SIGNATURE_DEF: Final = "signature_def"
 
@@ -41,32 +40,16 @@ def _rpc(answer: Rpc[Request, Reply]) -> Rpc[Request, Reply]:
 
     @functools.wraps(answer)
     async def call(self: "Services", request: Request, context: Context) -> Reply:
-        begin = time.perf_counter()
-        code, message = Code.OK, ""
+        model = request.model_spec.name if hasattr(request, "model_spec") else ""
         try:
-            return await answer(self, request, context)
+            with self.state.metrics.answering(model, answer.__name__, "GRPC"):
+                return await answer(self, request, context)
         except ServingError as error:
-            code, message = error.code, error.message
-        except asyncio.CancelledError:
-            # The client has gone, or its deadline has passed.
-            code = Code.CANCELLED
-            raise
-        except Exception:
-            # What happened is for the log; the client could do nothing with it.
-            _log.exception("%s failed", answer.__name__)
-            code, message = Code.INTERNAL, "Internal error"
-        finally:
-            self.state.metrics.request(
-                model=request.model_spec.name if hasattr(request, "model_spec") else "",
-                method=answer.__name__,
-                entry_point="GRPC",
-                code=code,
-                seconds=time.perf_counter() - begin,
-            )
-        if len(message) > _LONGEST_MESSAGE:
-            message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"
-        await context.abort(grpc.StatusCode[code.name], message)
-        raise AssertionError("abort always raises")
+            message = error.message
+            if len(message) > _LONGEST_MESSAGE:
+                message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"
+            await context.abort(grpc.StatusCode[error.code.name], message)
+            raise AssertionError("abort always raises") from error
 
     return call
 
@@ -75,16 +58,10 @@ class Services(
     prediction_service_pb2_grpc.PredictionServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
-    """Both services.
+    """Both services over the models of `state`."""
 
-    Args:
-      state: the models.
-      defaults: what a reloaded model keeps of the server's settings.
-    """
-
-    def __init__(self, state: ServerState, *, defaults: HostOptions) -> None:
+    def __init__(self, state: ServerState) -> None:
         self.state = state
-        self._defaults = defaults
 
     def register(self, server: grpc.aio.Server) -> None:
         """Lets `server` answer for both."""
@@ -159,11 +136,35 @@ class Services(
         self, request: model_management_pb2.ReloadConfigRequest, _: Context
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models; answers once they are loaded."""
-        setups = setups_from_config(request.config, defaults=self._defaults)
+        setups = setups_from_config(request.config, defaults=self.state.defaults)
         await asyncio.to_thread(self.state.reload, setups)
         response = model_management_pb2.ReloadConfigResponse()
         response.status.error_code = int(Code.OK)
         return response
+
+
+class BearerToken(grpc.aio.ServerInterceptor):
+    """Refuses calls without `authorization: Bearer TOKEN` in their metadata."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+        async def refuse(_: Any, context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "Missing or wrong bearer token")
+
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(refuse)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Called before the request is read."""
+        for key, value in handler_call_details.invocation_metadata or ():
+            given = value if isinstance(value, bytes) else value.encode()
+            if key == "authorization" and hmac.compare_digest(given, self._expected):
+                return await continuation(handler_call_details)
+        return self._refusal
 
 
 class _Which(NamedTuple):

@@ -84,29 +84,11 @@ class ModelApi:
         """Handles one request; see the ASGI specification."""
         if scope["type"] != "http":
             return
-        begin = time.perf_counter()
-        path: ModelPath | None = None
-        code = Code.OK
-        try:
-            path = parse_model_path(scope["method"], raw_path(scope))
+        path = parse_model_path(scope["method"], raw_path(scope))
+        with self._state.metrics.answering(path.name, API_NAMES[path.action], "REST"):
             body: bytes = (await receive()).get("body", b"")
-            reply = json_reply(await self._answer(path, body))
-        except ServingError as error:
-            code = error.code
-            reply = serving_error_reply(error)
-        except Exception:
-            _log.exception(f"REST request failed: {scope['method']} {raw_path(scope)!r}")
-            code = Code.INTERNAL
-            reply = error_reply("Internal error", status=code.http)
-        await reply(scope, receive, send)
-        if path is not None:
-            self._state.metrics.request(
-                model=path.name,
-                method=API_NAMES[path.action],
-                entry_point="REST",
-                code=code,
-                seconds=time.perf_counter() - begin,
-            )
+            answer = await self._answer(path, body)
+        await json_reply(answer)(scope, receive, send)
 
     async def _answer(self, path: ModelPath, body: bytes) -> bytes:
         if path.action == "status":  # TF Serving looks at no label here

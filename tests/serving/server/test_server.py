@@ -26,10 +26,9 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.batching import BatchingOptions
-from serving.server.grpc.thread import TlsFiles
 from serving.server.models import ModelSetup
 from serving.server.rest.protocol import RestOptions
-from serving.server.server import LocalServer, ServerOptions
+from serving.server.server import LocalServer, ServerOptions, TlsFiles
 from serving.server.versions import All, HostOptions
 from tests.serving.certificates import make_certificate
 from tests.serving.server.word_model import export_word_model, push
