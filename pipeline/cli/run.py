@@ -52,30 +52,16 @@ def _run(context: Context) -> ExitCode:
             _log.info("Log      %s", log_file)
             _log.info("Loading  TensorFlow and TFX")
             try:
-                from ml_metadata import MetadataStore
-
-                from pipeline.releases.promotion import Promotions
-                from pipeline.runners.local import run_pipeline
+                from pipeline.retraining.worker import run_followed
                 from pipeline.runs.history import RunRecord
 
-                store = MetadataStore(metadata.connection())
-                with Promotions(workspace, store, settings=config.push).followed():
-                    run_pipeline(
-                        config=config,
-                        dataset=dataset,
-                        workspace=workspace,
-                        metadata=metadata,
-                        run=RunRecord(run_id=run_id, state=Status.RUNNING, started=time.time()),
-                        check_lease=hold.check,
-                    )
+                run = RunRecord(run_id=run_id, state=Status.RUNNING, started=time.time())
+                run_followed(config, dataset, workspace, metadata, run, hold.check)
             except Exception as error:
                 logging.getLogger("oneshot").exception("the run failed")
                 # Python 3.10 has no add_note.
                 error.__notes__ = [f"Log: {log_file}"]
                 raise
-            from pipeline.runs.report import try_to_write_report
-
-            try_to_write_report(run_dir)
     from pipeline.runs.summary import SUMMARY_FILE, print_summary, read_summary
 
     summary = read_summary(run_dir)

@@ -104,27 +104,12 @@ def check_drift(
     it. `model` is the folder of a SavedModel, None where no model is served yet.
 
     Raises:
-      InputError: there is no such span, or its images are no longer those that landed.
+      InputError: there is no such span, the images of one are no longer those that landed, or
+        `model` is none.
     """
     span = store.span(number)
     before = [one for one in store.spans() if one.number < number and one.excluded is None]
     reference = before[-settings.reference_spans :]
-    report = measure_drift(span, reference, model=model, settings=settings)
-    text = json.dumps(report.document(), indent=2) + "\n"
-    write_atomically(reports / f"span-{number}.json", text)
-    if report.blocked:
-        store.exclude(number, f"drift: {', '.join(one.feature for one in report.findings)}")
-    return report
-
-
-def measure_drift(
-    span: Span, reference: Sequence[Span], *, model: Path | None, settings: DriftSettings
-) -> DriftReport:
-    """Compares a span with others; changes nothing.
-
-    Raises:
-      InputError: the images of one are no longer those that landed, or `model` is none.
-    """
     if model is not None and not is_complete(model):
         raise InputError(f"{model}: no saved_model.pb here; give the folder of a version")
     for one in (span, *reference):
@@ -134,22 +119,22 @@ def measure_drift(
     measurements: list[Measurement] = []
     notes: list[str] = []
     accuracy = None
-    if reference:
+    if not reference:
+        notes.append("no earlier span to compare with")
+    else:
         measurements += compare_figures(new, old, settings)
         measurements += compare_labels(new, old, settings, unit=span.unit)
-    else:
-        notes.append("no earlier span to compare with")
-    if reference and model is None:
-        notes.append("no model is served yet: its accuracy was not measured")
-    elif reference and model is not None:
-        try:
-            accuracy, drop = compare_accuracy(span, reference, model, settings)
-            measurements.append(drop)
-        except NotEnoughClasses as error:
-            notes.append(f"accuracy was not measured: {error}")
-    found = any(one.exceeded for one in measurements)
-    return DriftReport(
-        span=span.number,
+        if model is None:
+            notes.append("no model is served yet: its accuracy was not measured")
+        else:
+            try:
+                accuracy, drop = compare_accuracy(span, reference, model, settings)
+                measurements.append(drop)
+            except NotEnoughClasses as error:
+                notes.append(f"accuracy was not measured: {error}")
+    found = [one.feature for one in measurements if one.exceeded]
+    report = DriftReport(
+        span=number,
         reference=tuple(one.number for one in reference),
         images=len(new),
         reference_images=len(old),
@@ -157,8 +142,13 @@ def measure_drift(
         accuracy=accuracy,
         measurements=tuple(measurements),
         notes=tuple(notes),
-        blocked=found and settings.action == "block" and not span.readmitted,
+        blocked=bool(found) and settings.action == "block" and not span.readmitted,
     )
+    text = json.dumps(report.document(), indent=2) + "\n"
+    write_atomically(reports / f"span-{number}.json", text)
+    if report.blocked:
+        store.exclude(number, f"drift: {', '.join(found)}")
+    return report
 
 
 def compare_figures(

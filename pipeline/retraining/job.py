@@ -102,23 +102,16 @@ def _communicate(process: "subprocess.Popen[str]", line: str, check: Callable[[]
     """Writes a line to the process's stdin and reads its stdout until it ends."""
     given: str | None = line
     while True:
+        ended = process.poll() is not None
         try:
             return process.communicate(given, timeout=_LOOK_SECONDS)[0]
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as unfinished:
+            if ended:
+                # A child of the process holds the pipe open.
+                written: bytes = unfinished.output or b""
+                return written.decode()
             given = None
-            if process.poll() is not None:
-                return _last_words(process)
             check()
-
-
-def _last_words(process: "subprocess.Popen[str]") -> str:
-    """What a process that has ended wrote to its stdout."""
-    try:
-        return process.communicate(timeout=_LOOK_SECONDS)[0]
-    except subprocess.TimeoutExpired as unfinished:
-        # A child of the process holds the pipe open.
-        written: bytes = unfinished.output or b""
-        return written.decode()
 
 
 def _outcome(said: str, code: int) -> Outcome:

@@ -6,8 +6,7 @@ import os
 import smtplib
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any, Final
@@ -101,9 +100,10 @@ class Notifier:
                 send()
                 return True
             except (httpx.HTTPError, OSError, smtplib.SMTPException) as error:
-                if pause is None or _is_final(error):
-                    _log.warning("No notice by %s: %s", what, _reason(error))
-                    return False
+                reason, final = _judged(error)
+                if pause is None or final:
+                    _log.warning("No notice by %s: %s", what, reason)
+                    break
                 self._sleep(pause)
         return False
 
@@ -112,14 +112,15 @@ class Notifier:
             body: dict[str, Any] = {"text": notice.text()}
         else:
             body = {"event": notice.event, "title": notice.title, **notice.details}
-        with _unlogged_requests():
-            answer = httpx.post(
-                self._webhook,
-                content=json.dumps(body, default=str),
-                headers={"Content-Type": "application/json"},
-                timeout=_SECONDS,
-            )
-        answer.raise_for_status()
+        for name in ("httpx", "httpcore"):
+            # They log each request with its whole address.
+            logging.getLogger(name).setLevel(logging.WARNING)
+        httpx.post(
+            self._webhook,
+            content=json.dumps(body, default=str),
+            headers={"Content-Type": "application/json"},
+            timeout=_SECONDS,
+        ).raise_for_status()
 
     def _mail(self, notice: Notice) -> None:
         settings = self._settings
@@ -143,23 +144,18 @@ class Notifier:
             server.send_message(message)
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether trying again will not help."""
+def _judged(error: Exception) -> tuple[str, bool]:
+    """What went wrong, without addresses (those of webhooks are keys), and whether for good."""
     if isinstance(error, httpx.HTTPStatusError):
         answer = error.response
-        return not (answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS)
-    # RFC 5321, section 4.2.1
-    return isinstance(error, smtplib.SMTPResponseException) and error.smtp_code >= 500
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without addresses: those of webhooks are keys."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"status {error.response.status_code}"
+        passing = answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS
+        return f"status {answer.status_code}", not passing
     if isinstance(error, smtplib.SMTPResponseException):
-        return f"the server answered {error.smtp_code}"
+        # RFC 5321, section 4.2.1
+        return f"the server answered {error.smtp_code}", error.smtp_code >= 500
     explanation = getattr(error, "strerror", None)
-    return f"{type(error).__name__}: {explanation}" if explanation else type(error).__name__
+    kind = type(error).__name__
+    return f"{kind}: {explanation}" if explanation else kind, False
 
 
 def _is_web_address(address: str) -> bool:
@@ -168,17 +164,3 @@ def _is_web_address(address: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
-@contextmanager
-def _unlogged_requests() -> Iterator[None]:
-    """httpx logs each request with its whole address."""
-    loggers = [logging.getLogger(name) for name in ("httpx", "httpcore")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -78,7 +78,7 @@ def retrain(
 
     lease = metadata.lease(ttl=config.retrain.lease_seconds)
     try:
-        with _held(lease, run_id, request, config.retrain.lease_seconds, end) as hold:
+        with _held(lease, run_id, request, end) as hold:
             retraining = _Retraining(config, workspace, metadata, request, hold, worker, deadline)
             return retraining.run(run_id)
     except LeaseBusyError as busy:
@@ -87,14 +87,14 @@ def retrain(
 
 @contextmanager
 def _held(
-    lease: Lease, run_id: str, request: Request, ttl: float, on_lost: Callable[[str], None]
+    lease: Lease, run_id: str, request: Request, on_lost: Callable[[str], None]
 ) -> Iterator[Hold]:
     """The lease, from another retraining if that is to be replaced."""
     holder = lease.holder()
     if request.overrun == "replace" and holder is not None and holder.command == "retrain":
         _log.info("Replacing %s", holder)
         lease.ask_to_stop(holder, wanted_by=run_id)
-        deadline = time.monotonic() + 2 * ttl
+        deadline = time.monotonic() + 2 * lease.ttl
         while (found := lease.holder()) is not None and found.owner == holder.owner:
             if time.monotonic() > deadline:
                 raise LeaseBusyError(found)

@@ -17,14 +17,17 @@ from dataclasses import replace
 from ml_metadata import MetadataStore
 
 from data_ingest.errors import InputError
+from data_ingest.sources.dataset import Dataset
 from data_ingest.spans.store import SpanStore
+from pipeline.config import PipelineConfig
 from pipeline.releases.label_file import served_model
 from pipeline.releases.promotion import Promotions
 from pipeline.retraining.job import Job
 from pipeline.retraining.outcome import Outcome
+from pipeline.runs.history import RunRecord
 from pipeline.runs.lease import Watch
 from pipeline.runs.logs import run_logging
-from pipeline.runs.metadata_store import parse_url
+from pipeline.runs.metadata_store import MetadataLocation, parse_url
 from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import Workspace
 
@@ -32,8 +35,8 @@ _log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
-def main(do: Callable[[Job], Outcome] | None = None) -> int:
-    """Does one job, by `do` if given."""
+def main(do: Callable[[Job], Outcome]) -> int:
+    """Does one job, by `do`."""
     _end_with_parent(int(sys.argv[1]))
     line = sys.stdin.readline()
     if not line:
@@ -44,7 +47,7 @@ def main(do: Callable[[Job], Outcome] | None = None) -> int:
     # The process that renews the lease may be stopped, as with Ctrl-Z, without having ended.
     lease = parse_url(job.metadata_url).lease()
     Watch(ask=lambda: lease.check(job.token), on_lost=_end_group).start()
-    outcome = (do or _run)(job)
+    outcome = do(job)
     sys.stdout.write(outcome.to_json() + "\n")
     sys.stdout.flush()
     return outcome.status.exit_code
@@ -62,8 +65,6 @@ def _run(job: Job) -> Outcome:
         _log.info("Loading  TensorFlow and TFX")
         try:
             from pipeline.retraining.drift import check_drift
-            from pipeline.runners.local import run_pipeline
-            from pipeline.runs.report import try_to_write_report
 
             if job.check_drift:
                 assert span is not None
@@ -86,18 +87,9 @@ def _run(job: Job) -> Outcome:
                 wanted = job.config.retrain.trigger
                 if wanted == "drift" and report.reference and not report.findings:
                     return Outcome(Status.SKIPPED, span, run)
-            store = MetadataStore(metadata.connection())
-            with Promotions(workspace, store, settings=job.config.push).followed():
-                run = run_pipeline(
-                    config=job.config,
-                    dataset=job.dataset,
-                    workspace=workspace,
-                    metadata=metadata,
-                    run=run,
-                    check_lease=lambda: lease.check(job.token),
-                )
-            if run.is_judged:
-                try_to_write_report(workspace.run_dir(run.run_id))
+            run = run_followed(
+                job.config, job.dataset, workspace, metadata, run, lambda: lease.check(job.token)
+            )
         except InputError as error:
             logging.getLogger("oneshot").exception("the run was refused")
             return Outcome(Status.REFUSED, span, error=str(error))
@@ -105,6 +97,36 @@ def _run(job: Job) -> Outcome:
             logging.getLogger("oneshot").exception("the run failed")
             return Outcome(Status.FAILED, span, error=f"{error}\nLog: {log_file}")
     return Outcome(Status.DONE, span, run)
+
+
+def run_followed(
+    config: PipelineConfig,
+    dataset: Dataset,
+    workspace: Workspace,
+    metadata: MetadataLocation,
+    run: RunRecord,
+    check_lease: Callable[[], object],
+) -> RunRecord:
+    """Runs the pipeline, has servers load what it pushes, and writes the report of a judged run.
+
+    Arguments, result and errors are those of `pipeline.runners.local.run_pipeline`.
+    """
+    from pipeline.runners.local import run_pipeline
+    from pipeline.runs.report import try_to_write_report
+
+    store = MetadataStore(metadata.connection())
+    with Promotions(workspace, store, settings=config.push).followed():
+        run = run_pipeline(
+            config=config,
+            dataset=dataset,
+            workspace=workspace,
+            metadata=metadata,
+            run=run,
+            check_lease=check_lease,
+        )
+    if run.is_judged:
+        try_to_write_report(workspace.run_dir(run.run_id))
+    return run
 
 
 def _end_group(reason: str) -> None:
@@ -121,4 +143,4 @@ def _end_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(_run))

@@ -19,9 +19,10 @@ from typing import Any, Final
 from data_ingest.errors import InputError
 from pipeline.runs.lease_store import LeaseStore, LeaseStoreError
 from pipeline.runs.processes import Process, end_group
+from pipeline.settings import RetrainSettings
 
 _log = logging.getLogger(__name__)
-DEFAULT_TTL: Final = 60.0
+DEFAULT_TTL: Final = RetrainSettings().lease_seconds
 _POLL_SECONDS: Final = 5.0
 _MARGIN: Final = 0.2
 """Share of the time that is left for ending: another may take over when all of it has passed."""
