@@ -60,7 +60,7 @@ def recipe_of(
 def split(container: Path, recipe: Recipe) -> tuple[PairData, PairData]:
     """Images to train on and to judge by, of different alphabets, as the recipe sees them."""
     files = list_images(container)
-    refs = [ImageRef(f.group, f.class_name, f.writer, f.uri) for f in files]
+    refs = [ImageRef.of(f) for f in files]
     order = sort_order(refs)
 
     decode = drawing_decoder(recipe.preprocessing)

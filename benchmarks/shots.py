@@ -42,9 +42,7 @@ COMBINATIONS: Final[dict[str, Callable[[Floats, Floats], Floats]]] = {
 
 def held_out(files: Sequence[ImageFile]) -> list[ImageFile]:
     """The images of the groups that the default settings keep out of training."""
-    background = ImageIndex.build(
-        [ImageRef(file.group, file.class_name, file.writer, file.uri) for file in files]
-    )
+    background = ImageIndex.build([ImageRef.of(file) for file in files])
     rows = split_index(background, ImageIndex.build([]), PairSettings()).eval
     groups = {background.group_name(int(row)) for row in rows}
     return [file for file in files if file.group in groups]

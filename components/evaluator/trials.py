@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_ingest.errors import InputError
+from data_ingest.records.catalog import Found, locate
 from data_ingest.records.features import read_pairs
-from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
+from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.official_runs import read_official_runs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
-from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile, image_digest
+from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile
 
 _log = logging.getLogger(__name__)
 
@@ -51,27 +52,20 @@ def sound_images(
     Raises:
       InputError: none of them can be used.
     """
-    usable: list[int] = []
-    seen: set[tuple[str, bytes]] = set()
+    found: dict[object, Found] = {}
     rejected: list[RejectedFile] = []
     for position, file, data in reader.sound(files, rejected):
-        copy = (file.class_name, image_digest(data))
-        if copies or copy not in seen:
-            seen.add(copy)
-            usable.append(position)
+        one = Found.of(file, data, position)
+        found.setdefault(position if copies else (file.class_name, one.digest), one)
     for bad in rejected:
         _log.warning("%s left out: %s", bad.file.member, bad.reason)
-    if not usable:
+    if not found:
         raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
-    refs = [
-        ImageRef(file.group, file.class_name, file.writer, f"{file.uri}\0{file.container}")
-        for file in (files[position] for position in usable)
-    ]
-    listing = tuple(usable[at] for at in sort_order(refs))
+    located = locate(list(found.values()))
     return TrialImages(
-        index=ImageIndex.build(refs),
-        files=tuple(files[position] for position in listing),
-        listing=listing,
+        index=located.index,
+        files=tuple(files[position] for position in located.listing),
+        listing=tuple(located.listing.tolist()),
         rejected=len(rejected),
         reader=reader,
     )

@@ -182,7 +182,7 @@ def cross_fitted_correction(
         others = None
         if everything is not None:
             known = {*everything.index.classes} - {*strangers.index.classes}
-            others = everything.take(everything.index.rows_of(classes=known))
+            others = everything.take(everything.index.rows_of("class", known))
         fits = fit_stages(short, rest, held_out, others, accelerator=accelerator)
         platt = calibrate(fits[0].model, held_out).platt
         if platt == UNCHANGED:
@@ -195,7 +195,7 @@ def _with_pairs_like(example: PairData, data: PairData, *, where: str, seed: int
     """As many pairs of the images of `data` as `example` has, with its mixture of them.
 
     Raises:
-      PairsImpossible: `data`, which are `where`, have no pair of one class.
+      InputError: `data`, which are `where`, have no pair of one class.
     """
     group_a, group_b = example.index.row_group[example.pairs].T
     different = example.labels == 0

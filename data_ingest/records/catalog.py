@@ -1,7 +1,7 @@
 """Catalogues what was read: the sound images of each source, and where their bytes are."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -28,51 +28,50 @@ class Rejected(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A sound image, without its bytes."""
+    """A sound image, without its bytes. Sorts by name and content."""
 
     ref: ImageRef
-    file: str
     digest: bytes
     """Of the encoded image."""
+    file: str
     size: int
     """Of the encoded image, in bytes."""
     listing: int
     """Position in the source's list of files."""
+    block: int
+    """Number of the block that holds its bytes."""
+    position: int
+    """Where in the block."""
 
     @classmethod
-    def of(cls, file: ImageFile, data: bytes, listing: int) -> "Found":
-        ref = ImageRef(file.group, file.class_name, file.writer, file.uri)
-        return cls(ref, file.path, image_digest(data), len(data), listing)
+    def of(
+        cls, file: ImageFile, data: bytes, listing: int, block: int = 0, position: int = 0
+    ) -> "Found":
+        digest = image_digest(data)
+        return cls(ImageRef.of(file), digest, file.path, len(data), listing, block, position)
 
 
 class CatalogPart(NamedTuple):
-    """What one worker read in one go: a block of images, with its number, and the rejected."""
+    """What one worker read in one go."""
 
     source: str
-    block: int
     found: tuple[Found, ...]
-    """In the order in which the block holds them."""
     rejected: tuple[Rejected, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class LocatedIndex:
-    """An index and, for each of its rows, which block holds the image, and where in it."""
+    """An index and, for each of its rows, the numbers that `Found` has for the image."""
 
     index: ImageIndex
-    block: Ints
-    position: Ints
     size: Ints
     listing: Ints
+    block: Ints
+    position: Ints
 
     def take(self, rows: Ints) -> "LocatedIndex":
-        return LocatedIndex(
-            self.index.take(rows),
-            self.block[rows],
-            self.position[rows],
-            self.size[rows],
-            self.listing[rows],
-        )
+        columns = (self.size, self.listing, self.block, self.position)
+        return LocatedIndex(self.index.take(rows), *(column[rows] for column in columns))
 
 
 @dataclass(frozen=True)
@@ -107,55 +106,39 @@ def build_catalog(parts: Iterable[CatalogPart]) -> Catalog:
     read: dict[str, int] = {}
     duplicates: dict[str, int] = {}
     for source, own in sorted(by_source.items()):
-        placed = [
-            (found, part.block, position)
-            for part in own
-            for position, found in enumerate(part.found)
-        ]
+        found = sorted(one for part in own for one in part.found)
         unusable = [reject for part in own for reject in part.rejected]
-        read[source] = len(placed) + len(unusable)
-        placed.sort(key=lambda item: (item[0].ref, item[0].digest, item[0].file))
+        read[source] = len(found) + len(unusable)
         if source != RUNS:
-            distinct, contradictory = _distinct(source, placed)
-            duplicates[source] = len(placed) - len(distinct) - len(contradictory)
+            distinct, contradictory = _distinct(source, found)
+            duplicates[source] = len(found) - len(distinct) - len(contradictory)
             unusable += contradictory
-            placed = distinct
+            found = distinct
         rejected += unusable
-        sources[source] = _located(placed)
+        sources[source] = locate(found)
     return Catalog(sources, tuple(sorted(rejected)), read, duplicates)
 
 
-_Placed = list[tuple[Found, int, int]]
-
-
-def _distinct(source: str, placed: _Placed) -> tuple[_Placed, list[Rejected]]:
-    classes_of: dict[bytes, set[str]] = {}
-    for found, _, _ in placed:
-        classes_of.setdefault(found.digest, set()).add(found.ref.class_name)
-    seen: set[bytes] = set()
-    distinct: _Placed = []
-    contradictory: list[Rejected] = []
-    for item in placed:
-        found = item[0]
-        if len(classes_of[found.digest]) > 1:
-            contradictory.append(Rejected(source, found.file, TWO_CLASSES))
-        elif found.digest not in seen:
-            seen.add(found.digest)
-            distinct.append(item)
-    return distinct, contradictory
-
-
-def _located(placed: _Placed) -> LocatedIndex:
+def locate(found: Sequence[Found]) -> LocatedIndex:
+    """The index of these images, of which any two differ in class, name or content."""
     # The digest keeps two different images of one name (in two archives) apart.
-    refs = [
-        found.ref._replace(key=f"{found.ref.key}\0{found.digest.hex()}") for found, _, _ in placed
-    ]
-    order = sort_order(refs)
-    columns = np.array(
-        [(placed[at][1], placed[at][2], placed[at][0].size, placed[at][0].listing) for at in order],
-        np.int64,
-    ).reshape(-1, 4)
-    return LocatedIndex(ImageIndex.build(refs), *columns.T.copy())
+    refs = [one.ref._replace(key=f"{one.ref.key}\0{one.digest.hex()}") for one in found]
+    numbers = np.array([found[at][3:] for at in sort_order(refs)], np.int64).reshape(-1, 4)
+    return LocatedIndex(ImageIndex.build(refs), *numbers.T.copy())
+
+
+def _distinct(source: str, found: Sequence[Found]) -> tuple[list[Found], list[Rejected]]:
+    classes_of: dict[bytes, set[str]] = {}
+    for one in found:
+        classes_of.setdefault(one.digest, set()).add(one.ref.class_name)
+    distinct: dict[bytes, Found] = {}
+    contradictory: list[Rejected] = []
+    for one in found:
+        if len(classes_of[one.digest]) > 1:
+            contradictory.append(Rejected(source, one.file, TWO_CLASSES))
+        else:
+            distinct.setdefault(one.digest, one)
+    return list(distinct.values()), contradictory
 
 
 def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:

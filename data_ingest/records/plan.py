@@ -184,13 +184,7 @@ def expected_protocols(
     """
     indexes = {
         source: ImageIndex.build(
-            {
-                (image.class_name, image.uri): ImageRef(
-                    image.group, image.class_name, image.writer, image.uri
-                )
-                for place in places
-                for image in list_images(place)
-            }.values()
+            {ImageRef.of(image) for place in places for image in list_images(place)}
         )
         for source, places in containers.items()
         if source != RUNS
@@ -200,9 +194,8 @@ def expected_protocols(
         raise InputError(f"neither background nor images among the inputs: {sorted(containers)}")
     evaluation = indexes.get(EVALUATION)
     rows = split_index(own, evaluation, settings)
-    ways: set[int] = set()
-    for place in containers.get(RUNS, ()):
-        ways |= read_official_runs(place).ways
+    runs = (read_official_runs(place) for place in containers.get(RUNS, ()))
     one_shot = (evaluation if evaluation is not None else own).take(rows.one_shot)
     sampled = {(protocol, way) for protocol, way, _ in sampled_trials(one_shot, settings)}
-    return {(PROTOCOL_VERIFICATION, 0), *((PROTOCOL_OFFICIAL, way) for way in ways), *sampled}
+    official = {(PROTOCOL_OFFICIAL, trial.way) for own_runs in runs for trial in own_runs.trials}
+    return {(PROTOCOL_VERIFICATION, 0), *official, *sampled}

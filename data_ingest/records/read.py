@@ -88,19 +88,17 @@ class ReadImages(beam.DoFn):
         rejected: list[RejectedFile] = []
         held = 0
         for offset, image, data in self._reader.sound(portion.images, rejected):
+            found.append(Found.of(image, data, portion.first + offset, block, len(images)))
             images.append(data)
-            found.append(Found.of(image, data, portion.first + offset))
             held += len(data)
             if held >= _BLOCK_BYTES:
                 yield block, images
-                part = CatalogPart(portion.source, block, tuple(found), ())
-                yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)
-                block, images, found, held = block + 1, [], [], 0
+                block, images, held = block + 1, [], 0
         self._read.inc(len(portion.images))
         for bad in rejected:
             Metrics.counter(NAMESPACE, f"images_rejected/{bad.reason}").inc()
         if images:
             yield block, images
         unusable = tuple(Rejected(portion.source, bad.file.path, bad.reason) for bad in rejected)
-        part = CatalogPart(portion.source, block, tuple(found), unusable)
+        part = CatalogPart(portion.source, tuple(found), unusable)
         yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)

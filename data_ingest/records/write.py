@@ -9,9 +9,8 @@ that need it. What a file holds and in which order is a pure function of (seed, 
 
 import json
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import apache_beam as beam
 import numpy as np
@@ -74,20 +73,15 @@ def write_pairs(
         | "SendImages" >> beam.FlatMap(_send_images)
         | "GroupImagesByShard" >> beam.GroupByKey()
         | "WriteShards" >> beam.FlatMap(_write_shard, beam.pvalue.AsSingleton(plan), directory)
+        | "CountRecords" >> beam.CombinePerKey(sum)
     )
     _ = plan | "WriteReports" >> beam.Map(
-        _write_reports, beam.pvalue.AsList(counts), directory, dataset
+        _write_reports, beam.pvalue.AsDict(counts), directory, dataset
     )
 
 
-class ShardCount(NamedTuple):
-    """How many records of a kind a file holds."""
-
-    split: str
-    protocol: str
-    way: int
-    label: int
-    pairs: int
+_Kind = tuple[str, str, int, int]
+"""Split, protocol, way and label of records."""
 
 
 def _request_images(shard: Shard, plan: Plan) -> Iterator[tuple[int, Any]]:
@@ -112,8 +106,8 @@ def _send_images(joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any
 
 def _write_shard(
     sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan, directory: str
-) -> Iterator[ShardCount]:
-    """Writes the file of a shard, of which all images have come together."""
+) -> Iterator[tuple[_Kind, int]]:
+    """Writes the file of a shard, of which all images have come together; how many of a kind."""
     number, parts = sent
     shard = plan.shards[number]
     images: dict[int, bytes] = {}
@@ -126,7 +120,7 @@ def _write_shard(
         pairs = int(np.count_nonzero(drawn.label == value))
         name = f"pairs/{stream.split}/{stream.protocol}/{value}"
         Metrics.counter(NAMESPACE, name).inc(pairs)
-        yield ShardCount(stream.split, stream.protocol, stream.way, value, pairs)
+        yield (stream.split, stream.protocol, stream.way, value), pairs
 
 
 def write_file(directory: str, shard: Shard, records: Iterable[bytes]) -> None:
@@ -170,11 +164,8 @@ def _records(stream: Stream, drawn: Pairs, images: Mapping[int, bytes]) -> Itera
         )
 
 
-def _write_reports(plan: Plan, counts: Sequence[ShardCount], directory: str, dataset: str) -> None:
+def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, dataset: str) -> None:
     catalog = plan.catalog
-    totals: Counter[tuple[str, str, int, int]] = Counter()
-    for count in counts:
-        totals[count[:4]] += count.pairs
     splits: dict[str, dict[str, Any]] = {}
     for stream in plan.streams:
         # The official runs copy images of the evaluation alphabets under names of their own.
@@ -186,7 +177,7 @@ def _write_reports(plan: Plan, counts: Sequence[ShardCount], directory: str, dat
                 "images": len(index),
                 "pairs": [],
             }
-    for (split, protocol, way, label), pairs in sorted(totals.items()):
+    for (split, protocol, way, label), pairs in sorted(counts.items()):
         splits[split]["pairs"].append(
             {"protocol": protocol, "way": way, "label": label, "pairs": pairs}
         )

@@ -4,11 +4,15 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from data_ingest.sampling.draws import Ints
+from data_ingest.sources.layout import ImageFile
+
+Unit = Literal["group", "class"]
+"""What is kept together: whole groups, or, where there are fewer than three, classes."""
 
 
 class ImageRef(NamedTuple):
@@ -18,6 +22,10 @@ class ImageRef(NamedTuple):
     class_name: str
     writer: int
     key: str
+
+    @classmethod
+    def of(cls, file: ImageFile) -> "ImageRef":
+        return cls(file.group, file.class_name, file.writer, file.uri)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,20 +120,11 @@ class ImageIndex:
     def writer(self, row: int) -> int:
         return int(self.row_writer[row])
 
-    def rows_of(
-        self,
-        *,
-        groups: Collection[str] | None = None,
-        classes: Collection[str] | None = None,
-    ) -> Ints:
-        """Rows of the images in these groups and in these classes (None: in any), ascending."""
-        keep = np.ones(len(self.classes), bool)
-        if groups is not None:
-            wanted = np.array([name in groups for name in self.groups], bool)
-            keep &= wanted[self.class_group]
-        if classes is not None:
-            keep &= np.array([name in classes for name in self.classes], bool)
-        return np.flatnonzero(keep[self.row_class])
+    def rows_of(self, unit: Unit, names: Collection[str]) -> Ints:
+        """Rows of the images of these groups (or classes), ascending."""
+        wanted, group = set(names), unit == "group"
+        keep = [name in wanted for name in (self.groups if group else self.classes)]
+        return np.flatnonzero(np.array(keep, bool)[self.row_group if group else self.row_class])
 
     def take(self, rows: Sequence[int] | Ints) -> "ImageIndex":
         """The index of these rows alone; row `i` of it is row `rows[i]` of this one.

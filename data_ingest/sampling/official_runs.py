@@ -34,10 +34,6 @@ class OfficialRuns:
     trials: tuple[Trial, ...]
     """Their images are positions in `images`."""
 
-    @property
-    def ways(self) -> set[int]:
-        return {trial.way for trial in self.trials}
-
 
 def read_official_runs(container: Path) -> OfficialRuns:
     """Reads the runs of a zip, or of a folder that holds `run01` or `all_runs/run01`.

@@ -13,10 +13,6 @@ from data_ingest.sampling.protocols import TRAIN_SPLIT
 from data_ingest.settings import PairSettings
 
 
-class PairsImpossible(InputError):
-    """There is no pair of one class, or none of two classes."""
-
-
 class Pairs(NamedTuple):
     """Pairs of rows of an index, as columns of one length."""
 
@@ -44,14 +40,14 @@ class PairSampler:
     different_within_group: float
 
     def check(self, where: str) -> None:
-        """Raises `PairsImpossible`, naming `where` the images are from, if it cannot sample."""
+        """Raises InputError, naming `where` the images are from, if it cannot sample."""
         if len(self.index.classes) < 2:
             found = f"only {self.index.classes[0]}" if self.index.classes else "none"
-            raise PairsImpossible(
+            raise InputError(
                 f"{where}: at least two classes are needed to make pairs, found {found}"
             )
         if not np.any(self.index.class_sizes >= 2):
-            raise PairsImpossible(
+            raise InputError(
                 f"{where}: none of the {len(self.index.classes)} classes, such as "
                 f"{self.index.classes[0]}, has two different images: add images, "
                 "laid out as <group>/<class>/<image>"

@@ -1,23 +1,18 @@
 """Divides images among the splits: `train`, `eval` (chooses) and `one_shot` (reports)."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 
 from data_ingest.errors import InputError
 from data_ingest.sampling.draws import Ints, stable_hash
-from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT, TRAIN_SPLIT
+from data_ingest.sampling.index import ImageIndex, Unit
+from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT
 from data_ingest.settings import PairSettings
 
-Unit = Literal["group", "class"]
-"""What is kept together: whole groups, or, where there are fewer than three, classes."""
 
-
-@dataclass(frozen=True, eq=False)
-class SplitRows:
+class SplitRows(NamedTuple):
     """Rows of the images of each split, ascending."""
 
     train: Ints
@@ -40,37 +35,33 @@ def split_index(
     Raises:
       InputError: too few groups or classes, or a class is both background and evaluation.
     """
-    if evaluation is not None:
+    shares = {EVAL_SPLIT: settings.holdout_share}
+    if evaluation is None:
+        shares = {ONE_SHOT_SPLIT: settings.evaluation_share, **shares}
+    else:
         shared = sorted(set(background.classes) & set(evaluation.classes))
         if shared:
             raise InputError(
                 f"{len(shared)} classes, such as {shared[0]}, are among both the background and "
                 "the evaluation images: remove them from one, or no figure can be trusted"
             )
-        shares = [(EVAL_SPLIT, settings.holdout_share)]
-    else:
-        shares = [
-            (ONE_SHOT_SPLIT, settings.evaluation_share),
-            (EVAL_SPLIT, settings.holdout_share),
-        ]
-    held_out = _hold_out(background, shares, settings)
-    one_shot = held_out.get(ONE_SHOT_SPLIT)
-    return SplitRows(
-        train=held_out[TRAIN_SPLIT],
-        eval=held_out[EVAL_SPLIT],
-        one_shot=one_shot if one_shot is not None else np.arange(len(evaluation or ())),
-    )
+    unit = unit_of(background)
+    left = holding_order(background, unit, settings)
+    held_out = {ONE_SHOT_SPLIT: np.arange(len(evaluation or ()))}
+    for split, share in shares.items():
+        count = max(1, round(share * len(left)))
+        while count < len(left) and not makes_pairs(background, unit, left[:count]):
+            count += 1
+        held_out[split] = background.rows_of(unit, left[:count])
+        left = left[count:]
+    if not makes_pairs(background, unit, left):
+        raise InputError(_too_little(background, splits=len(shares) + 1))
+    return SplitRows(train=background.rows_of(unit, left), **held_out)
 
 
 def unit_of(index: ImageIndex) -> Unit:
     """What these images are to be divided by."""
     return "group" if len(index.groups) >= 3 else "class"
-
-
-def unit_rows(index: ImageIndex, unit: Unit, names: Collection[str]) -> Ints:
-    """Rows of the images of these groups (or classes), ascending."""
-    names = set(names)
-    return index.rows_of(groups=names) if unit == "group" else index.rows_of(classes=names)
 
 
 def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list[str]:
@@ -93,25 +84,8 @@ def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list
 
 def makes_pairs(index: ImageIndex, unit: Unit, names: Collection[str]) -> bool:
     """Whether these groups (or classes) have two classes, and one of them two images."""
-    sizes = index.take(unit_rows(index, unit, names)).class_sizes
+    sizes = index.take(index.rows_of(unit, names)).class_sizes
     return len(sizes) >= 2 and int(sizes.max()) >= 2
-
-
-def _hold_out(
-    index: ImageIndex, shares: Sequence[tuple[str, float]], settings: PairSettings
-) -> dict[str, Ints]:
-    unit = unit_of(index)
-    left = holding_order(index, unit, settings)
-    held_out: dict[str, Ints] = {}
-    for split, share in shares:
-        count = max(1, round(share * len(left)))
-        while count < len(left) and not makes_pairs(index, unit, left[:count]):
-            count += 1
-        held_out[split] = unit_rows(index, unit, left[:count])
-        left = left[count:]
-    if not makes_pairs(index, unit, left):
-        raise InputError(_too_little(index, splits=len(shares) + 1))
-    return {**held_out, TRAIN_SPLIT: unit_rows(index, unit, left)}
 
 
 def _too_little(index: ImageIndex, *, splits: int) -> str:

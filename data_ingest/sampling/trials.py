@@ -69,8 +69,16 @@ def draw_trials(
       NotEnoughClasses: no group, or fewer than two groups together, have `way` classes with
         `shots` + 1 images by different writers.
     """
+    largest = largest_way(index, protocol, shots=shots)
+    if way > largest:
+        place = "any one group has" if protocol == PROTOCOL_WITHIN else "two groups have"
+        of_shots = f" of {shots} shots" if shots > 1 else ""
+        raise NotEnoughClasses(
+            f"{way}-way {protocol} trials{of_shots} need {way} classes with {shots + 1} images "
+            f"each, by different writers where these are known, but {largest} are the most that "
+            f"{place}"
+        )
     sampler = TrialSampler(index, protocol, way, seed, shots)
-    sampler.check()
     return islice((trial for number in count() for trial in sampler.trials(number)), trials)
 
 
@@ -138,34 +146,22 @@ class TrialSampler:
     way: int
     seed: int
     shots: int = 1
-    _cache: dict[int, _Candidates] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[int | None, _Candidates] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def _stream(self) -> str:
         return f"trials/{self.protocol}/{self.way}"
 
-    def check(self) -> None:
-        """Raises `NotEnoughClasses` where `way` is more than the index can give."""
-        largest = largest_way(self.index, self.protocol, shots=self.shots)
-        if self.way > largest:
-            place = "any one group has" if self.protocol == PROTOCOL_WITHIN else "two groups have"
-            of_shots = f" of {self.shots} shots" if self.shots > 1 else ""
-            raise NotEnoughClasses(
-                f"{self.way}-way {self.protocol} trials{of_shots} need {self.way} classes with "
-                f"{self.shots + 1} images each, by different writers where these are known, but "
-                f"{largest} are the most that {place}"
-            )
-
     def trials(self, set_number: int) -> list[Trial]:
-        """The `way` trials of one set; `check` must have passed."""
+        """The `way` trials of one set; `way` is at most `largest_way`."""
         draws = Draws(self.seed, self._stream, set_number)
         if self.protocol == PROTOCOL_WITHIN:
             groups = self._groups
             turn = Draws(self.seed, f"{self._stream}/turn", set_number // len(groups))
             group = int(groups[turn.order(len(groups))[set_number % len(groups)]])
-            candidates = self._candidates(group, self.index.group_classes(group))
+            candidates = self._candidates(group)
         else:
-            candidates = self._candidates(-1, range(len(self.index.classes)))
+            candidates = self._candidates(None)
         queries, first = self._draw_set(draws, candidates)
         order = draws.order(self.way).tolist()
         support = self._support(
@@ -182,19 +178,22 @@ class TrialSampler:
         return np.flatnonzero(_usable_in_groups(self.index, self.shots) >= self.way)
 
     @cached_property
-    def _usable(self) -> Flags:
-        return _usable_classes(self.index, self.shots)
+    def _usable(self) -> Ints:
+        return np.flatnonzero(_usable_classes(self.index, self.shots))
 
-    def _candidates(self, key: int, classes: range) -> _Candidates:
-        if key not in self._cache:
-            usable = np.array(classes, np.int64)[self._usable[list(classes)]]
+    def _candidates(self, group: int | None) -> _Candidates:
+        """The classes of a group, or all."""
+        if group not in self._cache:
+            usable = self._usable
+            if group is not None:
+                usable = usable[self.index.class_group[usable] == group]
             rows = np.flatnonzero(np.isin(self.index.row_class, usable))
             rows = rows[self.index.row_writer[rows] != UNKNOWN_WRITER]
             writers, writer_at = np.unique(self.index.row_writer[rows], return_inverse=True)
             drawn = np.zeros((len(usable), len(writers)), bool)
             drawn[np.searchsorted(usable, self.index.row_class[rows]), writer_at] = True
-            self._cache[key] = _Candidates(usable, writers.astype(np.int64), drawn)
-        return self._cache[key]
+            self._cache[group] = _Candidates(usable, writers.astype(np.int64), drawn)
+        return self._cache[group]
 
     def _draw_set(self, draws: Draws, candidates: _Candidates) -> tuple[list[int], list[int]]:
         """The query row of each of `way` classes, and its candidate row."""

@@ -129,7 +129,7 @@ def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: flo
         *(Rejected(IMAGES, reading.found[at][0].file, TWO_CLASSES) for at in contradictory),
     ]
     sound = tuple(found for at, (found, _) in reading.found.items() if at not in contradictory)
-    catalog = build_catalog([CatalogPart(IMAGES, 0, sound, tuple(rejected))])
+    catalog = build_catalog([CatalogPart(IMAGES, sound, tuple(rejected))])
     located = catalog.sources[IMAGES]
     if catalog.rejected_share > max_rejected_share or not len(located.index):
         raise InputError(too_many_rejected(catalog, max_rejected_share))

@@ -11,8 +11,8 @@ from typing import Final, Literal
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.draws import Ints
-from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.splits import Unit, holding_order, makes_pairs, unit_rows
+from data_ingest.sampling.index import ImageIndex, Unit
+from data_ingest.sampling.splits import holding_order, makes_pairs
 from data_ingest.settings import PairSettings
 
 Side = Literal["background", "evaluation"]
@@ -35,7 +35,7 @@ def new_sides(
       unit: what is divided.
     """
     names = index.groups if unit == "group" else index.classes
-    fresh = index.take(unit_rows(index, unit, [name for name in names if name not in known]))
+    fresh = index.take(index.rows_of(unit, [name for name in names if name not in known]))
     ordered = holding_order(fresh, unit, settings)
     judged = sum(side == EVALUATION for side in known.values())
     wanted = round(settings.evaluation_share * (len(known) + len(ordered))) - judged
@@ -52,7 +52,7 @@ def new_sides(
 def side_rows(index: ImageIndex, sides: Mapping[str, Side], unit: Unit) -> dict[Side, Ints]:
     """Rows of the images of either side, ascending."""
     return {
-        side: unit_rows(index, unit, [name for name, own in sides.items() if own == side])
+        side: index.rows_of(unit, [name for name, own in sides.items() if own == side])
         for side in SIDES
     }
 

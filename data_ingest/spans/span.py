@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ConfigDict, Field
 
 from data_ingest.errors import InputError
-from data_ingest.sampling.splits import Unit
+from data_ingest.sampling.index import Unit
 from data_ingest.settings import Settings
 from data_ingest.spans.landing import fingerprint, table_of_contents
 from data_ingest.spans.sides import SIDES, Side

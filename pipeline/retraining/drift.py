@@ -245,7 +245,7 @@ def _images(containers: Sequence[Path]) -> list[ImageFile]:
 
 def _way(files: Sequence[ImageFile]) -> int:
     """The most candidates of a trial, going by names alone."""
-    refs = [ImageRef(f.group, f.class_name, f.writer, f"{f.uri}\0{f.container}") for f in files]
+    refs = [ImageRef.of(file)._replace(key=f"{file.uri}\0{file.container}") for file in files]
     return largest_way(ImageIndex.build(refs), PROTOCOL_WITHIN)
 
 

@@ -11,7 +11,7 @@ from data_ingest.sampling.index import ImageIndex
 def located(index: ImageIndex, *, size: int = 100) -> LocatedIndex:
     """All images in block 0, in the order of their rows, of `size` bytes each."""
     rows = np.arange(len(index))
-    return LocatedIndex(index, np.zeros_like(rows), rows, np.full_like(rows, size), rows)
+    return LocatedIndex(index, np.full_like(rows, size), rows, np.zeros_like(rows), rows)
 
 
 def catalog_of(

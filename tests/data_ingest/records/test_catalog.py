@@ -14,16 +14,20 @@ from data_ingest.records.catalog import (
 from data_ingest.sampling.index import ImageRef
 
 
-def found(class_name: str, key: str, content: str, *, size: int = 10) -> Found:
+def found(class_name: str, key: str, content: str, *, block: int = 0, position: int = 0) -> Found:
     ref = ImageRef(class_name.split("/")[0], class_name, 0, key)
-    return Found(ref, f"/data/{class_name}/{key}", content.encode(), size, listing=0)
+    return Found(
+        ref, content.encode(), f"/data/{class_name}/{key}", 10, 0, block=block, position=position
+    )
 
 
 def test_rows_lead_to_the_block_and_place_of_their_image_whatever_the_order_of_the_parts() -> None:
-    images = [found(f"g{at % 3}/c{at % 6}", f"{at:02d}", f"content{at}") for at in range(24)]
+    images = [
+        found(f"g{at % 3}/c{at % 6}", f"{at:02d}", f"content{at}", block=at // 8, position=at % 8)
+        for at in range(24)
+    ]
     parts = [
-        CatalogPart(BACKGROUND, block, tuple(images[8 * block : 8 * block + 8]), ())
-        for block in range(3)
+        CatalogPart(BACKGROUND, tuple(images[8 * block : 8 * block + 8]), ()) for block in range(3)
     ]
     for seed in range(3):
         random.Random(seed).shuffle(parts)
@@ -35,7 +39,9 @@ def test_rows_lead_to_the_block_and_place_of_their_image_whatever_the_order_of_t
 
 def test_of_copies_in_one_class_one_is_kept() -> None:
     """Omniglot's Braille character01 has one drawing twice (drawers 03 and 19)."""
-    part = CatalogPart(BACKGROUND, 0, (found("a/x", "19", "same"), found("a/x", "03", "same")), ())
+    part = CatalogPart(
+        BACKGROUND, (found("a/x", "19", "same"), found("a/x", "03", "same", position=1)), ()
+    )
     catalog = build_catalog([part])
     assert len(catalog.sources[BACKGROUND].index) == 1
     assert catalog.sources[BACKGROUND].position.tolist() == [1]
@@ -46,7 +52,6 @@ def test_of_copies_in_one_class_one_is_kept() -> None:
 def test_an_image_that_lies_in_two_classes_is_rejected_in_both() -> None:
     part = CatalogPart(
         BACKGROUND,
-        0,
         (found("a/x", "1", "same"), found("a/y", "2", "same"), found("a/y", "3", "own")),
         (),
     )
@@ -61,22 +66,22 @@ def test_an_image_that_lies_in_two_classes_is_rejected_in_both() -> None:
 
 def test_two_images_of_one_name_in_two_archives_are_both_kept() -> None:
     parts = [
-        CatalogPart(BACKGROUND, 0, (found("a/x", "1", "one"),), ()),
-        CatalogPart(BACKGROUND, 1, (found("a/x", "1", "other"),), ()),
+        CatalogPart(BACKGROUND, (found("a/x", "1", "one"),), ()),
+        CatalogPart(BACKGROUND, (found("a/x", "1", "other"),), ()),
     ]
     assert len(build_catalog(parts).sources[BACKGROUND].index) == 2
 
 
 def test_official_runs_are_left_as_they_are() -> None:
-    part = CatalogPart(RUNS, 0, (found("run01/a", "1", "same"), found("run02/b", "2", "same")), ())
+    part = CatalogPart(RUNS, (found("run01/a", "1", "same"), found("run02/b", "2", "same")), ())
     assert len(build_catalog([part]).sources[RUNS].index) == 2
 
 
 def test_the_rejected_are_counted_over_all_sources() -> None:
     parts = [
-        CatalogPart(BACKGROUND, 0, (found("a/x", "1", "one"),), (Rejected(BACKGROUND, "f", "b"),)),
-        CatalogPart(EVALUATION, 1, (found("e/x", "1", "one"),), (Rejected(EVALUATION, "g", "b"),)),
-        CatalogPart(EVALUATION, 2, (), (Rejected(EVALUATION, "a", "c"),)),
+        CatalogPart(BACKGROUND, (found("a/x", "1", "one"),), (Rejected(BACKGROUND, "f", "b"),)),
+        CatalogPart(EVALUATION, (found("e/x", "1", "one"),), (Rejected(EVALUATION, "g", "b"),)),
+        CatalogPart(EVALUATION, (), (Rejected(EVALUATION, "a", "c"),)),
     ]
     catalog = build_catalog(parts)
     assert catalog.read == {BACKGROUND: 2, EVALUATION: 3}

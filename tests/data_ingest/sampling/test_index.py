@@ -56,7 +56,7 @@ def test_a_subset_holds_the_same_images_as_its_rows(
 ) -> None:
     index = index_of(layout)
     chosen = data.draw(st.sets(st.sampled_from(index.groups)))
-    rows = index.rows_of(groups=chosen)
+    rows = index.rows_of("group", chosen)
     subset = index.take(rows)
     assert set(subset.groups) == chosen
     assert [subset.class_name(row) for row in range(len(subset))] == [
@@ -67,7 +67,7 @@ def test_a_subset_holds_the_same_images_as_its_rows(
 
 def test_a_subset_can_be_taken_by_class() -> None:
     index = index_of({"a": [[1], [1, 2]], "b": [[1]]})
-    subset = index.take(index.rows_of(classes=["a/01", "b/00"]))
+    subset = index.take(index.rows_of("class", ["a/01", "b/00"]))
     assert subset.classes == ("a/01", "b/00")
     assert subset.class_sizes.tolist() == [2, 1]
     assert subset.group_sizes.tolist() == [1, 1]
@@ -91,4 +91,4 @@ def test_a_class_name_shared_by_two_groups_is_refused() -> None:
 def test_an_index_of_nothing_is_empty() -> None:
     index = ImageIndex.build([])
     assert len(index) == 0
-    assert len(index.take(index.rows_of(groups=["a"]))) == 0
+    assert len(index.take(index.rows_of("group", ["a"]))) == 0

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from data_ingest.errors import InputError
 from data_ingest.sampling.pairs import (
     Pairs,
     PairSampler,
-    PairsImpossible,
     pair_sampler,
 )
 from data_ingest.settings import PairSettings
@@ -19,7 +19,7 @@ def sampler_over(
     sampler = PairSampler(index_of(layout), seed, "test", share)
     try:
         sampler.check("here")
-    except PairsImpossible:
+    except InputError:
         assume(False)
     return sampler
 
@@ -101,12 +101,12 @@ def test_training_and_verification_pairs_differ_and_follow_the_seed() -> None:
 
 
 def test_a_class_alone_is_refused_by_name() -> None:
-    with pytest.raises(PairsImpossible, match=r"training images.*at least two classes.*a/00"):
+    with pytest.raises(InputError, match=r"training images.*at least two classes.*a/00"):
         PairSampler(index_of({"a": [[1, 2]]}), 1, "test", 0.5).check("training images")
 
 
 def test_classes_of_one_image_each_are_refused_by_name() -> None:
-    with pytest.raises(PairsImpossible, match="none of the 2 classes, such as a/00"):
+    with pytest.raises(InputError, match="none of the 2 classes, such as a/00"):
         PairSampler(index_of({"a": [[1], [2]]}), 1, "test", 0.5).check("training images")
 
 

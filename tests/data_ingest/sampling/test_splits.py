@@ -27,7 +27,7 @@ def require_division(index: ImageIndex, rows: SplitRows) -> None:
     if len(index.groups) >= 3:
         assert sum(len(groups) for groups, _ in parts) == len(index.groups)
     for _, classes in parts:
-        sizes = index.take(index.rows_of(classes=classes)).class_sizes
+        sizes = index.take(index.rows_of("class", classes)).class_sizes
         assert len(classes) >= 2
         assert sizes.max() >= 2
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
-from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.splits import Unit, unit_of
+from data_ingest.sampling.index import ImageIndex, Unit
+from data_ingest.sampling.splits import unit_of
 from data_ingest.settings import PairSettings
 from data_ingest.spans.sides import Side, new_sides, require_like_layout, side_rows
 from tests.data_ingest.sampling_strategies import index_of, omniglot_like
