@@ -236,9 +236,8 @@ def _custom_config(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
 def _clear(directory: str) -> None:
     """Empties the folder but leaves it: TFX, too, removes it, and fails where it is not there."""
     if fileio.isdir(directory):
-        for name in fileio.listdir(directory):
-            path = f"{directory}/{name}"
-            fileio.rmtree(path) if fileio.isdir(path) else fileio.remove(path)
+        fileio.rmtree(directory)
+        fileio.makedirs(directory)
 
 
 def _log_summary(summary: Mapping[str, Any]) -> None:

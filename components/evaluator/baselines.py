@@ -16,6 +16,7 @@ from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, a
 from components.evaluator.settings import one_shot_metric
 from components.evaluator.trials import recorded_trials
 from data_ingest.sampling.trials import Trial
+from data_ingest.spans.image_figures import gray_on_white
 
 Gray = npt.NDArray[np.uint8]
 
@@ -53,11 +54,7 @@ class Baseline:
 def gray_picture(encoded: bytes) -> Gray:
     """An encoded image as `uint8[105, 105]`; transparent is white, other sizes are averaged."""
     with Image.open(io.BytesIO(encoded)) as image:
-        if image.has_transparency_data:
-            drawn = image.convert("RGBA")
-            gray = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("L")
-        else:
-            gray = image.convert("L")
+        gray = gray_on_white(image)
         if gray.size != (_SIDE, _SIDE):
             gray = gray.resize((_SIDE, _SIDE), Image.Resampling.BOX)
         return np.asarray(gray)

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import expit
 
 from components.evaluator.baselines import gray_picture
 from components.evaluator.recognisers import ModelRecogniser, Wrong, answer
-from components.evaluator.statistics import score, wilson_interval
+from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import TrialImages, recorded_trials
 from data_ingest.durable import write_atomically
 from data_ingest.sampling.index import ImageIndex
@@ -143,8 +144,8 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
             query=image(one.trial.query),
             chosen=image(one.trial.support[one.chosen][0]),
             correct=image(one.trial.support[one.trial.answer][0]),
-            chosen_score=float(score(one.chosen_nearness)),
-            correct_score=float(score(one.right_nearness)),
+            chosen_score=float(expit(one.chosen_nearness)),
+            correct_score=float(expit(one.right_nearness)),
         )
         for one in wrong[:most]
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -47,11 +48,6 @@ def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Inter
         area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
     ) / (positives * negatives)
     return _normal_interval(area, math.sqrt(max(0.0, variance)))
-
-
-def score(logit: Floats | float) -> Floats:
-    """The model's score of a logit: the logistic function, in a form that does not overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(np.asarray(logit) / 2)))
 
 
 def trial_credit(
@@ -122,7 +118,7 @@ class ScoredPairs:
         """Expected calibration error of the score, with a bootstrap interval."""
         if self.n == 0:
             return math.nan, NO_INTERVAL
-        scores = score(self.logits)
+        scores = expit(self.logits)
         bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
         def error(same: Floats, different: Floats) -> float:
@@ -162,13 +158,7 @@ def equal_error_rate(same: Floats, different: Floats) -> float:
     # Entry i: everything from the i-th distinct logit up is called "same".
     rejected = np.concatenate([[0.0], np.cumsum(same)]) / same.sum()
     accepted = 1 - np.concatenate([[0.0], np.cumsum(different)]) / different.sum()
-    gap = rejected - accepted
-    after = int(np.argmax(gap >= 0))
-    if gap[after] == 0 or after == 0:
-        return float(rejected[after])
-    before = after - 1
-    step = -gap[before] / (gap[after] - gap[before])
-    return float(rejected[before] + step * (rejected[after] - rejected[before]))
+    return float(np.interp(0.0, rejected - accepted, rejected))
 
 
 def calibration_error(

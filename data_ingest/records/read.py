@@ -48,7 +48,7 @@ def list_inputs(containers: Mapping[str, Sequence[Path]]) -> Inputs:
     Raises:
       InputError: a container cannot be listed, or there are several of the official runs.
     """
-    official = OfficialRuns((), ())
+    official = OfficialRuns([], [])
     portions: list[Portion] = []
     for source, places in containers.items():
         files: list[ImageFile] = []

@@ -7,9 +7,8 @@ image of its class.
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError
 from data_ingest.sampling.trials import Trial
@@ -25,13 +24,12 @@ _LABELS: Final = "class_labels.txt"
 _RUN: Final = re.compile(r"run\d+")
 
 
-@dataclass(frozen=True)
-class OfficialRuns:
+class OfficialRuns(NamedTuple):
     """All runs of an archive or folder."""
 
-    images: tuple[ImageFile, ...]
+    images: list[ImageFile]
     """Group `run03`, class `run03/class08`, writer unknown (0)."""
-    trials: tuple[Trial, ...]
+    trials: list[Trial]
     """Their images are positions in `images`."""
 
 
@@ -54,27 +52,21 @@ def read_official_runs(container: Path) -> OfficialRuns:
             f"{container} holds no one-shot runs: expected run01/{_LABELS}, run01/training/ and "
             "run01/test/ as in Omniglot's all_runs.zip"
         )
-    images: list[ImageFile] = []
-    trials: list[Trial] = []
+    runs = OfficialRuns([], [])
     with ImageReader() as reader:
         for label_file in labels:
             try:
-                data = reader.read(_file(container, label_file, "", ""))
+                text = reader.read(_file(container, label_file, "", "")).decode("utf-8", "replace")
             except UnreadableImageError as error:
                 raise InputError(f"{error} cannot be read") from error
-            text = data.decode("utf-8", "replace")
-            _read_run(container, label_file, text, set(names), images, trials)
-    return OfficialRuns(tuple(images), tuple(trials))
+            _read_run(container, label_file, text, set(names), runs)
+    return runs
 
 
 def _read_run(
-    container: Path,
-    label_file: str,
-    text: str,
-    names: Collection[str],
-    images: list[ImageFile],
-    trials: list[Trial],
+    container: Path, label_file: str, text: str, names: Collection[str], runs: OfficialRuns
 ) -> None:
+    images, trials = runs
     root = PurePosixPath(label_file).parent
     run = root.name
     training = sorted(name for name in names if PurePosixPath(name).parent == root / "training")
@@ -115,10 +107,4 @@ def _read_run(
 
 
 def _file(container: Path, member: str, run: str, class_stem: str) -> ImageFile:
-    return ImageFile(
-        group=run,
-        class_name=f"{run}/{class_stem}",
-        writer=0,
-        container=str(container),
-        member=member,
-    )
+    return ImageFile(run, f"{run}/{class_stem}", 0, str(container), member)

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
@@ -117,13 +118,14 @@ def refuse_unsafe_name(container: Path, member: str) -> None:
         )
 
 
-class ImageReader:
+class ImageReader(ExitStack):
     """Reads images one after another, keeping the zips that they lie in open.
 
     Not safe to share between threads; every worker makes its own.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._zips: dict[str, zipfile.ZipFile] = {}
 
     def read(self, image: ImageFile) -> bytes:
@@ -137,10 +139,10 @@ class ImageReader:
             if container.is_dir():
                 with (container / image.member).open("rb") as stream:
                     return stream.read(MAX_BYTES + 1)
-            archive = self._zips.get(image.container)
-            if archive is None:
-                archive = self._zips[image.container] = zipfile.ZipFile(image.container)
-            with archive.open(image.member) as member:
+            if image.container not in self._zips:
+                archive = self.enter_context(zipfile.ZipFile(image.container))
+                self._zips[image.container] = archive
+            with self._zips[image.container].open(image.member) as member:
                 return member.read(MAX_BYTES + 1)
         except (OSError, KeyError, *_ZIP_ERRORS) as error:
             raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
@@ -159,16 +161,6 @@ class ImageReader:
                 yield position, file, data
             elif rejected is not None:
                 rejected.append(RejectedFile(file, reason))
-
-    def close(self) -> None:
-        while self._zips:
-            self._zips.popitem()[1].close()
-
-    def __enter__(self) -> "ImageReader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def check_image(data: bytes) -> str | None:

@@ -3,7 +3,7 @@
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -114,7 +114,7 @@ def natural_divergences(reference: ImageFigures, *, like: ImageFigures) -> dict[
     units, count = reference.groups, len(set(like.groups))
     if len(set(units)) < _FEWEST_UNITS:
         units, count = reference.classes, len(set(like.classes))
-    names = sorted(set(units))
+    names, unit_at = np.unique(units, return_inverse=True)
     if len(names) < _FEWEST_UNITS:
         return dict.fromkeys(reference.columns, 0.0)
     count = min(count, len(names) // 2)
@@ -123,7 +123,9 @@ def natural_divergences(reference: ImageFigures, *, like: ImageFigures) -> dict[
         row[Draws(0, f"natural divergence/{count}", number).order(len(names))[:count]] = True
     greatest = {}
     for figure, column in reference.columns.items():
-        table = _table(units, column, names)
+        values, value_at = np.unique(column, return_inverse=True)
+        table = np.zeros((len(names), len(values)))
+        np.add.at(table, (unit_at, value_at), 1)
         greatest[figure] = float(divergence(drawn @ table, ~drawn @ table).max())
     return greatest
 
@@ -151,7 +153,9 @@ def image_statistics(data: bytes) -> ImageStatistics:
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         form = f"{image.format} {_colours(image)}"
-        gray = _gray(image)
+        small = gray_on_white(image)
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    gray = np.asarray(small, np.float32) / np.float32(255)
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     light = float(border.mean()) > 0.5
     ink = gray < 0.5 if light else gray >= 0.5
@@ -174,6 +178,17 @@ def image_statistics(data: bytes) -> ImageStatistics:
     )
 
 
+def gray_on_white(image: Image.Image) -> Image.Image:
+    """An image in 8 bits of gray, with white behind what is transparent."""
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode.startswith("I"):
+        # 16 bits: Pillow clips instead of scaling.
+        return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("L")
+
+
 def bin_of(name: str, value: float | str) -> str:
     """The range that a figure lies in, by a name that sorts as the ranges do.
 
@@ -190,23 +205,9 @@ def bin_of(name: str, value: float | str) -> str:
 
 
 def _colours(image: Image.Image) -> str:
-    if "A" in image.getbands() or "transparency" in image.info:
+    if image.has_transparency_data:
         return "with transparency"
     return {"1": "1-bit", "L": "gray", "I": "gray", "I;16": "gray"}.get(image.mode, "colour")
-
-
-def _gray(image: Image.Image) -> npt.NDArray[np.float32]:
-    """`[H, W]` in [0, 1], at most `_SIDE` pixels a side."""
-    if _colours(image) == "with transparency":
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode.startswith("I"):
-        # 16 bits: Pillow clips instead of scaling.
-        gray = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    else:
-        gray = image.convert("L")
-    gray.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    return np.asarray(gray, np.float32) / np.float32(255)
 
 
 def _changes(ink: Flags) -> int:
@@ -231,13 +232,3 @@ def _entropy(shares: Floats) -> Floats:
     logarithms = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
     entropy: Floats = -(shares * logarithms).sum(axis=-1)
     return entropy
-
-
-def _table(units: Iterable[str], values: Sequence[str], names: Sequence[str]) -> Floats:
-    """`[units, values]` counts."""
-    row = {name: number for number, name in enumerate(names)}
-    column = {value: number for number, value in enumerate(sorted(set(values)))}
-    table = np.zeros((len(row), len(column)))
-    places = [(row[unit], column[value]) for unit, value in zip(units, values, strict=True)]
-    np.add.at(table, tuple(np.array(places).T), 1)
-    return table

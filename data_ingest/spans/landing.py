@@ -5,7 +5,7 @@ import logging
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,12 +16,12 @@ from data_ingest.records.catalog import (
     TWO_CLASSES,
     CatalogPart,
     Found,
-    LocatedIndex,
     Rejected,
     build_catalog,
 )
 from data_ingest.records.plan import too_many_rejected
 from data_ingest.sampling.draws import Ints
+from data_ingest.sampling.index import ImageIndex
 from data_ingest.sources.layout import (
     ImageFile,
     ImageReader,
@@ -43,13 +43,18 @@ class Entry(NamedTuple):
     crc: int
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """All images of some folders and zips, read and checked one by one; not their bytes."""
+class NewImage(NamedTuple):
+    """A sound image, without its bytes."""
 
-    files: Sequence[ImageFile]
-    found: Mapping[int, tuple[Found, Entry]]
-    """By position in `files`."""
+    file: ImageFile
+    found: Found
+    entry: Entry
+
+
+class Reading(NamedTuple):
+    """All images of some folders and zips, read and checked one by one."""
+
+    sound: Sequence[NewImage]
     rejected: Sequence[Rejected]
 
 
@@ -57,14 +62,15 @@ class Reading:
 class NewImages:
     """The sound and distinct images of a reading."""
 
-    located: LocatedIndex
+    index: ImageIndex
+    images: Sequence[NewImage]
+    """By row of the index."""
     rejected: tuple[Rejected, ...]
     duplicates: int
-    _reading: Reading
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self._reading.found[int(at)][1] for at in self.located.listing)
+        return fingerprint(image.entry for image in self.images)
 
     def write(self, path: Path, rows: Ints) -> None:
         """Writes the images of these rows as a zip that depends on them alone, down to the byte.
@@ -73,21 +79,19 @@ class NewImages:
           InputError: an image is no longer what it was when it was checked.
           OSError: the folder cannot be written, or its disk is full.
         """
-        listings = [int(self.located.listing[row]) for row in rows]
-        listings.sort(key=lambda listing: self._reading.found[listing][1])
+        images = sorted((self.images[row] for row in rows), key=lambda image: image.entry)
         with naming(path), ImageReader() as reader, zipfile.ZipFile(path, "x") as archive:
-            for listing in listings:
-                found, entry = self._reading.found[listing]
+            for image in images:
                 try:
-                    data = reader.read(self._reading.files[listing])
+                    data = reader.read(image.file)
                 except UnreadableImageError:
                     data = b""
-                if image_digest(data) != found.digest:
+                if image_digest(data) != image.found.digest:
                     raise InputError(
-                        f"{found.file} changed while it was being read: wait until the "
+                        f"{image.file.path} changed while it was being read: wait until the "
                         "images are complete, and run again"
                     )
-                archive.writestr(zipfile.ZipInfo(entry.name), data)
+                archive.writestr(zipfile.ZipInfo(image.entry.name), data)
 
 
 def read_images(sources: Sequence[Path]) -> Reading:
@@ -97,15 +101,15 @@ def read_images(sources: Sequence[Path]) -> Reading:
       InputError: a source cannot be listed.
     """
     files = [file for source in sources for file in list_images(source)]
-    found: dict[int, tuple[Found, Entry]] = {}
+    sound: list[NewImage] = []
     rejected: list[RejectedFile] = []
     with ImageReader() as reader:
         for listing, file, data in reader.sound(files, rejected):
             entry = Entry(file.uri, len(data), zlib.crc32(data))
-            found[listing] = (Found.of(file, data, listing), entry)
+            sound.append(NewImage(file, Found.of(file, data, len(sound)), entry))
             if listing % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
                 _log.info("Checked %d of %d images", listing + 1, len(files))
-    return Reading(files, found, [Rejected(IMAGES, bad.file.path, bad.reason) for bad in rejected])
+    return Reading(sound, [Rejected(IMAGES, bad.file.path, bad.reason) for bad in rejected])
 
 
 def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: float) -> NewImages:
@@ -123,18 +127,19 @@ def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: flo
     Raises:
       InputError: two images share a name, or too many are unusable.
     """
-    contradictory = _of_other_classes(reading.found, earlier)
+    contradictory = _of_other_classes(reading.sound, earlier)
     rejected = [
         *reading.rejected,
-        *(Rejected(IMAGES, reading.found[at][0].file, TWO_CLASSES) for at in contradictory),
+        *(Rejected(IMAGES, image.file.path, TWO_CLASSES) for image in contradictory),
     ]
-    sound = tuple(found for at, (found, _) in reading.found.items() if at not in contradictory)
-    catalog = build_catalog([CatalogPart(IMAGES, sound, tuple(rejected))])
-    located = catalog.sources[IMAGES]
-    if catalog.rejected_share > max_rejected_share or not len(located.index):
+    sound = [image.found for image in reading.sound if image not in contradictory]
+    catalog = build_catalog([CatalogPart(IMAGES, tuple(sound), tuple(rejected))])
+    index, listing = catalog.sources[IMAGES].index, catalog.sources[IMAGES].listing
+    if catalog.rejected_share > max_rejected_share or not len(index):
         raise InputError(too_many_rejected(catalog, max_rejected_share))
-    _refuse_equal_names(reading.found[int(at)] for at in located.listing)
-    return NewImages(located, catalog.rejected, catalog.duplicates[IMAGES], reading)
+    images = [reading.sound[at] for at in listing]
+    _refuse_equal_names(images)
+    return NewImages(index, images, catalog.rejected, catalog.duplicates[IMAGES])
 
 
 def table_of_contents(path: Path) -> list[Entry]:
@@ -158,35 +163,31 @@ def fingerprint(entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-def _of_other_classes(
-    found: Mapping[int, tuple[Found, Entry]], earlier: Sequence[Path]
-) -> set[int]:
+def _of_other_classes(images: Sequence[NewImage], earlier: Sequence[Path]) -> set[NewImage]:
     """Which of the images an earlier span has in another class."""
-    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for listing, (_, entry) in found.items():
-        alike[entry.size, entry.crc].append(listing)
-    others: set[int] = set()
+    alike: dict[tuple[int, int], list[NewImage]] = defaultdict(list)
+    for image in images:
+        alike[image.entry[1:]].append(image)
+    others: set[NewImage] = set()
     for path in earlier:
         for entry in table_of_contents(path):
             class_name = entry.name.rpartition("/")[0]
             suspects = [
-                listing
-                for listing in alike.get((entry.size, entry.crc), ())
-                if found[listing][0].ref.class_name != class_name
+                image for image in alike.get(entry[1:], ()) if image.file.class_name != class_name
             ]
             if suspects:
                 with zipfile.ZipFile(path) as archive:
                     digest = image_digest(archive.read(entry.name))
-                others.update(at for at in suspects if found[at][0].digest == digest)
+                others.update(image for image in suspects if image.found.digest == digest)
     return others
 
 
-def _refuse_equal_names(kept: Iterable[tuple[Found, Entry]]) -> None:
-    first: dict[str, Found] = {}
-    for found, entry in kept:
-        other = first.setdefault(entry.name, found)
-        if other is not found:
+def _refuse_equal_names(images: Iterable[NewImage]) -> None:
+    first: dict[str, NewImage] = {}
+    for image in images:
+        other = first.setdefault(image.entry.name, image)
+        if other is not image:
             raise InputError(
-                f"two different images are named {entry.name}: {other.file} and {found.file}. "
-                "Rename one of them"
+                f"two different images are named {image.entry.name}: {other.file.path} and "
+                f"{image.file.path}. Rename one of them"
             )

@@ -192,7 +192,7 @@ class SpanStore:
         earlier: Sequence[Span],
         pairs: PairSettings,
     ) -> Span:
-        index = images.located.index
+        index = images.index
         known = {name: side for span in earlier for name, side in span.new.items()}
         unit = earlier[0].unit if earlier else unit_of(index)
         require_like_layout(index.groups, known, unit)
