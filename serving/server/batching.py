@@ -6,7 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -80,22 +81,16 @@ class Request:
     def __init__(self, parts: int, deadline: float | None) -> None:
         self.future: Future[dict[str, Array]] = Future()
         self.deadline = deadline
-        self._results: list[dict[str, Array] | None] = [None] * parts
-        self._missing = parts
-        self._claimed = False
-        self._over = False
+        self._parts = parts
+        self._results: dict[int, dict[str, Array]] = {}
         self._lock = threading.Lock()
 
     def claim(self) -> bool:
         """Whether its parts are still worth running; settles it if the deadline has passed."""
         with self._lock:
-            if self._over:
+            future = self.future
+            if future.done() or not (future.running() or future.set_running_or_notify_cancel()):
                 return False
-            if not self._claimed:
-                if not self.future.set_running_or_notify_cancel():
-                    self._over = True
-                    return False
-                self._claimed = True
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self.fail(ServingError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before execution"))
             return False
@@ -103,30 +98,23 @@ class Request:
 
     def fail(self, error: ServingError) -> None:
         """Settles it, unless it is settled already."""
-        with self._lock:
-            if self._over:
-                return
-            self._over = True
-        if self._claimed or self.future.set_running_or_notify_cancel():
+        with self._lock, suppress(InvalidStateError):
             self.future.set_exception(error)
 
     def complete(self, part: int, outputs: dict[str, Array]) -> None:
         """Takes the outputs of one part; the last one settles it."""
         with self._lock:
             self._results[part] = outputs
-            self._missing -= 1
-            if self._missing or self._over:
+            if len(self._results) < self._parts or self.future.done():
                 return
-            self._over = True
-        results = [result for result in self._results if result is not None]
-        if len(results) == 1:
-            self.future.set_result(results[0])
-            return
+        results = [self._results[at] for at in range(self._parts)]
         try:
-            whole = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+            whole = results[0]
+            if len(results) > 1:
+                whole = {name: np.concatenate([r[name] for r in results]) for name in whole}
         except (MemoryError, ValueError) as error:
             message = f"parts cannot be joined: {type(error).__name__}"
-            self.future.set_exception(ServingError(Code.INTERNAL, message))
+            self.fail(ServingError(Code.INTERNAL, message))
         else:
             self.future.set_result(whole)
 
