@@ -22,13 +22,12 @@ from serving.server.models import ServerState
 from serving.server.rest.limits import Guard, raw_path
 from serving.server.rest.predict_json import parse_body, read_inputs, write_outputs
 from serving.server.rest.protocol import (
+    JSON,
     Action,
     ModelPath,
     RestOptions,
     error_reply,
-    json_reply,
     parse_model_path,
-    serving_error_reply,
 )
 
 _log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class ModelApi:
         with self._state.metrics.answering(path.name, API_NAMES[path.action], "REST"):
             body: bytes = (await receive()).get("body", b"")
             answer = await self._answer(path, body)
-        await json_reply(answer)(scope, receive, send)
+        await Response(answer, media_type=JSON)(scope, receive, send)
 
     async def _answer(self, path: ModelPath, body: bytes) -> bytes:
         if path.action == "status":  # TF Serving looks at no label here
@@ -142,14 +141,12 @@ def _to_json(proto: message.Message) -> bytes:
 
 async def _on_serving_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return serving_error_reply(error)
+    return error_reply(error.message, status=error.code.http)
 
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    reply = error_reply(error.detail, status=error.status_code)
-    reply.headers.update(error.headers or {})
-    return reply
+    return error_reply(error.detail, status=error.status_code, headers=error.headers)
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -4,11 +4,13 @@ import asyncio
 import hmac
 import socket
 import zlib
+from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
 import uvicorn
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,27 +19,9 @@ from uvicorn.server import ServerState
 from serving.errors import Code, ServingError
 from serving.server.rest.protocol import RestOptions, error_reply, parse_model_path
 
-REQUEST_TIMEOUT: Final = 408
-TOO_LARGE: Final = 413
-HEAD_TOO_LARGE: Final = 431
 GZIP: Final = 16 + zlib.MAX_WBITS
-
-
-class Refused(Exception):
-    """A request that is not passed on.
-
-    Args:
-      message: for the client.
-      status: of HTTP.
-      close: hang up afterwards, as the rest of the body is not wanted.
-      headers: more headers of the reply, with `_` for `-`.
-    """
-
-    def __init__(self, message: str, status: int, *, close: bool = True, **headers: str) -> None:
-        super().__init__(message)
-        self.reply = error_reply(message, status=status, close=close)
-        for name, value in headers.items():
-            self.reply.headers[name.replace("_", "-")] = value
+HANG_UP: Final = {"connection": "close"}
+"""Where the rest of a request is not wanted."""
 
 
 class Guard:
@@ -67,8 +51,9 @@ class Guard:
             if "content-encoding" in headers:
                 scope, body = await self._decoded(scope, headers, body, counted)
             await self._app(scope, _whole(body, receive), send)
-        except Refused as refused:
-            await refused.reply(scope, receive, send)
+        except HTTPException as refused:
+            reply = error_reply(refused.detail, status=refused.status_code, headers=refused.headers)
+            await reply(scope, receive, send)
         except ClientDisconnect:
             return
         finally:
@@ -81,17 +66,18 @@ class Guard:
         # Headers are read as latin-1; this gives back the bytes that were sent.
         match = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
         if kind.lower() != "bearer" or not match:
-            raise Refused(
-                "This server asks for a token: Authorization: Bearer TOKEN",
+            raise HTTPException(
                 Code.UNAUTHENTICATED.http,
-                www_authenticate="Bearer",
+                "This server asks for a token: Authorization: Bearer TOKEN",
+                {**HANG_UP, "www-authenticate": "Bearer"},
             )
 
     async def _read_in_time(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
         seconds = self._options.body_seconds
         with anyio.move_on_after(seconds):
             return await self._read(receive, headers, counted)
-        raise Refused(f"The request did not arrive within {seconds:g} s", REQUEST_TIMEOUT)
+        message = f"The request did not arrive within {seconds:g} s"
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, message, HANG_UP)
 
     async def _read(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
         declared = headers.get("content-length", "")
@@ -117,15 +103,15 @@ class Guard:
         if size > self._options.max_body_bytes:
             raise self._too_large()
         if self._held - counted.size + size > self._options.max_bytes_in_flight:
-            raise Refused(
-                "The server holds as many bytes of requests as it may; try again later",
+            raise HTTPException(
                 Code.RESOURCE_EXHAUSTED.http,
-                retry_after="1",
+                "The server holds as many bytes of requests as it may; try again later",
+                {**HANG_UP, "retry-after": "1"},
             )
 
-    def _too_large(self) -> Refused:
-        limit = self._options.max_body_bytes
-        return Refused(f"Request body is larger than {limit} bytes", TOO_LARGE)
+    def _too_large(self) -> HTTPException:
+        message = f"Request body is larger than {self._options.max_body_bytes} bytes"
+        return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, HANG_UP)
 
     async def _decoded(
         self, scope: Scope, headers: Headers, body: bytes, counted: "_Counted"
@@ -136,13 +122,13 @@ class Guard:
         wrong = Code.INVALID_ARGUMENT.http
         if encoding != "gzip":
             message = f"Content-Encoding {encoding!r} is not supported: send gzip, or none"
-            raise Refused(message, wrong, close=False)
+            raise HTTPException(wrong, message)
         try:
             plain = await anyio.to_thread.run_sync(_gunzip, body, self._options.max_body_bytes)
         except OverflowError:
             raise self._too_large() from None
         except (ValueError, zlib.error):
-            raise Refused("Request body is not whole gzip data", wrong, close=False) from None
+            raise HTTPException(wrong, "Request body is not whole gzip data") from None
         self._hold(max(0, len(plain) - counted.size), counted)
         undone = (b"content-encoding", b"content-length")
         kept = [header for header in scope["headers"] if header[0] not in undone]
@@ -256,7 +242,8 @@ class RestProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._options.max_header_bytes:
                 limit = self._options.max_header_bytes
-                self._refuse(HEAD_TOO_LARGE, f"Request head is larger than {limit} bytes")
+                message = f"Request head is larger than {limit} bytes"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -271,7 +258,7 @@ class RestProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP."""
-        self._refuse(400, f"Malformed request: {msg}")
+        self._refuse(HTTPStatus.BAD_REQUEST, f"Malformed request: {msg}")
 
     def timeout_keep_alive_handler(self) -> None:
         """Closes an idle connection, whether or not the client has read its reply."""
@@ -292,13 +279,15 @@ class RestProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         # A keep-alive connection may still be owed the reply to an earlier, pipelined request.
         if self.cycle is None or self.cycle.response_complete:
-            self._refuse(408, "The head of the request did not arrive in time")
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT, "The head of the request did not arrive in time"
+            )
         else:
             self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
         self._head_is_here()
-        reply = error_reply(message, status=status, close=True)
+        reply = error_reply(message, status=status, headers=HANG_UP)
         head = [b"HTTP/1.1 %d \r\n" % status]
         head += [b"%s: %s\r\n" % header for header in reply.raw_headers]
         self.transport.write(b"".join([*head, b"\r\n", bytes(reply.body)]))

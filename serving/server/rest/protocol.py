@@ -2,6 +2,7 @@
 
 import re
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -89,24 +90,11 @@ def _version(digits: str | None) -> int | None:
     return int(significant)
 
 
-def json_reply(body: bytes, *, status: int = 200) -> Response:
-    """A reply whose body is JSON already."""
-    return Response(body, status_code=status, media_type=JSON)
-
-
-def error_reply(message: str, *, status: int, close: bool = False) -> Response:
-    """`{"error": message}`; `close`: hang up afterwards, as the rest of the body is not wanted."""
+def error_reply(message: str, *, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """`{"error": message}`."""
     # A client's lone surrogate, quoted in a message, has no UTF-8.
     clean = message.encode("utf-8", "replace").decode()
-    reply = json_reply(orjson.dumps({"error": clean}), status=status)
-    if close:
-        reply.headers["connection"] = "close"
-    return reply
-
-
-def serving_error_reply(error: ServingError) -> Response:
-    """The reply to a request that failed with a canonical code."""
-    return error_reply(error.message, status=error.code.http)
+    return Response(orjson.dumps({"error": clean}), status, headers, JSON)
 
 
 @dataclass(frozen=True)
