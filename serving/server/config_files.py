@@ -17,7 +17,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving.errors import ServingError, invalid
 from serving.server.batching import BatchingOptions
 from serving.server.models import ModelSetup
-from serving.server.versions import All, HostOptions, Latest, Policy, Specific
+from serving.server.versions import HostOptions, Policy
 
 _PLATFORM: Final = "tensorflow"
 # Of session_bundle_config.proto, which the package of TF Serving's protos lacks.
@@ -134,16 +134,16 @@ def _policy(
 ) -> Policy:
     match policy.WhichOneof("policy_choice"):
         case "all":
-            return All()
+            return Policy(latest=None)
         case "specific":
             if not policy.specific.versions:
                 raise invalid(f"model {name}: the policy 'specific' names no versions")
-            return Specific(frozenset(policy.specific.versions))
+            return Policy(specific=frozenset(policy.specific.versions))
         case "latest":
             # Unset is 0 in a proto, and 0 versions would be no service.
-            return Latest(max(1, policy.latest.num_versions))
+            return Policy(latest=max(1, policy.latest.num_versions))
         case _:
-            return Latest()
+            return Policy()
 
 
 def _parse(path: Path, proto: message.Message) -> None:

@@ -1,6 +1,7 @@
 """Serves a gallery beside the models, whose images are embedded by the version that is served."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from starlette.routing import BaseRoute
@@ -76,33 +77,29 @@ class HostEmbedder:
 
     def _serves(self, version: str) -> bool:
         try:
-            found = self._host.status(int(version))
+            (found,) = self._host.status(int(version))
         except (ServingError, ValueError):
             return False
-        return found[0].state is State.AVAILABLE
+        return bool(found.state == State.AVAILABLE)
 
 
-class GalleryMount:
-    """An open gallery that follows its model, and the REST routes to it.
+@contextmanager
+def gallery_mount(location: str, host: ModelHost) -> Iterator[list[BaseRoute]]:
+    """The REST routes of a gallery that follows its model.
+
+    At the end a rebuild under way stops between two batches, and the gallery is closed.
 
     Args:
       location: SQLite file or PostgreSQL URL, see `open_gallery`.
       host: the model; not closed by this.
-      follow_seconds: how often to look whether a newer version is served.
 
     Raises:
       ServingError, OSError: the gallery cannot be opened.
     """
-
-    def __init__(self, location: str, host: ModelHost, *, follow_seconds: float = 1.0) -> None:
-        self.gallery = open_gallery(location, HostEmbedder(host))
-        self._follower = Follower(self.gallery, every_seconds=follow_seconds)
-
-    def routes(self) -> list[BaseRoute]:
-        """For `rest_app`."""
-        return gallery_routes(self.gallery, self._follower)
-
-    def close(self) -> None:
-        """Ends a rebuild under way between two batches, and closes the gallery."""
-        self._follower.close()
-        self.gallery.close()
+    gallery = open_gallery(location, HostEmbedder(host))
+    follower = Follower(gallery, every_seconds=1.0)
+    try:
+        yield gallery_routes(gallery, follower)
+    finally:
+        follower.close()
+        gallery.close()

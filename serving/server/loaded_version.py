@@ -15,9 +15,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 from serving.errors import Code, ServingError, invalid
 from serving.saved_model.contract import EXTRA, SERVING, WARMUP
 from serving.saved_model.loader import LoadedModel
-from serving.server.batching import BatchingOptions, BatchQueue, BatchScheduler
+from serving.server.batching import BatchQueue, BatchScheduler
 from serving.server.grpc.tensors import array_from_proto
 from serving.server.metrics import ServingMetrics
+from serving.server.versions import HostOptions
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -42,8 +43,7 @@ class LoadedVersion:
       name: of the model, for `metrics`.
       metrics: counts batches.
       scheduler: the threads in which it runs.
-      batching: how requests are merged.
-      warmup: whether warm-up requests are replayed.
+      options: how requests are merged, whether warm-up requests are replayed.
 
     Attributes:
       requests: how many it is answering; kept by its host.
@@ -64,8 +64,7 @@ class LoadedVersion:
         name: str,
         metrics: ServingMetrics,
         scheduler: BatchScheduler,
-        batching: BatchingOptions,
-        warmup: bool,
+        options: HostOptions,
     ) -> None:
         self.version = version
         self.requests = 0
@@ -73,7 +72,7 @@ class LoadedVersion:
         self._model: LoadedModel | None = LoadedModel(folder)
         model = self._model
         try:
-            self.warmup_requests = replay_warmup(model, folder) if warmup else 0
+            self.warmup_requests = replay_warmup(model, folder) if options.warmup else 0
             self.metadata = Metadata(version, get_model_metadata_pb2.SignatureDefMap())
             for signature, definition in model.signature_defs.items():
                 self.metadata.signatures.signature_def[signature].CopyFrom(definition)
@@ -87,7 +86,7 @@ class LoadedVersion:
                 BatchQueue(
                     scheduler,
                     _runner(model, signature),
-                    options=batching,
+                    options=options.batching,
                     observer=partial(metrics.batch, name, signature),
                 ),
             )
@@ -180,14 +179,10 @@ class InputSpec:
     """
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
-        self._specs: dict[str, tuple[np.dtype[Any] | None, str, tuple[int, ...] | None]] = {}
-        for name in sorted(tensors):
-            info = tensors[name]
-            dtype = tf.dtypes.as_dtype(info.dtype)
-            unknown = info.tensor_shape.unknown_rank
-            shape = None if unknown else tuple(dim.size for dim in info.tensor_shape.dim)
-            numpy_type = None if dtype == tf.string else np.dtype(dtype.as_numpy_dtype)
-            self._specs[name] = (numpy_type, dtype.name, shape)
+        self._specs: dict[str, tuple[tf.DType, tf.TensorShape]] = {
+            name: (tf.dtypes.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape))
+            for name, info in sorted(tensors.items())
+        }
 
     def check(self, inputs: Arrays) -> dict[str, Array]:
         """The inputs, strings as `bytes` in object arrays.
@@ -199,18 +194,21 @@ class InputSpec:
         if inputs.keys() != self._specs.keys():
             raise invalid(self._mismatch(inputs))
         checked = {}
-        for position, (name, (dtype, type_name, shape)) in enumerate(self._specs.items()):
+        for position, (name, (dtype, shape)) in enumerate(self._specs.items()):
             array = np.asarray(inputs[name])
-            fits = _as_bytes(array) if dtype is None else (array if array.dtype == dtype else None)
+            if dtype == tf.string:
+                fits = _as_bytes(array)
+            else:
+                fits = array if array.dtype == dtype.as_numpy_dtype else None
             if fits is None:
                 raise invalid(
-                    f"Expects arg[{position}] to be {type_name} but {_type_name(array)} is provided"
-                    f" (input {name!r})"
+                    f"Expects arg[{position}] to be {dtype.name} but {_type_name(array)} is "
+                    f"provided (input {name!r})"
                 )
-            if shape is not None and not _shape_fits(fits.shape, shape):
+            if not shape.is_compatible_with(fits.shape):
+                form = [-1 if size is None else size for size in shape.as_list()]
                 raise invalid(
-                    f"input {name!r} has shape {list(fits.shape)}, "
-                    f"which is not of the form {list(shape)}"
+                    f"input {name!r} has shape {list(fits.shape)}, which is not of the form {form}"
                 )
             checked[name] = fits
         return checked
@@ -238,9 +236,3 @@ def _type_name(array: Array) -> str:
     if array.dtype.kind in "OSU":
         return "string" if _as_bytes(array) is not None else "an array of Python objects"
     return {"float32": "float", "float64": "double"}.get(array.dtype.name, array.dtype.name)
-
-
-def _shape_fits(actual: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(actual) == len(wanted) and all(
-        size in (-1, real) for real, size in zip(actual, wanted, strict=True)
-    )

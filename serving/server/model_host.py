@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +126,6 @@ class ModelHost:
         signature: str | None = None,
         version: int | None = None,
         label: str | None = None,
-        deadline: float | None = None,
     ) -> Prediction:
         """Runs a signature, merged with other requests of the moment; blocks until it is done.
 
@@ -136,21 +134,15 @@ class ModelHost:
           signature: `serving_default` unless given.
           version: the newest loaded one unless given.
           label: instead of `version`.
-          deadline: an instant of `time.monotonic()`.
 
         Raises:
           ServingError: with TF Serving's code and message. NOT_FOUND: no such version is loaded;
             FAILED_PRECONDITION: no such signature; INVALID_ARGUMENT: unknown label, wrong inputs,
-            or the graph refuses the values; RESOURCE_EXHAUSTED: the queue is full;
-            DEADLINE_EXCEEDED; UNAVAILABLE: the server is shutting down.
+            or the graph refuses the values; RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: the
+            server is shutting down.
         """
-        future, answered_by = self._submit(inputs, signature, version, label, deadline)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            return Prediction(future.result(left), answered_by)
-        except FutureTimeout:
-            future.cancel()
-            raise _too_late() from None
+        future, answered_by = self._submit(inputs, signature, version, label, None)
+        return Prediction(future.result(), answered_by)
 
     async def predict_async(
         self,
@@ -163,13 +155,14 @@ class ModelHost:
     ) -> Prediction:
         """As `predict`, without blocking the event loop.
 
-        A caller that is cancelled takes its request out of the queue.
+        A caller that is cancelled takes its request out of the queue; so does the `deadline`, an
+        instant of `time.monotonic()` (DEADLINE_EXCEEDED).
         """
         future, answered_by = self._submit(inputs, signature, version, label, deadline)
         try:
             outputs = await self._awaiter.result(future, deadline=deadline)
         except TimeoutError:
-            raise _too_late() from None
+            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline exceeded") from None
         return Prediction(outputs, answered_by)
 
     def _submit(
@@ -182,8 +175,6 @@ class ModelHost:
     ) -> tuple[Future[dict[str, Array]], int]:
         served = self.acquire(version, label)
         try:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise _too_late()
             future = served.submit(inputs, signature=signature, deadline=deadline)
         except BaseException:
             self.release(served)
@@ -310,8 +301,7 @@ class ModelHost:
                 name=self.name,
                 metrics=self._metrics,
                 scheduler=self._scheduler,
-                batching=options.batching,
-                warmup=options.warmup,
+                options=options,
             )
         except Exception as error:
             code, message = _load_error(error, folder)
@@ -379,7 +369,3 @@ def _load_error(error: Exception, folder: Path) -> tuple[Code, str]:
         code = Code(number)
     text = getattr(error, "message", "") or str(error) or type(error).__name__
     return code, text.replace(str(folder.parent) + os.sep, "")
-
-
-def _too_late() -> ServingError:
-    return ServingError(Code.DEADLINE_EXCEEDED, "Deadline exceeded")

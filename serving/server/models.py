@@ -78,27 +78,13 @@ class ServerState:
         host = self.hosts.get(name)
         if host is None:
             raise never_seen(name, version)
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for status in host.status(version):
-            entry = response.model_version_status.add(
-                version=status.version, state=int(status.state)
-            )
-            entry.status.error_code = int(status.code)
-            entry.status.error_message = status.message
-        return response
+        states = host.status(version)
+        return get_model_status_pb2.GetModelStatusResponse(model_version_status=states)
 
     def start(self) -> None:
-        """Begins to load every model; see `wait_available`."""
+        """Begins to load every model; see `ModelHost.wait_available`."""
         for host in self.hosts.values():
             host.start()
-
-    def wait_available(self, timeout: float | None = None) -> bool:
-        """Whether each model has a version to answer with before `timeout` seconds are over."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return all(
-            host.wait_available(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            for host in self.hosts.values()
-        )
 
     def close(self) -> None:
         """Finishes the requests under way and unloads everything."""
@@ -157,7 +143,7 @@ class ServerState:
         )
 
     def _check_labels(self, host: ModelHost, options: HostOptions) -> None:
-        available = {s.version for s in host.status() if s.state is State.AVAILABLE}
+        available = {s.version for s in host.status() if s.state == State.AVAILABLE}
         for label, version in options.labels.items():
             unchanged = host.options.labels.get(label, version) == version
             if self._labels_may_wait and unchanged:

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,9 +21,6 @@ from serving.server.models import ModelSetup, ServerState
 from serving.server.rest.app import rest_app
 from serving.server.rest.limits import RestConfig
 from serving.server.rest.protocol import RestOptions
-
-if TYPE_CHECKING:
-    from serving.server.gallery_mount import GalleryMount
 
 _log = logging.getLogger(__name__)
 
@@ -97,22 +96,24 @@ class LocalServer:
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
-        self._closed = False
         self.state = ServerState(options.models, labels_may_wait=options.labels_may_wait)
         self._grpc: _GrpcThread | None = None
         self._rest: _RestThread | None = None
-        self._gallery: GalleryMount | None = None
-        try:
+        with ExitStack() as cleanup:
+            cleanup.callback(self.state.close)
+            routes: Sequence[BaseRoute] = ()
             if options.gallery is not None:
-                self._gallery = self._open_gallery(options.gallery)
+                # Its databases' modules are needed only here.
+                from serving.server.gallery_mount import gallery_mount
+
+                first = next(iter(self.state.hosts.values()))
+                routes = cleanup.enter_context(gallery_mount(options.gallery, first))
+            cleanup.callback(self._stop)
             if options.rest_port is not None:
-                routes = self._gallery.routes() if self._gallery is not None else ()
                 self._rest = _RestThread(self.state, options, options.rest_port, routes)
             if options.grpc_port is not None:
                 self._grpc = _GrpcThread(self.state, options, options.grpc_port)
-        except BaseException:
-            self.close()
-            raise
+            self._cleanup = cleanup.pop_all()
         self.grpc_port = None if self._grpc is None else self._grpc.port
         self.rest_port = None if self._rest is None else self._rest.port
         self.state.start()
@@ -130,13 +131,17 @@ class LocalServer:
 
     def wait_available(self, timeout: float | None = None) -> bool:
         """Whether each model has a version to answer with before `timeout` seconds are over."""
-        return self.state.wait_available(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return all(
+            host.wait_available(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            for host in self.state.hosts.values()
+        )
 
     def close(self) -> None:
         """Takes no more requests, finishes those under way, and unloads the models."""
-        if self._closed:
-            return
-        self._closed = True
+        self._cleanup.close()
+
+    def _stop(self) -> None:
         self.state.closing = True
         grace = self.options.shutdown_seconds
         # At the same time: each of them may need all of it.
@@ -149,21 +154,12 @@ class LocalServer:
             thread.start()
         for thread in stopping:
             thread.join()
-        if self._gallery is not None:
-            self._gallery.close()
-        self.state.close()
 
     def __enter__(self) -> "LocalServer":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _open_gallery(self, location: str) -> "GalleryMount":
-        # Its databases' modules are needed only here.
-        from serving.server.gallery_mount import GalleryMount
-
-        return GalleryMount(location, next(iter(self.state.hosts.values())))
 
 
 class _GrpcThread:

@@ -1,51 +1,41 @@
 """Which versions of a model there are, which of them are wanted, and the state of each."""
 
-import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+
+from tensorflow_serving.apis import get_model_status_pb2
 
 from serving.errors import Code, ServingError
 from serving.server.batching import BatchingOptions
 
 _REMEMBERED: Final = 100
 
+VersionStatus: TypeAlias = get_model_status_pb2.ModelVersionStatus
+State = VersionStatus.State
+"""Where a version is in its life: START, LOADING, AVAILABLE, UNLOADING, END."""
+
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Latest:
-    """The highest `count` versions (TF Serving's default, with 1)."""
+class Policy:
+    """Which of the versions that are there should be served.
 
-    count: int = 1
+    Attributes:
+      latest: so many of the highest (TF Serving's default, with 1); None: all.
+      specific: these instead, as far as they are there.
+    """
 
-    def choose(self, versions: Collection[int]) -> set[int]:
-        """Those of `versions` that should be served."""
-        return set(sorted(versions)[-self.count :])
-
-
-@dataclass(frozen=True)
-class All:
-    """Every version there is."""
-
-    def choose(self, versions: Collection[int]) -> set[int]:
-        """All of `versions`."""
-        return set(versions)
-
-
-@dataclass(frozen=True)
-class Specific:
-    """These versions, as far as they are there."""
-
-    wanted: frozenset[int]
+    latest: int | None = 1
+    specific: frozenset[int] | None = None
 
     def choose(self, versions: Collection[int]) -> set[int]:
         """Those of `versions` that should be served."""
-        return set(versions) & self.wanted
-
-
-Policy = Latest | All | Specific
+        if self.specific is not None:
+            return set(self.specific.intersection(versions))
+        return set(sorted(versions)[-self.latest :] if self.latest else versions)
 
 
 @dataclass(frozen=True)
@@ -60,32 +50,11 @@ class HostOptions:
       batching: how requests are merged.
     """
 
-    policy: Policy = field(default_factory=Latest)
+    policy: Policy = field(default_factory=Policy)
     poll_seconds: float = 1.0
     labels: Mapping[str, int] = field(default_factory=dict)
     warmup: bool = True
     batching: BatchingOptions = field(default_factory=BatchingOptions)
-
-
-class State(enum.IntEnum):
-    """Where a version is in its life; the numbers are those of `ModelVersionStatus.State`."""
-
-    UNKNOWN = 0
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """State of a version; `code` and `message` say why one that could not be loaded ended."""
-
-    version: int
-    state: State
-    code: Code = Code.OK
-    message: str = ""
 
 
 class VersionStates:
@@ -94,18 +63,17 @@ class VersionStates:
     def __init__(self) -> None:
         self._states: dict[int, VersionStatus] = {}
 
-    def set(self, version: int, state: State, *, code: Code = Code.OK, message: str = "") -> None:
-        """Notes the state of a version."""
-        self._states[version] = VersionStatus(version, state, code, message)
-        ended = sorted(v for v, status in self._states.items() if status.state is State.END)
+    def set(self, version: int, state: int, *, code: Code = Code.OK, message: str = "") -> None:
+        """Notes the state of a version; `code` and `message` say why one that failed ended."""
+        why = {"error_code": int(code), "error_message": message}
+        self._states[version] = VersionStatus(version=version, state=state, status=why)
+        ended = sorted(v for v, known in self._states.items() if known.state == State.END)
         for old in ended[:-_REMEMBERED]:
             del self._states[old]
 
     def of(self, version: int | None = None) -> list[VersionStatus]:
         """All states, newest version first, or the one asked for; empty where there is none."""
-        if version is not None:
-            return [self._states[version]] if version in self._states else []
-        return [self._states[known] for known in sorted(self._states, reverse=True)]
+        return [self._states[v] for v in sorted(self._states, reverse=True) if version in (None, v)]
 
 
 def fingerprint(folder: Path) -> Fingerprint:

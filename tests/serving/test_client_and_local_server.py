@@ -25,7 +25,7 @@ from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
 from serving.server.models import ModelSetup
 from serving.server.server import LocalServer, ServerOptions, TlsFiles
-from serving.server.versions import HostOptions, Latest
+from serving.server.versions import HostOptions, Policy
 from tests.pair_records import make_pairs, tiny_recipe
 from tests.serving.certificates import make_certificate
 
@@ -51,7 +51,7 @@ def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(base_path: Path) -> dict[str, ModelSetup]:
-    options = HostOptions(policy=Latest(2), labels={"stable": OLD, "canary": NEW})
+    options = HostOptions(policy=Policy(latest=2), labels={"stable": OLD, "canary": NEW})
     return {"siamese": ModelSetup(base_path, options)}
 
 

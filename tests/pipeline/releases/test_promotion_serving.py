@@ -163,7 +163,7 @@ def test_a_label_answers_without_a_gap_through_promotion_and_rollback(
 
 
 def is_available(host: ModelHost, version: int) -> bool:
-    return any(status.state is State.AVAILABLE for status in host.status(version))
+    return any(status.state == State.AVAILABLE for status in host.status(version))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.server.models import ModelSetup
 from serving.server.server import LocalServer, ServerOptions
-from serving.server.versions import HostOptions, Latest
+from serving.server.versions import HostOptions, Policy
 from tests.pair_records import drawing, png, tiny_recipe
 from tests.serving.contract.api import Target
 
@@ -82,7 +82,7 @@ def serving(
     source = exported or export(folder / "exported")
     models = folder / "models"
     models.mkdir()
-    options = HostOptions(policy=Latest(versions), poll_seconds=0.05, labels=labels or {})
+    options = HostOptions(policy=Policy(latest=versions), poll_seconds=0.05, labels=labels or {})
     shutil.copytree(source, models / str(VERSION))
     setups = {NAME: ModelSetup(models, options)}
     with LocalServer(ServerOptions(setups, grpc_port=0, rest_port=0)) as server:

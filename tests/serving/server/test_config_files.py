@@ -7,7 +7,7 @@ import pytest
 from serving.server.batching import BatchingOptions
 from serving.server.config_files import ConfigError, read_batching_parameters, read_model_config
 from serving.server.models import ModelSetup
-from serving.server.versions import All, HostOptions, Latest, Specific
+from serving.server.versions import HostOptions, Policy
 
 MODELS = """
 model_config_list {
@@ -38,16 +38,16 @@ def test_models_with_policies_and_labels(file: Path) -> None:
     assert models["siamese"] == ModelSetup(
         Path("/models/siamese"),
         HostOptions(
-            policy=Specific(frozenset({3, 5})),
+            policy=Policy(specific=frozenset({3, 5})),
             labels={"stable": 3, "canary": 5},
             poll_seconds=7,
             warmup=False,
         ),
     )
     policies = {name: setup.options.policy for name, setup in models.items()}
-    assert policies["all"] == All()
-    assert policies["two"] == Latest(2)
-    assert policies["plain"] == Latest(1)
+    assert policies["all"] == Policy(latest=None)
+    assert policies["two"] == Policy(latest=2)
+    assert policies["plain"] == Policy(latest=1)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from serving.server.batching import BatchingOptions
 from serving.server.models import ModelSetup
 from serving.server.rest.protocol import RestOptions
 from serving.server.server import LocalServer, ServerOptions, TlsFiles
-from serving.server.versions import All, HostOptions
+from serving.server.versions import HostOptions, Policy
 from tests.serving.certificates import make_certificate
 from tests.serving.server.word_model import export_word_model, push
 
@@ -68,7 +68,9 @@ def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     base_path = tmp_path_factory.mktemp("words")
     push(exported, base_path, 1)
     push(exported, base_path, 2)
-    with serving(base_path, host=HostOptions(policy=All(), labels={"stable": 1})) as server:
+    with serving(
+        base_path, host=HostOptions(policy=Policy(latest=None), labels={"stable": 1})
+    ) as server:
         yield server
 
 

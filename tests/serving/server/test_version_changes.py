@@ -11,7 +11,7 @@ from serving.errors import Code, ServingError
 from serving.server.batching import BatchScheduler
 from serving.server.metrics import ServingMetrics
 from serving.server.model_host import ModelHost
-from serving.server.versions import All, HostOptions, Latest, Policy, Specific, State
+from serving.server.versions import HostOptions, Policy, State
 
 PATIENCE = 30.0
 
@@ -75,7 +75,7 @@ def serve(loader: FakeLoader, tmp_path: Path) -> Iterator[Callable[..., ModelHos
         host = ModelHost(
             "siamese",
             base_path,
-            options=HostOptions(policy=policy or Latest(), poll_seconds=0.01, **options),
+            options=HostOptions(policy=policy or Policy(), poll_seconds=0.01, **options),
             scheduler=scheduler,
             metrics=ServingMetrics(),
         )
@@ -100,7 +100,7 @@ def eventually(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen")
 
 
-def states(host: ModelHost) -> dict[int, State]:
+def states(host: ModelHost) -> dict[int, int]:
     try:
         return {status.version: status.state for status in host.status()}
     except ServingError:  # nothing has been seen yet
@@ -140,8 +140,8 @@ def test_the_old_version_answers_while_the_new_one_is_being_loaded(
     assert host.wait_available(PATIENCE)
     loader.gate.clear()
     add(tmp_path, 2)
-    eventually(lambda: states(host).get(2) is State.LOADING)
-    assert states(host)[1] is State.AVAILABLE
+    eventually(lambda: states(host).get(2) == State.LOADING)
+    assert states(host)[1] == State.AVAILABLE
     assert answering(host) == 1
     loader.gate.set()
     eventually(lambda: states(host) == {2: State.AVAILABLE, 1: State.END})
@@ -163,7 +163,7 @@ def test_a_version_is_unloaded_only_after_its_last_request(
     assert answering(host) == 2
     assert not loader.loaded[1].unloaded
     host.release(second)
-    eventually(lambda: states(host)[1] is State.END)
+    eventually(lambda: states(host)[1] == State.END)
     assert loader.loaded[1].unloaded
 
 
@@ -177,10 +177,13 @@ def test_a_version_that_cannot_be_loaded_leaves_the_others_alone(
     add(tmp_path, 2)
     eventually(lambda: states(host) == {2: State.END, 1: State.AVAILABLE})
     (failed,) = host.status(2)
-    assert (failed.code, failed.message) == (Code.DATA_LOSS, "2/variables are torn")
+    assert (failed.status.error_code, failed.status.error_message) == (
+        Code.DATA_LOSS,
+        "2/variables are torn",
+    )
     assert answering(host) == 1
     add(tmp_path, 3)
-    eventually(lambda: states(host).get(3) is State.AVAILABLE)
+    eventually(lambda: states(host).get(3) == State.AVAILABLE)
     assert answering(host) == 3
     assert loader.loads == [1, 2, 3]
 
@@ -233,12 +236,12 @@ def test_policies_choose_the_versions(
 ) -> None:
     add(tmp_path, 1, 2, 3, 4)
     available = State.AVAILABLE
-    assert serve(Latest(2)).wait_settled(PATIENCE)
+    assert serve(Policy(latest=2)).wait_settled(PATIENCE)
     assert sorted(loader.loads) == [3, 4]
-    everything = serve(All())
+    everything = serve(Policy(latest=None))
     assert everything.wait_settled(PATIENCE)
     assert states(everything) == {1: available, 2: available, 3: available, 4: available}
-    specific = serve(Specific(frozenset({2, 9})))
+    specific = serve(Policy(specific=frozenset({2, 9})))
     assert specific.wait_settled(PATIENCE)
     assert states(specific) == {2: available}
     assert answering(specific) == 2
@@ -251,7 +254,7 @@ def test_a_changed_policy_takes_effect(
     add(tmp_path, 1, 2)
     host = serve()
     assert host.wait_available(PATIENCE)
-    host.update(HostOptions(policy=Specific(frozenset({1})), labels={"stable": 1}))
+    host.update(HostOptions(policy=Policy(specific=frozenset({1})), labels={"stable": 1}))
     assert host.wait_settled(PATIENCE)
     assert answering(host) == answering(host, label="stable") == 1
     eventually(lambda: states(host) == {1: State.AVAILABLE, 2: State.END})
@@ -261,9 +264,9 @@ def test_a_version_goes_after_the_label_that_points_to_it(
     serve: Callable[..., ModelHost], loader: FakeLoader, tmp_path: Path
 ) -> None:
     add(tmp_path, 1, 2)
-    host = serve(All(), labels={"stable": 2})
+    host = serve(Policy(latest=None), labels={"stable": 2})
     assert host.wait_settled(PATIENCE)
-    only_the_first = Specific(frozenset({1}))
+    only_the_first = Policy(specific=frozenset({1}))
     # What a reload does: labels move last, when what they will point to is known to be loaded.
     host.update(HostOptions(policy=only_the_first, labels={"stable": 2}, poll_seconds=0.01))
     assert host.wait_settled(PATIENCE)
@@ -277,7 +280,7 @@ def test_labels_lead_to_loaded_versions_only(
     serve: Callable[..., ModelHost], loader: FakeLoader, tmp_path: Path
 ) -> None:
     add(tmp_path, 1, 2)
-    host = serve(All(), labels={"stable": 1, "canary": 2, "next": 3})
+    host = serve(Policy(latest=None), labels={"stable": 1, "canary": 2, "next": 3})
     assert host.wait_settled(PATIENCE)
     assert answering(host, label="stable") == 1
     assert answering(host, label="canary") == 2
@@ -288,7 +291,7 @@ def test_labels_lead_to_loaded_versions_only(
         host.acquire(None, "gone")
     assert unknown.value.code is Code.INVALID_ARGUMENT
     add(tmp_path, 3)
-    eventually(lambda: states(host).get(3) is State.AVAILABLE)
+    eventually(lambda: states(host).get(3) == State.AVAILABLE)
     assert answering(host, label="next") == 3
 
 
@@ -310,7 +313,7 @@ def test_closing_waits_for_the_requests_under_way(
     served = host.acquire(None, None)
     closing = threading.Thread(target=host.close)
     closing.start()
-    eventually(lambda: states(host)[1] is State.UNLOADING)
+    eventually(lambda: states(host)[1] == State.UNLOADING)
     with pytest.raises(ServingError) as error:
         host.acquire(None, None)
     assert error.value.code is Code.UNAVAILABLE

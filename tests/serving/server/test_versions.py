@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from serving.errors import Code
 from serving.server.versions import (
-    All,
-    Latest,
-    Specific,
+    Policy,
     State,
     VersionStates,
     VersionStatus,
@@ -21,7 +19,7 @@ VERSIONS = st.sets(st.integers(0, 2**63 - 1), max_size=8)
 
 @given(versions=VERSIONS, count=st.integers(1, 4))
 def test_latest_chooses_the_highest_versions(versions: set[int], count: int) -> None:
-    chosen = Latest(count).choose(versions)
+    chosen = Policy(latest=count).choose(versions)
     assert chosen <= versions
     assert len(chosen) == min(count, len(versions))
     assert all(c > other for c in chosen for other in versions - chosen)
@@ -31,8 +29,8 @@ def test_latest_chooses_the_highest_versions(versions: set[int], count: int) -> 
 def test_specific_chooses_what_is_there_of_what_is_wanted(
     versions: set[int], wanted: set[int]
 ) -> None:
-    assert Specific(frozenset(wanted)).choose(versions) == versions & wanted
-    assert All().choose(versions) == versions
+    assert Policy(specific=frozenset(wanted)).choose(versions) == versions & wanted
+    assert Policy(latest=None).choose(versions) == versions
 
 
 def test_a_fingerprint_changes_with_the_files_of_a_version(tmp_path: Path) -> None:
@@ -52,7 +50,13 @@ def test_states_are_listed_newest_version_first() -> None:
         states.set(version, State.LOADING)
     states.set(7, State.END, code=Code.DATA_LOSS, message="torn")
     assert [status.version for status in states.of()] == [10, 7, 3]
-    assert states.of(7) == [VersionStatus(7, State.END, Code.DATA_LOSS, "torn")]
+    assert states.of(7) == [
+        VersionStatus(
+            version=7,
+            state=State.END,
+            status={"error_code": Code.DATA_LOSS, "error_message": "torn"},
+        )
+    ]
     assert states.of(8) == []
 
 
