@@ -36,7 +36,7 @@ import pipeline.runners.local
 from data_ingest.sources.resolve import resolve
 from pipeline.cli.main import main as oneshot
 from pipeline.config import PipelineConfig, load_config
-from pipeline.releases.cleanup import Retention, collect_garbage
+from pipeline.releases.cleanup import collect_garbage
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import locate
@@ -144,12 +144,12 @@ def on_day(now: float, recording: Path) -> Iterator[None]:
 class Year:
     """The output folder, day by day."""
 
-    def __init__(self, root: Path, *, keep: Retention) -> None:
+    def __init__(self, root: Path, *, keep_versions: int, keep_days: float) -> None:
         self.workspace = Workspace(root / "output")
         self.template = Workspace(root / "template")
         self.recording = root / "recording"
         self.figures = root / "figures.jsonl"
-        self._keep = keep
+        self._keep_versions, self._keep_days = keep_versions, keep_days
         self._metadata = locate_metadata(self.workspace)
 
     def make_recording(self) -> None:
@@ -192,11 +192,10 @@ class Year:
             promotions.rollback(why="a drill")
         before = time.perf_counter()
         report = collect_garbage(
-            workspace=self.workspace,
-            store=store,
-            runs=RunHistory(self._metadata.connection()).runs(),
-            promotions=promotions,
-            keep=self._keep,
+            promotions,
+            RunHistory(self._metadata.connection()).runs(),
+            keep_versions=self._keep_versions,
+            keep_days=self._keep_days,
             now=now,
         )
         return {
@@ -282,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.pop("OMNIGLOT_DIR", None)
     began = time.monotonic()
-    year = Year(options.output, keep=Retention(options.keep_versions, options.keep_days))
+    year = Year(options.output, keep_versions=options.keep_versions, keep_days=options.keep_days)
     year.make_recording()
     lines = year.figures.read_text(encoding="utf-8").splitlines() if year.figures.exists() else []
     first = json.loads(lines[0])["now"] if lines else time.time() - 400 * DAY

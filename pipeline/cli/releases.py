@@ -69,7 +69,7 @@ def _promote(context: Context) -> None:
     if (version is None) != (label is None):
         raise InputError("promote: VERSION and --label belong together")
     with context.quiet_libraries():
-        promotions = _promotions(context)
+        promotions = _labelled(context)
         change = None
         if version is not None:
             change = promotions.promote(version, label, why=context.options.why)
@@ -121,7 +121,7 @@ def _rollback(context: Context) -> None:
     """Takes a bad version out of service for good: its labels go to the version that was stable
     before, servers no longer see it, and no later model is compared with it or starts from it."""
     with context.quiet_libraries():
-        promotions = _promotions(context)
+        promotions = _labelled(context)
         change = promotions.rollback(context.options.label, why=context.options.why)
         standing = promotions.standing()
     document = {"change": asdict(change), "labels": dict(standing.labels)}
@@ -136,18 +136,22 @@ def _told(change: "Change", standing: "Standing") -> Iterator[str]:
         yield f"Servers that follow the newest version and not the labels get {newest}."
 
 
+def _labelled(context: Context) -> "Promotions":
+    base = context.workspace.serving_model
+    if not base.is_dir():
+        raise InputError(
+            f"{base}: no versions yet; `oneshot run` pushes one, --output names another folder"
+        )
+    return _promotions(context)
+
+
 def _promotions(context: Context) -> "Promotions":
     from ml_metadata import MetadataStore
 
     from pipeline.releases.promotion import Promotions
 
-    workspace, metadata = context.workspace, context.metadata
-    if not workspace.serving_model.is_dir():
-        raise InputError(
-            f"{workspace.serving_model}: no versions yet; `oneshot run` pushes one, --output names "
-            "another folder"
-        )
-    return Promotions(workspace, MetadataStore(metadata.connection()), settings=context.config.push)
+    store = MetadataStore(context.metadata.connection())
+    return Promotions(context.workspace, store, settings=context.config.push)
 
 
 def _gc(context: Context) -> None:
@@ -159,31 +163,22 @@ def _gc(context: Context) -> None:
     """
     options = context.options
     with context.quiet_libraries():
-        from ml_metadata import MetadataStore
+        from pipeline.releases.cleanup import collect_garbage
 
-        from pipeline.releases.cleanup import Retention, collect_garbage
-        from pipeline.releases.promotion import Promotions
-
-        keep = Retention(options.keep_versions, options.keep_days)
         history = context.history()
         with context.lease().held(run_id=new_run_id(), command="gc"):
-            store = MetadataStore(context.metadata.connection())
             report = collect_garbage(
-                workspace=context.workspace,
-                store=store,
-                runs=history.runs(),
-                promotions=Promotions(context.workspace, store, settings=context.config.push),
-                keep=keep,
+                _promotions(context),
+                history.runs(),
+                keep_versions=options.keep_versions,
+                keep_days=options.keep_days,
                 now=time.time(),
                 dry_run=options.dry_run,
             )
     document = {
-        "dry_run": report.dry_run,
+        "dry_run": options.dry_run,
         "bytes": report.total_bytes,
-        "removed": [
-            {"kind": gone.kind, "path": str(gone.path), "bytes": gone.bytes}
-            for gone in report.removed
-        ],
+        "removed": [{**asdict(gone), "path": str(gone.path)} for gone in report.removed],
         "kept_versions": report.kept_versions,
     }
     counts = Counter(gone.kind for gone in report.removed)
@@ -195,6 +190,6 @@ def _gc(context: Context) -> None:
             ((str(version), reason) for version, reason in report.kept_versions.items()),
             folded=("stays because",),
         ),
-        f"{'Would remove' if report.dry_run else 'Removed'} {what}: "
+        f"{'Would remove' if options.dry_run else 'Removed'} {what}: "
         f"{report.total_bytes / 1e6:.1f} MB.",
     )

@@ -21,7 +21,6 @@ from components.pusher.versions import remove_stale, remove_version
 from data_ingest.errors import InputError
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.history import RUN_CONTEXT, RunRecord
-from pipeline.runs.workspace import Workspace
 from serving.deploy.models_config import LABELS
 from serving.saved_model.versions import rolled_back_versions, versions
 
@@ -31,25 +30,6 @@ _OF_A_VERSION: Final = frozenset(
     {"Model", "ModelBlessing", "InfraBlessing", "ModelEvaluation", "PushedModel"}
 )
 Kind = Literal["version", "rolled-back version", "artifact", "run", "checkpoint", "leftover"]
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How much is kept: what is among the newest, or recent, stays.
-
-    Attributes:
-      versions: so many of the newest versions, at least 1.
-      days: every run of so many days, with all that it used and made.
-    """
-
-    versions: int = 5
-    days: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.versions < 1:
-            raise InputError(f"--keep-versions: at least 1, not {self.versions}")
-        if not 0 <= self.days <= 100_000:
-            raise InputError(f"--keep-days: a number of days, not {self.days:g}")
 
 
 @dataclass(frozen=True)
@@ -63,17 +43,12 @@ class Removal:
 
 @dataclass(frozen=True)
 class GcReport:
-    """What was removed, or would be.
+    """What was removed, or would be."""
 
-    Attributes:
-      dry_run: whether nothing was touched.
-      kept_versions: versions that stay, and why.
-      removed: in no particular order.
-    """
-
-    dry_run: bool
     kept_versions: dict[int, str]
+    """Versions that stay, and why."""
     removed: list[Removal]
+    """In no particular order."""
 
     @property
     def total_bytes(self) -> int:
@@ -81,12 +56,11 @@ class GcReport:
 
 
 def collect_garbage(
-    *,
-    workspace: Workspace,
-    store: MetadataStore,
-    runs: Sequence[RunRecord],
     promotions: Promotions,
-    keep: Retention,
+    runs: Sequence[RunRecord],
+    *,
+    keep_versions: int,
+    keep_days: float,
     now: float,
     dry_run: bool = False,
 ) -> GcReport:
@@ -100,28 +74,33 @@ def collect_garbage(
     of its own are not touched.
 
     Args:
-      workspace: the output folder, whose lease the caller holds: nothing runs.
-      store: its ML Metadata.
+      promotions: of the output folder, whose lease the caller holds: nothing runs.
       runs: its history.
-      promotions: its labels.
-      keep: how much is kept.
+      keep_versions: so many of the newest versions stay, at least 1.
+      keep_days: every run of so many days stays, with all that it used and made.
       now: seconds since 1970.
       dry_run: only tell.
 
     Raises:
-      InputError: `models.config` cannot be read, or the artifacts are in another folder.
+      InputError: so much cannot be kept, `models.config` cannot be read, or the artifacts are in
+        another folder.
       OSError: something cannot be removed; calling again continues.
     """
-    base = workspace.serving_model
+    if keep_versions < 1:
+        raise InputError(f"--keep-versions: at least 1, not {keep_versions}")
+    if not 0 <= keep_days <= 100_000:
+        raise InputError(f"--keep-days: a number of days, not {keep_days:g}")
+    store, base = promotions.store, promotions.workspace.serving_model
     with promotions.unchanged():
         if not dry_run:
             promotions.complete()
-        folder = _Folder(workspace, store, runs, promotions, keep, now)
+        since = now - keep_days * _DAY
+        folder = _Folder(promotions, runs, keep_versions, since)
         doomed = list(folder.doomed_artifacts())
         going: list[tuple[Kind, Path]] = [("artifact", Path(artifact.uri)) for artifact in doomed]
         going += folder.unneeded()
         removals = [Removal(kind, path, _size(path)) for kind, path in going]
-        report = GcReport(dry_run, folder.needed_versions, removals)
+        report = GcReport(folder.needed_versions, removals)
         if dry_run:
             return report
         _set_state(store, doomed, Artifact.MARKED_FOR_DELETION)
@@ -141,30 +120,25 @@ def collect_garbage(
     return report
 
 
+@dataclass
 class _Folder:
     """What is in an output folder, and what of it has to stay."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        store: MetadataStore,
-        runs: Iterable[RunRecord],
-        promotions: Promotions,
-        keep: Retention,
-        now: float,
-    ) -> None:
-        self._workspace = workspace
-        self._store = store
-        self._promotions = promotions
-        self._keep = keep
-        self._since = now - keep.days * _DAY  # what is not older is recent
-        self._history = sorted(runs, key=lambda run: run.started, reverse=True)
-        self._artifacts: list[Artifact] = store.get_artifacts()
+    promotions: Promotions
+    runs: Iterable[RunRecord]
+    keep_versions: int
+    since: float  # what is not older is recent
+
+    def __post_init__(self) -> None:
+        self.workspace, self.store = self.promotions.workspace, self.promotions.store
+        self._history = sorted(self.runs, key=lambda run: run.started, reverse=True)
+        self._artifacts: list[Artifact] = self.store.get_artifacts()
+        root = self.workspace.artifacts
         for artifact in self._artifacts:
             is_gone = artifact.state == Artifact.DELETED
-            if not is_gone and workspace.artifacts not in Path(artifact.uri).parents:
+            if not is_gone and root not in Path(artifact.uri).parents:
                 raise InputError(
-                    f"{workspace.artifacts}: ML Metadata has artifacts elsewhere ({artifact.uri}), "
+                    f"{root}: ML Metadata has artifacts elsewhere ({artifact.uri}), "
                     "so what lies here cannot be told from what is needed; give --output as it was "
                     "when they were made"
                 )
@@ -176,17 +150,17 @@ class _Folder:
     @cached_property
     def needed_versions(self) -> dict[int, str]:
         """Versions that stay, each with the first reason found."""
-        standing = self._promotions.standing()
+        standing = self.promotions.standing()
         kept = {version: label for label, version in standing.labels.items()}
         for version in standing.versions[-1:]:
             kept.setdefault(version, "newest")
         for label in LABELS:
-            if (target := self._promotions.rollback_target(label)) is not None:
+            if (target := self.promotions.rollback_target(label)) is not None:
                 kept.setdefault(target, "where a rollback goes")
-        for version in self._promotions.loaded():
+        for version in self.promotions.loaded():
             kept.setdefault(version, "loaded by servers")
-        for version in standing.versions[-self._keep.versions :]:
-            kept.setdefault(version, f"among the newest {self._keep.versions}")
+        for version in standing.versions[-self.keep_versions :]:
+            kept.setdefault(version, f"among the newest {self.keep_versions}")
         for run in self._history:
             if run.run_id in self._repeated_runs and run.pushed_version is not None:
                 kept.setdefault(run.pushed_version, f"run {run.run_id}")
@@ -195,19 +169,19 @@ class _Folder:
                 kept.setdefault(pushed_version(push), "baseline of the next run")
         known = {run.pushed_version for run in self._history}
         for version in standing.versions:
-            folder = self._workspace.serving_model / str(version)
-            if version not in known and folder.stat().st_mtime >= self._since:
+            folder = self.workspace.serving_model / str(version)
+            if version not in known and folder.stat().st_mtime >= self.since:
                 kept.setdefault(version, "recent, of no known run")
         return {version: kept[version] for version in standing.versions if version in kept}
 
     @cached_property
     def _repeated_runs(self) -> set[str]:
         """Runs that may be continued or repeated, and then are served from the cache."""
-        found = {run.run_id for run in self._history if run.started >= self._since}
+        found = {run.run_id for run in self._history if run.started >= self.since}
         found |= {run.run_id for run in self._history[:1]}
         found |= {run.run_id for run in [run for run in self._history if run.is_whole][:1]}
-        if self._workspace.latest_run.is_symlink():
-            found.add(self._workspace.latest_run.readlink().name)
+        if self.workspace.latest_run.is_symlink():
+            found.add(self.workspace.latest_run.readlink().name)
         return found
 
     @cached_property
@@ -229,17 +203,17 @@ class _Folder:
         return used | {push.id for push in self._pushes if custom_int(push, MODEL_ID) in used}
 
     def _executions(self, runs: Iterable[str]) -> set[int]:
-        contexts = [self._store.get_context_by_type_and_name(RUN_CONTEXT, run) for run in runs]
+        contexts = [self.store.get_context_by_type_and_name(RUN_CONTEXT, run) for run in runs]
         return {
             execution.id
             for context in contexts
             if context is not None
-            for execution in self._store.get_executions_by_context(context.id)
+            for execution in self.store.get_executions_by_context(context.id)
         }
 
     def _used_by(self, executions: set[int]) -> set[int]:
         """Artifacts that the executions read or wrote."""
-        events = self._store.get_events_by_execution_ids(sorted(executions)) if executions else []
+        events = self.store.get_events_by_execution_ids(sorted(executions)) if executions else []
         return {event.artifact_id for event in events}
 
     def doomed_artifacts(self) -> Iterator[Artifact]:
@@ -254,27 +228,25 @@ class _Folder:
 
     def unneeded(self) -> Iterator[tuple[Kind, Path]]:
         """What goes besides artifacts."""
-        workspace = self._workspace
+        workspace = self.workspace
         base = workspace.serving_model
         for version in versions(base):
             if version not in self.needed_versions:
                 yield "version", base / str(version)
-        withdrawn = {
-            change.withdrawn: change.when for change in self._promotions.standing().history
-        }
+        withdrawn = {change.withdrawn: change.when for change in self.promotions.standing().history}
         for version, folder in rolled_back_versions(base).items():
-            recent = withdrawn.get(version, folder.stat().st_mtime) >= self._since
+            recent = withdrawn.get(version, folder.stat().st_mtime) >= self.since
             if not recent and any(folder.iterdir()):
                 yield "rolled-back version", folder
         recorded = {run.run_id for run in self._history}
         for folder in workspace.runs.glob("[!.]*"):
             # Of a run that never got as far as the history there is only the time.
-            old = folder.name in recorded or _newest(folder) < self._since
+            old = folder.name in recorded or _newest(folder) < self.since
             needed = folder.name in self._repeated_runs | self._reported_runs
             if old and not needed and not folder.is_symlink():
                 yield "run", folder
         for folder in workspace.checkpoints.glob("*"):
-            if _newest(folder) < self._since:
+            if _newest(folder) < self.since:
                 yield "checkpoint", folder
         known = {Path(one.uri) for one in self._artifacts if one.state != Artifact.DELETED}
         known |= {parent for uri in known for parent in uri.parents}

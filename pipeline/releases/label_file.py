@@ -84,10 +84,6 @@ class LabelFile:
             _log.info("Waiting %.0f s, until servers have read %s", left, self.path.name)
             self._sleep(left)
 
-    def beside(self, name: str) -> Path:
-        """A file in the same folder."""
-        return self.path.with_name(name)
-
     def _text(self) -> str:
         return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
 

@@ -58,7 +58,9 @@ class Promotions:
     ) -> None:
         """Touches nothing yet; `settings` say what servers see, and how often they look."""
         self._file = LabelFile(workspace, settings, clock=clock, sleep=sleep)
-        self._journal = self._file.beside(".promotion.json")
+        self._journal = workspace.models_config.with_name(".promotion.json")
+        self.workspace = workspace
+        self.store = store
         self._base = workspace.serving_model
         self._history = PromotionHistory(store, workspace.model_name)
         self._clock = clock
@@ -88,16 +90,13 @@ class Promotions:
         except InputError:
             return None
 
-    def promote(
-        self, version: int, label: str, *, why: str = "", who: str | None = None
-    ) -> Change | None:
+    def promote(self, version: int, label: str, *, why: str = "") -> Change | None:
         """Gives a label to a version.
 
         Args:
           version: one that was pushed and not rolled back.
           label: `stable` or `canary`.
           why: for the history.
-          who: for the history; this user and host unless given.
 
         Returns:
           the change, None where the version had the label already.
@@ -114,9 +113,9 @@ class Promotions:
             if previous == version:
                 self.follow_push()
                 return None
-            return self._begin("promote", (label,), version, previous, why=why, who=who)
+            return self._begin("promote", (label,), version, previous, why)
 
-    def rollback(self, label: str = STABLE, *, why: str = "", who: str | None = None) -> Change:
+    def rollback(self, label: str = STABLE, *, why: str = "") -> Change:
         """Takes the version with that label out of service, for good.
 
         Its labels go to the version that had `label` before (that of `canary` to the stable one)
@@ -131,7 +130,7 @@ class Promotions:
             bad, target = self._planned(label)
             held = self._file.entry().labels.items()
             moved = tuple(name for name, version in held if version == bad)
-            return self._begin("rollback", moved, bad, target, why=why, who=who)
+            return self._begin("rollback", moved, bad, target, why)
 
     def follow_push(self) -> None:
         """Lets servers load the newest version, so that a label can be moved to it.
@@ -173,7 +172,7 @@ class Promotions:
         if self._locks or not self._journal.parent.is_dir():
             yield
             return
-        with locked(self._file.beside(".promotion.lock")):
+        with locked(self._journal.with_suffix(".lock")):
             self._locks += 1
             try:
                 yield
@@ -186,16 +185,13 @@ class Promotions:
         labels: tuple[str, ...],
         version: int,
         previous: int | None,
-        *,
         why: str,
-        who: str | None,
     ) -> Change:
         now = self._clock()
         last = max((int(change.id) for change in self._history.changes()), default=0)
         # Sorts after all others even where the clock was set back.
         number = f"{max(int(now * 1000), last + 1):015d}"
-        by = who or _this_user()
-        change = Change(number, action, labels, version, previous, by, why, now)
+        change = Change(number, action, labels, version, previous, _this_user(), why, now)
         write_atomically(self._journal, json.dumps(asdict(change)) + "\n")
         self._carry_out(change)
         return change

@@ -11,7 +11,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.errors import InputError
 from pipeline.cli.main import main
-from pipeline.releases.cleanup import GcReport, Retention, collect_garbage
+from pipeline.releases.cleanup import GcReport, collect_garbage
 from pipeline.releases.promotion import Promotions
 from pipeline.runs.metadata_store import parse_url
 from pipeline.settings import PushSettings
@@ -49,11 +49,10 @@ class Folder:
 
     def gc(self, *, keep_versions: int, keep_days: float, dry_run: bool = False) -> GcReport:
         return collect_garbage(
-            workspace=self.workspace,
-            store=self.runs.store,
-            runs=self.runs.history.runs(),
-            promotions=self.promotions,
-            keep=Retention(keep_versions, keep_days),
+            self.promotions,
+            self.runs.history.runs(),
+            keep_versions=keep_versions,
+            keep_days=keep_days,
             now=self.now,
             dry_run=dry_run,
         )

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.errors import InputError
-from pipeline.releases.cleanup import Retention, collect_garbage
+from pipeline.releases.cleanup import collect_garbage
 from pipeline.releases.promotion import Promotions
 from pipeline.settings import PushSettings
 from serving.deploy.models_config import LABELS
@@ -158,11 +158,10 @@ class OutputFolder(RuleBasedStateMachine):
     def collect(self, keep_versions: int, keep_days: float, life: int | None) -> None:
         with killed_after(life):
             collect_garbage(
-                workspace=self.runs.workspace,
-                store=self.runs.store,
-                runs=self.runs.history.runs(),
-                promotions=self.promotions(),
-                keep=Retention(keep_versions, keep_days),
+                self.promotions(),
+                self.runs.history.runs(),
+                keep_versions=keep_versions,
+                keep_days=keep_days,
                 now=self.now,
             )
             if life is None:

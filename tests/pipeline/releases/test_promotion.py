@@ -62,10 +62,12 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_a_label_is_given_to_a_version_and_the_history_says_who_when_and_why(
-    folder: Folder,
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = time.time()
-    folder.promotions.promote(folder.first, STABLE, why="first one", who="ana@desk")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.releases.promotion._this_user", lambda: "ana@desk")
+        folder.promotions.promote(folder.first, STABLE, why="first one")
     folder.promotions.promote(folder.second, CANARY)
     assert folder.labels() == {STABLE: folder.first, CANARY: folder.second}
     first, second = folder.promotions.standing().history
