@@ -73,18 +73,15 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> PipelineCon
       ConfigError: the file cannot be read, or a key, type or range is wrong; the message lists
         every fault with its key's path and what is allowed.
     """
-    explicit = path is not None
-    path = path or DEFAULT_CONFIG
-    tree: Any = {}
-    if explicit or path.exists():
-        tree = _read_yaml(path)
+    file = path or DEFAULT_CONFIG
+    tree = _read_yaml(file) if path or file.exists() else {}
     for override in overrides:
         _apply_override(tree, override)
     try:
         return PipelineConfig.model_validate(tree)
     except pydantic.ValidationError as error:
         faults = "\n".join(f"  {line}" for line in _explain(error))
-        raise ConfigError(f"{path}: the configuration is not valid:\n{faults}") from None
+        raise ConfigError(f"{file}: the configuration is not valid:\n{faults}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

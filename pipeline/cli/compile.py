@@ -110,10 +110,10 @@ def _compile(context: Context) -> None:
             cluster=cluster,
         )
         texts = {options.out: compiled.yaml() if file_format == "yaml" else compiled.json()}
-        schedule = _schedule(options, config, compiled)
-    if schedule is not None:
-        beside = options.out.with_name(f"{options.out.stem}.schedule.json")
-        texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
+        if options.schedule is not None:
+            beside = options.out.with_name(f"{options.out.stem}.schedule.json")
+            schedule = _schedule(options, config.pipeline_name, compiled)
+            texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
     for path, text in texts.items():
         write_atomically(path, text)
     paths = [str(path) for path in texts]
@@ -184,13 +184,10 @@ def _volume(text: str | None) -> Volume | None:
 
 
 def _schedule(
-    options: argparse.Namespace, config: PipelineConfig, compiled: "CompiledPipeline"
-) -> dict[str, Any] | None:
-    if options.schedule is None:
-        return None
+    options: argparse.Namespace, name: str, compiled: "CompiledPipeline"
+) -> dict[str, Any]:
     from pipeline.runners.kubeflow import recurring_run, vertex_schedule
 
-    name = config.pipeline_name
     if not options.vertex:
         return recurring_run(compiled, options.schedule, name=name)
     return vertex_schedule(

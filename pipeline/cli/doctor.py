@@ -35,21 +35,13 @@ _SPARSE_MEMORY_BYTES: Final = 3 * 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
-
-    Attributes:
-      name: what was looked at, as `disk`.
-      ok: nothing is wrong with it.
-      fatal: a run cannot succeed unless this is ok.
-      detail: what was found, in one line.
-      remedy: what to do about it; empty where it is ok.
-    """
+    """One thing looked at."""
 
     name: str
     ok: bool
-    fatal: bool
-    detail: str
-    remedy: str = ""
+    fatal: bool  # a run cannot succeed unless this is ok
+    detail: str  # what was found, in one line
+    remedy: str = ""  # what to do about it; empty where it is ok
 
     @property
     def stops_a_run(self) -> bool:
@@ -80,11 +72,7 @@ def diagnose(
 ) -> list[Check]:
     """Looks at all that a run needs; changes nothing and asks no server.
 
-    Args:
-      settings: where images are to come from.
-      data: a folder or zip named on the command line.
-      output: where a run would write.
-      environ: environment variables.
+    Images come from `data`, else from where `settings` and `environ` say.
     """
     root = Path(__file__).resolve().parents[2]
     adapted = adapted_modules(Path(sys.prefix))
@@ -144,9 +132,7 @@ def check_packages(lock: Path, installed: Callable[[str], str] = metadata.versio
       installed: gives a package's version, or raises `PackageNotFoundError`.
     """
     lines = lock.read_text().splitlines() if lock.is_file() else []
-    pins = [
-        Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")
-    ]
+    pins = [Requirement(line) for line in lines if line.partition("#")[0].strip()]
     pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
     missing, different = [], []
     for pin in pins:
@@ -157,18 +143,18 @@ def check_packages(lock: Path, installed: Callable[[str], str] = metadata.versio
             continue
         if not pin.specifier.contains(version, prereleases=True):
             different.append(f"{pin.name} {version} instead of {str(pin.specifier)[2:]}")
-    if missing or different:
-        found = [f"missing: {', '.join(missing[:10])}"] if missing else []
-        found += [f"not as pinned: {', '.join(different[:10])}"] if different else []
-        return Check(
-            "packages",
-            ok=False,
-            fatal=bool(missing),
-            detail="; ".join(found),
-            remedy="`make setup` brings .venv up to date; if it does not: `make clean setup`",
-        )
-    shown = ", ".join(f"{name} {installed(name)}" for name in _SHOWN_PACKAGES)
-    return Check("packages", ok=True, fatal=True, detail=f"{shown}; {len(pins)} as pinned")
+    faults = {"missing": missing, "not as pinned": different}
+    found = [f"{fault}: {', '.join(names[:10])}" for fault, names in faults.items() if names]
+    if not found:
+        shown = ", ".join(f"{name} {installed(name)}" for name in _SHOWN_PACKAGES)
+        found = [shown, f"{len(pins)} as pinned"]
+    return _check(
+        "packages",
+        not (missing or different),
+        "; ".join(found),
+        remedy="`make setup` brings .venv up to date; if it does not: `make clean setup`",
+        fatal=bool(missing) or not different,
+    )
 
 
 def check_native_module(

@@ -7,6 +7,7 @@ question was answered.
 
 import argparse
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,7 +206,7 @@ def _erase(context: Context) -> None:
 def _advise(advice: str | None) -> None:
     """What is to be known of the threshold; apart from the answer, which scripts read."""
     if advice is not None:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"note: {advice}")
+        print(f"note: {advice}", file=sys.stderr)
 
 
 def _cohort(images: Path) -> "list[CohortImage]":

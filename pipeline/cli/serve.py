@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -108,11 +109,9 @@ def add_parsers(commands: Any) -> None:
 
 
 def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1"):
-        return True
-    if text.lower() in ("false", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() in ("true", "1")
 
 
 def _positive(text: str) -> float:
@@ -122,13 +121,10 @@ def _positive(text: str) -> float:
 
 
 def _not_negative(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1e9:
-        raise argparse.ArgumentTypeError(f"a number of at least 0, not {text!r}")
-    return number
+    with suppress(ValueError):
+        if 0 <= (number := float(text)) < 1e9:
+            return number
+    raise argparse.ArgumentTypeError(f"a number of at least 0, not {text!r}")
 
 
 def _serve(context: Context) -> None:
@@ -182,7 +178,7 @@ def _check(flags: argparse.Namespace) -> None:
             )
         _file(flags.model_config_file)
         return
-    base_path = _base_path(flags)
+    _, base_path = _model(flags)
     if not base_path.is_dir():
         raise InputError(
             f"{base_path}: no such folder; `oneshot run` pushes a model there, "
@@ -238,7 +234,8 @@ def _models(flags: argparse.Namespace) -> "dict[str, ModelSetup]":
             batching=replace(batching, enabled=flags.enable_batching),
         )
         if file is None:
-            return {_name(flags): ModelSetup(_base_path(flags).absolute(), host)}
+            name, base_path = _model(flags)
+            return {name: ModelSetup(base_path.absolute(), host)}
         models = read_model_config(file, defaults=host)
     except ConfigError as error:
         raise InputError(str(error)) from error
@@ -247,13 +244,10 @@ def _models(flags: argparse.Namespace) -> "dict[str, ModelSetup]":
     return models
 
 
-def _name(flags: argparse.Namespace) -> str:
-    return flags.model_name or MODEL_NAME
-
-
-def _base_path(flags: argparse.Namespace) -> Path:
-    path: Path | None = flags.model_base_path
-    return path or flags.output / "serving_model" / _name(flags)
+def _model(flags: argparse.Namespace) -> tuple[str, Path]:
+    """Name and base path, where no file names the models."""
+    name = flags.model_name or MODEL_NAME
+    return name, flags.model_base_path or flags.output / "serving_model" / name
 
 
 def _token(file: Path | None) -> str | None:

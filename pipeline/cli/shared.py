@@ -146,14 +146,10 @@ def add_command(
     *parents: argparse.ArgumentParser,
     text: str,
 ) -> argparse.ArgumentParser:
-    """Declares a command with --json and --verbose.
+    """Declares a command with --json and --verbose, and the options of `parents` (OUTPUT, ...).
 
-    Args:
-      commands: what `add_subparsers` returned.
-      name: of the command.
-      handler: does it; its docstring, or else `text`, is the description in the command's help.
-      parents: further options: OUTPUT, CONFIGURED, DATA.
-      text: what it is for, in the list of commands.
+    `text` is what the list of commands says of it; its own help begins with the handler's
+    docstring, where there is one.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
