@@ -125,20 +125,13 @@ def check_model(model: Path) -> None:
         raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
 
 
-@dataclass(frozen=True)
-class TrialResults:
-    """What a model made of one-shot trials."""
-
-    earned: list[float]
-    """Credit of each trial, in [0, 1]."""
-    by_group: dict[str, float]
-    """Mean credit of the trials of each group that has any."""
-
-
 def run_trials(
     model: LoadedModel, files: Sequence[ImageFile], *, way: int, trials: int, seed: int
-) -> TrialResults:
+) -> tuple[Accuracy, dict[str, float]]:
     """Has a model answer one-shot trials within groups, on images of one container or several.
+
+    Returns:
+      accuracy, and that by group.
 
     Raises:
       InputError: no usable images, or no group of `way` classes.
@@ -147,7 +140,7 @@ def run_trials(
         drawn = within_trials(files, reader, ways=[way], shots=1, trials=trials, seed=seed)
         part = drawn.by_way[way]
         earned = answer(ModelRecogniser(model, drawn.images.encoded, part), part).earned
-    return TrialResults(earned, _by_group(drawn, part, earned))
+    return _accuracy(earned), _by_group(drawn, part, earned)
 
 
 def _accuracy(earned: Sequence[float]) -> Accuracy:

@@ -16,8 +16,7 @@ import pandas as pd
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
-from components.evaluator.offline import TrialResults, run_trials
-from components.evaluator.statistics import wilson_interval
+from components.evaluator.offline import run_trials
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import EVALUATION
@@ -225,18 +224,21 @@ def compare_accuracy(
         new = _images(span.containers)
     way = min(_WAY, max(2, min(_way(new), _way(kept))))
     with LoadedModel(model) as loaded:
-        now, before = (
+        (now, groups), (before, earlier) = (
             run_trials(loaded, files, way=way, trials=settings.trials, seed=_SEED)
             for files in (new, kept)
         )
     threshold = settings.accuracy_drop
-    if len(before.by_group) >= _FEWEST_GROUPS:
-        spread = float(np.std(list(before.by_group.values()), ddof=1))
-        scale = math.sqrt(1 / len(now.by_group) + 1 / len(before.by_group))
+    if len(earlier) >= _FEWEST_GROUPS:
+        spread = float(np.std(list(earlier.values()), ddof=1))
+        scale = math.sqrt(1 / len(groups) + 1 / len(earlier))
         threshold = max(threshold, settings.divergence_factor * spread * scale)
-    drop = float(np.mean(before.earned) - np.mean(now.earned))
-    accuracy = {"way": way, "span": _summary(now), "reference": _summary(before)}
-    return accuracy, Measurement(f"{way}-way", ACCURACY_DROP, drop, threshold)
+    accuracy = {
+        side: {"accuracy": of.accuracy, "ci95": of.accuracy_ci95, "n": of.accuracy_n, "groups": n}
+        for side, of, n in (("span", now, len(groups)), ("reference", before, len(earlier)))
+    }
+    drop = before.accuracy - now.accuracy
+    return {"way": way, **accuracy}, Measurement(f"{way}-way", ACCURACY_DROP, drop, threshold)
 
 
 def _images(containers: Sequence[Path]) -> list[ImageFile]:
@@ -247,15 +249,6 @@ def _way(files: Sequence[ImageFile]) -> int:
     """The most candidates of a trial, going by names alone."""
     refs = [ImageRef.of(file)._replace(key=f"{file.uri}\0{file.container}") for file in files]
     return largest_way(ImageIndex.build(refs), PROTOCOL_WITHIN)
-
-
-def _summary(results: TrialResults) -> dict[str, Any]:
-    return {
-        "accuracy": float(np.mean(results.earned)),
-        "ci95": wilson_interval(sum(results.earned), len(results.earned)),
-        "n": len(results.earned),
-        "groups": len(results.by_group),
-    }
 
 
 def _feature(schema: schema_pb2.Schema, name: str) -> Any:
