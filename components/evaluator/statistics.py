@@ -40,8 +40,6 @@ def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Inter
     Uses their closed-form standard error (equations 1 and 2), clipped to [0, 1]. It is zero wide
     at an area of exactly 1 or 0.
     """
-    if positives == 0 or negatives == 0:
-        return NO_INTERVAL
     q1 = area / (2 - area)
     q2 = 2 * area**2 / (1 + area)
     variance = (
@@ -93,11 +91,9 @@ class ScoredPairs:
 
     def verification_accuracy(self) -> tuple[float, Interval]:
         """Share of pairs on the right side of logit 0 (score 0.5; on it counts as same)."""
-        if self.n == 0:
-            return math.nan, NO_INTERVAL
         said_same = self.logits >= 0
         right = float(self.same[said_same].sum() + self.different[~said_same].sum())
-        return right / self.n, wilson_interval(right, self.n)
+        return right / self.n if self.n else math.nan, wilson_interval(right, self.n)
 
     def auc(self) -> tuple[float, Interval]:
         """Area under the ROC curve: P(same above different), ties half (Mann & Whitney 1947)."""

@@ -12,7 +12,7 @@ from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.official_runs import read_official_runs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
-from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile
+from data_ingest.sources.layout import ImageFile, ImageReader
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +53,12 @@ def sound_images(
       InputError: none of them can be used.
     """
     found: dict[object, Found] = {}
-    rejected: list[RejectedFile] = []
+    rejected: list[tuple[ImageFile, str]] = []
     for position, file, data in reader.sound(files, rejected):
         one = Found.of(file, data, position)
         found.setdefault(position if copies else (file.class_name, one.digest), one)
-    for bad in rejected:
-        _log.warning("%s left out: %s", bad.file.member, bad.reason)
+    for bad, reason in rejected:
+        _log.warning("%s left out: %s", bad.member, reason)
     if not found:
         raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
     located = locate(list(found.values()))

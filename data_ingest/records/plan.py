@@ -1,15 +1,12 @@
 """Decides which records the splits hold, and in which files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, IMAGES, RUNS, Catalog, LocatedIndex
-from data_ingest.sampling.index import ImageIndex, ImageRef
-from data_ingest.sampling.official_runs import read_official_runs
 from data_ingest.sampling.pairs import Pairs, pair_sampler
 from data_ingest.sampling.protocols import (
     EVAL_SPLIT,
@@ -29,7 +26,6 @@ from data_ingest.sampling.trials import (
     trial_pairs,
 )
 from data_ingest.settings import PairSettings
-from data_ingest.sources.layout import list_images
 
 _SHARD_PAIRS: Final = 4096
 _SHARD_BYTES: Final = 32 * 2**20
@@ -166,36 +162,3 @@ def too_many_rejected(catalog: Catalog, max_rejected_share: float) -> str:
         f"dataset.max_rejected_share = {max_rejected_share:.1%} allows. Remove or repair them, or "
         "raise that share:\n  " + "\n  ".join(named) + (f"\n  and {more} more" if more else "")
     )
-
-
-def expected_protocols(
-    containers: Mapping[str, Sequence[Path]], settings: PairSettings
-) -> set[tuple[str, int]]:
-    """Which (protocol, way) the `one_shot` split of these inputs will hold, without reading images.
-
-    Way is 0 for verification pairs. Images rejected later may make trials of some way impossible.
-
-    Args:
-      containers: zips and root folders by input split, as `Dataset.containers()` gives them.
-      settings: how they are to be sampled.
-
-    Raises:
-      InputError: the inputs cannot be listed, or there is too little for the splits.
-    """
-    indexes = {
-        source: ImageIndex.build(
-            {ImageRef.of(image) for place in places for image in list_images(place)}
-        )
-        for source, places in containers.items()
-        if source != RUNS
-    }
-    own = indexes.get(BACKGROUND, indexes.get(IMAGES))
-    if own is None:
-        raise InputError(f"neither background nor images among the inputs: {sorted(containers)}")
-    evaluation = indexes.get(EVALUATION)
-    rows = split_index(own, evaluation, settings)
-    runs = (read_official_runs(place) for place in containers.get(RUNS, ()))
-    one_shot = (evaluation if evaluation is not None else own).take(rows.one_shot)
-    sampled = {(protocol, way) for protocol, way, _ in sampled_trials(one_shot, settings)}
-    official = {(PROTOCOL_OFFICIAL, trial.way) for own_runs in runs for trial in own_runs.trials}
-    return {(PROTOCOL_VERIFICATION, 0), *official, *sampled}

@@ -8,9 +8,13 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from data_ingest.errors import InputError
-from data_ingest.records.catalog import RUNS, CatalogPart, Found, Rejected
+from data_ingest.records.catalog import RUNS, CatalogPart, Found, Rejected, build_catalog
+from data_ingest.records.plan import make_plan
+from data_ingest.sampling.index import ImageRef
 from data_ingest.sampling.official_runs import OfficialRuns, read_official_runs
-from data_ingest.sources.layout import ImageFile, ImageReader, RejectedFile, list_images
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
+from data_ingest.settings import PairSettings
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 
 NAMESPACE: Final = "oneshot"
 """Of all counters."""
@@ -51,19 +55,45 @@ def list_inputs(containers: Mapping[str, Sequence[Path]]) -> Inputs:
     official = OfficialRuns([], [])
     portions: list[Portion] = []
     for source, places in containers.items():
-        files: list[ImageFile] = []
+        files = [file for place in places if source != RUNS for file in list_images(place)]
         if source == RUNS:
             if len(places) != 1:
                 raise InputError(f"expected one archive of official runs, got {len(places)}")
             official = read_official_runs(places[0])
-            files += official.images
-        else:
-            for place in places:
-                files += list_images(place)
+            files = official.images
         for first in range(0, len(files), _PORTION_IMAGES):
             part = tuple(files[first : first + _PORTION_IMAGES])
             portions.append(Portion(source, len(portions), first, part))
     return Inputs(tuple(portions), official)
+
+
+def expected_protocols(
+    containers: Mapping[str, Sequence[Path]], settings: PairSettings
+) -> set[tuple[str, int]]:
+    """Which (protocol, way) the `one_shot` split of these inputs will hold, without reading images.
+
+    Way is 0 for verification pairs. Images rejected later may make trials of some way impossible.
+
+    Args:
+      containers: zips and root folders by input split, as `Dataset.containers()` gives them.
+      settings: how they are to be sampled.
+
+    Raises:
+      InputError: the inputs cannot be listed, or there is too little for the splits.
+    """
+    inputs = list_inputs(containers)
+    parts = []
+    for portion in inputs.portions:
+        # Going by names: an image is another than all others if its name is.
+        found = tuple(
+            Found(ImageRef.of(image), image.uri.encode(), image.path, 0, listing, 0, 0)
+            for listing, image in enumerate(portion.images, start=portion.first)
+        )
+        parts.append(CatalogPart(portion.source, found, ()))
+    plan = make_plan(build_catalog(parts), settings, official=inputs.official.trials)
+    if plan.problem:
+        raise InputError(plan.problem)
+    return {(one.protocol, one.way) for one in plan.streams if one.split == ONE_SHOT_SPLIT}
 
 
 class ReadImages(beam.DoFn):
@@ -85,7 +115,7 @@ class ReadImages(beam.DoFn):
         block = portion.number * _MAX_BLOCKS
         images: list[bytes] = []
         found: list[Found] = []
-        rejected: list[RejectedFile] = []
+        rejected: list[tuple[ImageFile, str]] = []
         held = 0
         for offset, image, data in self._reader.sound(portion.images, rejected):
             found.append(Found.of(image, data, portion.first + offset, block, len(images)))
@@ -95,10 +125,10 @@ class ReadImages(beam.DoFn):
                 yield block, images
                 block, images, held = block + 1, [], 0
         self._read.inc(len(portion.images))
-        for bad in rejected:
-            Metrics.counter(NAMESPACE, f"images_rejected/{bad.reason}").inc()
+        for _, reason in rejected:
+            Metrics.counter(NAMESPACE, f"images_rejected/{reason}").inc()
         if images:
             yield block, images
-        unusable = tuple(Rejected(portion.source, bad.file.path, bad.reason) for bad in rejected)
+        unusable = tuple(Rejected(portion.source, bad.path, reason) for bad, reason in rejected)
         part = CatalogPart(portion.source, tuple(found), unusable)
         yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)

@@ -39,20 +39,17 @@ class Archive(NamedTuple):
     """Part of a member's name without which this is another archive."""
 
 
-def official_archives() -> dict[str, Archive]:
-    """The archives by name without suffix, such as `images_background`."""
-    checksums = {
-        "images_background": "68d2efa1b9178cc56df9314c21c6e718",
-        "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
-        "images_background_small1": None,
-        "images_background_small2": None,
-    }
-    archives = {
-        name: Archive(f"{name}.zip", f"{name}.zip", md5, "/character01/")
-        for name, md5 in checksums.items()
-    }
-    runs = "one-shot-classification/all_runs.zip"
-    return archives | {"all_runs": Archive("all_runs.zip", runs, None, "run01/class_labels.txt")}
+OFFICIAL_ARCHIVES: Final = {
+    name: Archive(f"{name}.zip", f"{folder}{name}.zip", md5, holds)
+    for name, folder, md5, holds in (
+        ("images_background", "", "68d2efa1b9178cc56df9314c21c6e718", "/character01/"),
+        ("images_evaluation", "", "6b91aef0f799c5bb55b94e3f2daec811", "/character01/"),
+        ("images_background_small1", "", None, "/character01/"),
+        ("images_background_small2", "", None, "/character01/"),
+        ("all_runs", "one-shot-classification/", None, "run01/class_labels.txt"),
+    )
+}
+"""By name without suffix."""
 
 
 def is_readable_zip(path: Path) -> bool:
@@ -104,7 +101,8 @@ def download(
         for archive in archives:
             with locked(directory / f".{archive.name}.lock"):
                 if not is_readable_zip(directory / archive.name):
-                    _fetch_checked(client, archive, directory, base_url=base_url, pause=pause)
+                    url = urljoin(base_url, archive.path)
+                    _fetch_checked(client, archive, url, directory, pause)
 
 
 def _require_network(client: httpx.Client, url: str, *, seconds: float) -> None:
@@ -130,14 +128,8 @@ def _require_network(client: httpx.Client, url: str, *, seconds: float) -> None:
 
 
 def _fetch_checked(
-    client: httpx.Client,
-    archive: Archive,
-    directory: Path,
-    *,
-    base_url: str,
-    pause: float,
+    client: httpx.Client, archive: Archive, url: str, directory: Path, pause: float
 ) -> None:
-    url = urljoin(base_url, archive.path)
     part = directory / f"{archive.name}.part"
     resumed = part.exists() and part.stat().st_size > 0
     # A part that was there may come from a version of the file that the server no longer has.

@@ -65,14 +65,6 @@ class ImageFile(NamedTuple):
         return f"{self.container}/{self.member}"
 
 
-class RejectedFile(NamedTuple):
-    """An image that cannot be used."""
-
-    file: ImageFile
-    reason: str
-    """As `check_image` gives it."""
-
-
 def list_images(container: Path) -> list[ImageFile]:
     """Lists the images of a folder or zip, sorted, without reading them.
 
@@ -148,9 +140,12 @@ class ImageReader(ExitStack):
             raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
 
     def sound(
-        self, files: Iterable[ImageFile], rejected: list[RejectedFile] | None = None
+        self, files: Iterable[ImageFile], rejected: list[tuple[ImageFile, str]] | None = None
     ) -> Iterator[tuple[int, ImageFile, bytes]]:
-        """Position, file and bytes of each image that can be used; the others go to `rejected`."""
+        """Position, file and bytes of each image that can be used; the others go to `rejected`.
+
+        The reason is as `check_image` gives it.
+        """
         for position, file in enumerate(files):
             try:
                 data = self.read(file)
@@ -160,7 +155,7 @@ class ImageReader(ExitStack):
             if reason is None:
                 yield position, file, data
             elif rejected is not None:
-                rejected.append(RejectedFile(file, reason))
+                rejected.append((file, reason))
 
 
 def check_image(data: bytes) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
 from data_ingest.sources.dataset import Dataset
-from data_ingest.sources.download import DownloadError, download, is_readable_zip, official_archives
+from data_ingest.sources.download import OFFICIAL_ARCHIVES, DownloadError, download, is_readable_zip
 from data_ingest.sources.glyphs import REVISION, write_glyphs
 from data_ingest.sources.path_patterns import has_span, latest, refuse_wildcards, split_at_span
 
@@ -131,7 +131,7 @@ def _omniglot_in(settings: DatasetSettings, base: Path, *, where: str) -> Datase
       InputError: only some of those needed are there, or one is unusable.
     """
     needed = [*_background_names(settings), "images_evaluation"]
-    known = [name for name in official_archives() if name.startswith("images_")]
+    known = [name for name in OFFICIAL_ARCHIVES if name.startswith("images_")]
     there = {name: found for name in known if (found := _zip_or_folder(base, name))}
     if not there:
         return None
@@ -177,13 +177,12 @@ def _absolute(path: Path) -> Path:
 
 
 def _download(settings: DatasetSettings) -> Dataset:
-    official = official_archives()
     refuse_wildcards(_cache(settings), named_by="dataset.cache_dir")
     missing = _missing(settings)
     _log.info("Omniglot is not here yet: downloading from %s", settings.download_url)
     try:
         download(
-            [official[name] for name in missing],
+            [OFFICIAL_ARCHIVES[name] for name in missing],
             _cache(settings),
             base_url=settings.download_url,
             connect_timeout=settings.connect_timeout_seconds,

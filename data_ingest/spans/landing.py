@@ -25,7 +25,6 @@ from data_ingest.sampling.index import ImageIndex
 from data_ingest.sources.layout import (
     ImageFile,
     ImageReader,
-    RejectedFile,
     UnreadableImageError,
     image_digest,
     list_images,
@@ -102,14 +101,14 @@ def read_images(sources: Sequence[Path]) -> Reading:
     """
     files = [file for source in sources for file in list_images(source)]
     sound: list[NewImage] = []
-    rejected: list[RejectedFile] = []
+    rejected: list[tuple[ImageFile, str]] = []
     with ImageReader() as reader:
         for listing, file, data in reader.sound(files, rejected):
             entry = Entry(file.uri, len(data), zlib.crc32(data))
             sound.append(NewImage(file, Found.of(file, data, len(sound)), entry))
             if listing % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
                 _log.info("Checked %d of %d images", listing + 1, len(files))
-    return Reading(sound, [Rejected(IMAGES, bad.file.path, bad.reason) for bad in rejected])
+    return Reading(sound, [Rejected(IMAGES, bad.path, reason) for bad, reason in rejected])
 
 
 def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: float) -> NewImages:

@@ -47,7 +47,7 @@ class SpanStore:
         Raises:
           InputError: one is damaged, or has been taken away.
         """
-        paths = [path for path in self._entries() if is_span(path)]
+        paths = [path for path in self.root.glob("span-*") if is_span(path)]
         found = [read_span(path, decision=self._decision(path.name)) for path in paths]
         found.sort(key=lambda span: span.number)
         before: int | None = None
@@ -123,7 +123,18 @@ class SpanStore:
                 number = newest + 1
             if number <= newest:
                 earlier = [span for span in spans if span.number < number]
-                return _same(spans[len(earlier)], number, after(earlier))
+                span = spans[len(earlier)]
+                if span.number != number:
+                    raise InputError(
+                        f"--span {number}: span {span.number} has landed already, and spans land "
+                        "in the order of their numbers: give a greater one"
+                    )
+                if span.fingerprint != after(earlier).fingerprint:
+                    raise InputError(
+                        f"--span {number}: {span.path} has landed already with other images, and "
+                        "spans are immutable: land these as a new span"
+                    )
+                return span
             return self._write(number, sources, after(spans), spans, pairs)
 
     def exclude(self, number: int, reason: str) -> None:
@@ -258,13 +269,9 @@ class SpanStore:
         """One writer at a time; what a killed one had staged is swept away."""
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / ".lock"):
-            for staged in self._entries():
-                if staged.name.startswith(_STAGED):
-                    shutil.rmtree(staged)
+            for staged in self.root.glob(f"{_STAGED}*"):
+                shutil.rmtree(staged)
             yield
-
-    def _entries(self) -> list[Path]:
-        return list(self.root.iterdir()) if self.root.is_dir() else []
 
 
 def window_name(first: int, last: int, *, without: Sequence[int]) -> str:
@@ -316,20 +323,6 @@ def _links(chosen: Sequence[Span], spans: Sequence[Span]) -> dict[str, Path]:
         for span in of_side
         if (container := span.container(side)) is not None
     }
-
-
-def _same(span: Span, number: int, images: NewImages) -> Span:
-    if span.number != number:
-        raise InputError(
-            f"--span {number}: span {span.number} has landed already, and spans land in the "
-            "order of their numbers: give a greater one"
-        )
-    if span.fingerprint != images.fingerprint:
-        raise InputError(
-            f"--span {number}: {span.path} has landed already with other images, and spans are "
-            "immutable: land these as a new span"
-        )
-    return span
 
 
 def _now() -> str:

@@ -100,7 +100,7 @@ def _compile(context: Context) -> None:
         there = path_map.to_cluster(dataset)
         check_cluster(config, there, cluster)
     with context.quiet_libraries():
-        from data_ingest.records.plan import expected_protocols
+        from data_ingest.records.read import expected_protocols
         from pipeline.runners.kubeflow import compile_pipeline
 
         compiled = compile_pipeline(

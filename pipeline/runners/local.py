@@ -14,7 +14,7 @@ from tfx.orchestration.portable.data_types import ExecutionInfo
 from tfx.proto.orchestration import pipeline_pb2
 
 from data_ingest.errors import InputError
-from data_ingest.records.plan import expected_protocols
+from data_ingest.records.read import expected_protocols
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline

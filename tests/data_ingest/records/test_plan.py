@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, IMAGES, Rejected
-from data_ingest.records.plan import Plan, expected_protocols, make_plan
-from data_ingest.records.read import list_inputs
+from data_ingest.records.plan import Plan, make_plan
+from data_ingest.records.read import expected_protocols, list_inputs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, SPLITS
 from data_ingest.settings import PairSettings
 from tests.data_ingest.catalogs import catalog_of, located

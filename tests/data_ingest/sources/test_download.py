@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_ingest.sources.download import Archive, DownloadError, download, official_archives
+from data_ingest.sources.download import OFFICIAL_ARCHIVES, Archive, DownloadError, download
 from data_ingest.sources.glyphs import encode_png
 
 
@@ -244,7 +244,7 @@ def test_without_a_server_it_fails_quickly_and_makes_no_folder(
     started = time.monotonic()
     with pytest.raises(DownloadError, match="is there a network"):
         download(
-            list(official_archives().values()),
+            list(OFFICIAL_ARCHIVES.values()),
             tmp_path / "cache",
             base_url=base_url,
             connect_timeout=2,
@@ -280,7 +280,7 @@ def test_a_name_lookup_that_hangs_counts_as_no_network(
 
 
 def test_the_official_archives_have_the_published_checksums() -> None:
-    archives = official_archives()
+    archives = OFFICIAL_ARCHIVES
     assert archives["images_background"].md5 == "68d2efa1b9178cc56df9314c21c6e718"
     assert archives["images_evaluation"].md5 == "6b91aef0f799c5bb55b94e3f2daec811"
     assert archives["all_runs"].path == "one-shot-classification/all_runs.zip"

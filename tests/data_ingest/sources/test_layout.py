@@ -232,7 +232,7 @@ def test_a_dangling_link_counts_as_one_unreadable_image(tmp_path: Path) -> None:
     with ImageReader() as reader:
         sound = list(reader.sound(list_images(tmp_path), rejected := []))
     assert [file.member for _, file, _ in sound] == ["a/b/1.png"]
-    assert [(bad.file.member, bad.reason) for bad in rejected] == [("a/b/2.png", "unreadable")]
+    assert [(bad.member, reason) for bad, reason in rejected] == [("a/b/2.png", "unreadable")]
 
 
 def test_no_more_of_a_huge_member_is_read_than_needed_to_reject_it(tmp_path: Path) -> None:
