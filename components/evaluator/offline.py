@@ -84,15 +84,11 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
     scores 1 / way.
 
     Args:
-      model: folder of a SavedModel.
+      model: folder of a SavedModel, as `check_model` finds it.
       trials: what is asked.
       baselines: whether recognisers without learning answer the same trials. A class is as near to
         them as the nearest of its support images.
-
-    Raises:
-      InputError: no SavedModel at `model`.
     """
-    check_model(model)
     images = trials.images
     everything = [trial for part in trials.by_way.values() for trial in part]
     with LoadedModel(model) as loaded:

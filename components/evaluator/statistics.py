@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,13 +115,7 @@ class ScoredPairs:
         """Expected calibration error of the score, with a bootstrap interval."""
         if self.n == 0:
             return math.nan, NO_INTERVAL
-        scores = expit(self.logits)
-        bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-
-        def error(same: Floats, different: Floats) -> float:
-            return calibration_error(scores, bins, same, different)
-
-        return self._with_bootstrap(error)
+        return self._with_bootstrap(partial(calibration_error, expit(self.logits)))
 
     def _with_bootstrap(
         self, statistic: Callable[[Floats, Floats], float]
@@ -157,13 +152,12 @@ def equal_error_rate(same: Floats, different: Floats) -> float:
     return float(np.interp(0.0, rejected - accepted, rejected))
 
 
-def calibration_error(
-    scores: Floats, bins: npt.NDArray[np.int64], same: Floats, different: Floats
-) -> float:
+def calibration_error(scores: Floats, same: Floats, different: Floats) -> float:
     """Expected calibration error over equal-width bins (Naeini 2015; Guo 2017, section 2).
 
     The binary form: each bin compares the mean score with the share of same-class pairs.
     """
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     count = same + different
     scored = np.bincount(bins, weights=count * scores, minlength=CALIBRATION_BINS)
     found = np.bincount(bins, weights=same, minlength=CALIBRATION_BINS)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from data_ingest.errors import InputError
@@ -110,17 +111,12 @@ def within_trials(
             "--way must be at least 2, --shots and --trials at least 1 and --seed at least 0"
         )
     images = sound_images(files, reader)
-    drawn = {
-        way: draw_trials(
-            images.index, PROTOCOL_WITHIN, way=way, trials=trials, seed=seed, shots=shots
-        )
-        for way in ways
-    }
+    draw = partial(draw_trials, images.index, PROTOCOL_WITHIN, trials=trials, seed=seed)
     return TrialSets(
         source=files[0].container,
         protocol=PROTOCOL_WITHIN,
         images=images,
-        by_way={way: list(of_way) for way, of_way in drawn.items()},
+        by_way={way: list(draw(way=way, shots=shots)) for way in ways},
         asked=trials,
         shots=shots,
         seed=seed,

@@ -60,18 +60,16 @@ class ImageIndex:
         for before, ref in itertools.pairwise(ordered):
             if _order(before) == _order(ref):
                 raise ValueError(f"two images of {ref.class_name} have the key {ref.key}")
-        class_group_names = {(ref.group, ref.class_name): None for ref in ordered}
-        groups = tuple(dict.fromkeys(group for group, _ in class_group_names))
-        classes = tuple(name for _, name in class_group_names)
-        if len(set(classes)) != len(classes):
-            twice = sorted({name for name in classes if classes.count(name) > 1})
-            raise ValueError(f"two groups have a class named {twice[0]}")
-        group_number = {name: number for number, name in enumerate(groups)}
-        class_number = {name: number for number, name in enumerate(classes)}
+        group_of: dict[str, str] = {}
+        for ref in ordered:
+            if group_of.setdefault(ref.class_name, ref.group) != ref.group:
+                raise ValueError(f"two groups have a class named {ref.class_name}")
+        group_number = {name: number for number, name in enumerate(sorted(set(group_of.values())))}
+        class_number = {name: number for number, name in enumerate(group_of)}
         return cls(
-            groups,
-            classes,
-            class_group=np.array([group_number[group] for group, _ in class_group_names], np.int64),
+            tuple(group_number),
+            tuple(class_number),
+            class_group=np.array([group_number[group] for group in group_of.values()], np.int64),
             row_class=np.array([class_number[ref.class_name] for ref in ordered], np.int64),
             row_writer=np.array([ref.writer for ref in ordered], np.int64),
         )

@@ -52,15 +52,6 @@ OFFICIAL_ARCHIVES: Final = {
 """By name without suffix."""
 
 
-def is_readable_zip(path: Path) -> bool:
-    """Whether the file is there and its table of contents can be read."""
-    try:
-        with zipfile.ZipFile(path):
-            return True
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 def download(
     archives: Sequence[Archive],
     directory: Path,
@@ -100,7 +91,7 @@ def download(
         directory.mkdir(parents=True, exist_ok=True)
         for archive in archives:
             with locked(directory / f".{archive.name}.lock"):
-                if not is_readable_zip(directory / archive.name):
+                if not zipfile.is_zipfile(directory / archive.name):
                     url = urljoin(base_url, archive.path)
                     _fetch_checked(client, archive, url, directory, pause)
 

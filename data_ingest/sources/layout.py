@@ -97,7 +97,16 @@ def list_members(container: Path) -> list[str]:
     Raises:
       InputError: the container cannot be read.
     """
-    return _zip_members(container) if container.is_file() else _folder_members(container)
+    if container.is_file():
+        return _zip_members(container)
+    if not container.exists():
+        raise InputError(f"{container} does not exist: give a folder or a zip of images")
+    if not container.is_dir():
+        raise InputError(f"{container} is neither a folder nor a zip of images")
+    try:
+        return sorted(_walk(container, ""))
+    except OSError as error:
+        raise InputError(f"{container} cannot be listed: {error}") from error
 
 
 def refuse_unsafe_name(container: Path, member: str) -> None:
@@ -213,10 +222,6 @@ def _check_png_chunks(data: bytes) -> str | None:
         crc = int.from_bytes(view[end - 4 : end], "big")
         if critical and zlib.crc32(view[position + 4 : end - 4]) != crc:
             return "unreadable"
-        if kind == b"IHDR" and length >= 8:
-            width, height = struct.unpack_from(">II", data, position + 8)
-            if max(width, height) > MAX_SIDE:
-                return "too large"
         if kind == b"IEND":
             return None
         position = end
@@ -235,17 +240,6 @@ def _zip_members(path: Path) -> list[str]:
     if any(entry.flag_bits & 0x1 for entry in entries):
         raise InputError(f"{path} is protected by a password: unpack it and give the folder")
     return sorted({entry.filename for entry in entries if not _is_hidden(entry.filename)})
-
-
-def _folder_members(root: Path) -> list[str]:
-    if not root.exists():
-        raise InputError(f"{root} does not exist: give a folder or a zip of images")
-    if not root.is_dir():
-        raise InputError(f"{root} is neither a folder nor a zip of images")
-    try:
-        return sorted(_walk(root, ""))
-    except OSError as error:
-        raise InputError(f"{root} cannot be listed: {error}") from error
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:

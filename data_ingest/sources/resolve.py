@@ -1,6 +1,7 @@
 """Finds the images of a run: in a place that the user names, the cache, a download, or glyphs."""
 
 import logging
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -8,11 +9,9 @@ from typing import Final
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
 from data_ingest.sources.dataset import Dataset
-from data_ingest.sources.download import OFFICIAL_ARCHIVES, DownloadError, download, is_readable_zip
+from data_ingest.sources.download import OFFICIAL_ARCHIVES, DownloadError, download
 from data_ingest.sources.glyphs import REVISION, write_glyphs
 from data_ingest.sources.path_patterns import has_span, latest, refuse_wildcards, split_at_span
-
-__all__ = ["DATA_VARIABLE", "Dataset", "find", "resolve"]
 
 DATA_VARIABLE: Final = "OMNIGLOT_DIR"
 _RUN_PLACES: Final = ("all_runs.zip", "all_runs", "one-shot-classification/all_runs.zip")
@@ -205,7 +204,7 @@ def _in_cache(settings: DatasetSettings) -> Dataset | None:
 def _missing(settings: DatasetSettings) -> list[str]:
     """Which of the archives are still to be downloaded."""
     names = [*_background_names(settings), "images_evaluation", "all_runs"]
-    return [name for name in names if not is_readable_zip(_cache(settings) / f"{name}.zip")]
+    return [name for name in names if not zipfile.is_zipfile(_cache(settings) / f"{name}.zip")]
 
 
 def _cache(settings: DatasetSettings) -> Path:
@@ -224,7 +223,7 @@ def _generate(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:
     plan = {"background": (1, background), "evaluation": (1 + background, evaluation)}
     for split, (first, alphabets) in plan.items():
         path = base / f"images_{split}.zip"
-        if not is_readable_zip(path):
+        if not zipfile.is_zipfile(path):
             _log.info("Generating %d x %d glyphs: %s", alphabets, characters, path)
             write_glyphs(
                 path,

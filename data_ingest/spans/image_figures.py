@@ -90,17 +90,15 @@ def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigur
         listed += [(file, sizes[file.class_name]) for file in files]
     listed.sort(key=lambda item: (stable_hash(0, item[0].uri), item[0].container))
     kept: list[ImageFile] = []
-    rows: list[list[str]] = []
+    measured: list[dict[str, float | str]] = []
     with ImageReader() as reader:
         for at, file, data in reader.sound(file for file, _ in listed[:limit]):
-            measured = {**image_statistics(data)._asdict(), "class_size": listed[at][1]}
-            rows.append([bin_of(name, measured[name]) for name in FIGURES])
+            measured.append({**image_statistics(data)._asdict(), "class_size": listed[at][1]})
             kept.append(file)
-    columns = zip(*rows, strict=True) if rows else [()] * len(FIGURES)
     return ImageFigures(
         tuple(file.group for file in kept),
         tuple(file.class_name for file in kept),
-        dict(zip(FIGURES, (tuple(column) for column in columns), strict=True)),
+        {name: tuple(bin_of(name, one[name]) for one in measured) for name in FIGURES},
     )
 
 
@@ -212,10 +210,7 @@ def _colours(image: Image.Image) -> str:
 
 def _changes(ink: Flags) -> int:
     padded = np.pad(ink, 1)
-    return int(
-        np.count_nonzero(padded[1:] != padded[:-1])
-        + np.count_nonzero(padded[:, 1:] != padded[:, :-1])
-    )
+    return sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in (0, 1))
 
 
 def _along(count: Ints) -> tuple[float, float]:

@@ -137,7 +137,14 @@ def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: flo
     if catalog.rejected_share > max_rejected_share or not len(index):
         raise InputError(too_many_rejected(catalog, max_rejected_share))
     images = [reading.sound[at] for at in listing]
-    _refuse_equal_names(images)
+    first: dict[str, NewImage] = {}
+    for image in images:
+        other = first.setdefault(image.entry.name, image)
+        if other is not image:
+            raise InputError(
+                f"two different images are named {image.entry.name}: {other.file.path} and "
+                f"{image.file.path}. Rename one of them"
+            )
     return NewImages(index, images, catalog.rejected, catalog.duplicates[IMAGES])
 
 
@@ -179,14 +186,3 @@ def _of_other_classes(images: Sequence[NewImage], earlier: Sequence[Path]) -> se
                     digest = image_digest(archive.read(entry.name))
                 others.update(image for image in suspects if image.found.digest == digest)
     return others
-
-
-def _refuse_equal_names(images: Iterable[NewImage]) -> None:
-    first: dict[str, NewImage] = {}
-    for image in images:
-        other = first.setdefault(image.entry.name, image)
-        if other is not image:
-            raise InputError(
-                f"two different images are named {image.entry.name}: {other.file.path} and "
-                f"{image.file.path}. Rename one of them"
-            )

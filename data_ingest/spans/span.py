@@ -1,7 +1,6 @@
 """Reads one landed span: the record in its folder, and whether its images are still the same."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,6 @@ from data_ingest.spans.landing import fingerprint, table_of_contents
 from data_ingest.spans.sides import SIDES, Side
 
 RECORD: Final = "span.json"
-_NAME: Final = re.compile(r"span-[1-9]\d*")
 
 
 class RejectedImage(Settings):
@@ -78,11 +76,6 @@ class Span(Settings):
                 f"{self.path} has changed since it landed, and spans never do: restore it from "
                 "a copy"
             )
-
-
-def is_span(path: Path) -> bool:
-    """Whether a folder is named like a landed span."""
-    return _NAME.fullmatch(path.name) is not None
 
 
 def read_span(path: Path, *, decision: Mapping[str, Any]) -> Span:

@@ -10,6 +10,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,9 @@ from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.path_patterns import refuse_wildcards
 from data_ingest.spans.landing import NewImages, read_images, settle
 from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
-from data_ingest.spans.span import RECORD, RejectedImage, Span, is_span, read_span
+from data_ingest.spans.span import RECORD, RejectedImage, Span, read_span
 
+_SPAN: Final = re.compile(r"span-[1-9]\d*")
 _STAGED: Final = ".landing-"
 _STAGED_WINDOW: Final = ".making"
 _KEPT_WINDOWS: Final = 20
@@ -47,7 +49,7 @@ class SpanStore:
         Raises:
           InputError: one is damaged, or has been taken away.
         """
-        paths = [path for path in self.root.glob("span-*") if is_span(path)]
+        paths = [path for path in self.root.glob("span-*") if _SPAN.fullmatch(path.name)]
         found = [read_span(path, decision=self._decision(path.name)) for path in paths]
         found.sort(key=lambda span: span.number)
         before: int | None = None

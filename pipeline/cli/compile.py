@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
-from data_ingest.sources.resolve import DATA_VARIABLE, Dataset, resolve
+from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.resolve import DATA_VARIABLE, resolve
 from pipeline.cli.shared import CONFIGURED, DATA, Context, add_command
 from pipeline.config import PipelineConfig
 from pipeline.runners.cluster import (

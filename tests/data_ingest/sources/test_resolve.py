@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
+from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.glyphs import write_glyphs
-from data_ingest.sources.resolve import Dataset, find, resolve
+from data_ingest.sources.resolve import find, resolve
 
 OFFLINE = {"download_url": "http://127.0.0.1:1/", "connect_timeout_seconds": 1.0}
 SMALL = {
