@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from google.protobuf import json_format, message, wrappers_pb2
 from starlette.applications import Starlette
@@ -19,11 +18,10 @@ from serving.errors import Code, ServingError, invalid
 from serving.saved_model.contract import SERVING
 from serving.server.metrics import METRICS_PATH
 from serving.server.models import ServerState
-from serving.server.rest.limits import Guard, raw_path
+from serving.server.rest.limits import Guard
 from serving.server.rest.predict_json import parse_body, read_inputs, write_outputs
 from serving.server.rest.protocol import (
     JSON,
-    Action,
     ModelPath,
     RestOptions,
     error_reply,
@@ -31,12 +29,6 @@ from serving.server.rest.protocol import (
 )
 
 _log = logging.getLogger(__name__)
-
-API_NAMES: Final[dict[Action, str]] = {
-    "predict": "Predict",
-    "status": "GetModelStatus",
-    "metadata": "GetModelMetadata",
-}
 
 
 def rest_app(
@@ -83,16 +75,16 @@ class ModelApi:
         """Handles one request; see the ASGI specification."""
         if scope["type"] != "http":
             return
-        path = parse_model_path(scope["method"], raw_path(scope))
-        with self._state.metrics.answering(path.name, API_NAMES[path.action], "REST"):
+        path = parse_model_path(scope["method"], scope["raw_path"])
+        with self._state.metrics.answering(path.name, path.action, "REST"):
             body: bytes = (await receive()).get("body", b"")
             answer = await self._answer(path, body)
         await Response(answer, media_type=JSON)(scope, receive, send)
 
     async def _answer(self, path: ModelPath, body: bytes) -> bytes:
-        if path.action == "status":  # TF Serving looks at no label here
+        if path.action == "GetModelStatus":  # TF Serving looks at no label here
             return _to_json(self._state.status(path.name, path.version))
-        if path.action == "metadata":
+        if path.action == "GetModelMetadata":
             return self._metadata(path)
         if self._state.closing:
             raise ServingError(Code.UNAVAILABLE, "Server is shutting down")

@@ -93,22 +93,15 @@ def _convert_leaves(leaves: list[Json], dtype: int) -> Array | None:
 
 
 def _strings(leaves: list[Json]) -> Array | None:
+    if not all(isinstance(leaf, str) or is_b64(leaf) for leaf in leaves):
+        return None
     array = np.empty(len(leaves), object)
-    for at, leaf in enumerate(leaves):
-        array[at] = _string_bytes(leaf)
-        if array[at] is None:
-            return None
-    return array
-
-
-def _string_bytes(value: Json) -> bytes | None:
-    """The bytes of a text or of `{"b64": ...}`; None if there are none."""
     try:
-        if isinstance(value, str):
-            return value.encode()
-        return _decode_b64(value["b64"]) if is_b64(value) else None
+        for at, leaf in enumerate(leaves):
+            array[at] = leaf.encode() if isinstance(leaf, str) else _decode_b64(leaf["b64"])
     except ValueError:
         return None
+    return array
 
 
 def _floats(leaves: list[float], dtype: Any, *, whole: bool) -> Array | None:

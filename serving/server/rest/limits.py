@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import anyio
 import uvicorn
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -44,12 +43,10 @@ class Guard:
             await self._app(scope, receive, send)
             return
         counted = _Counted()
+        request = Request(scope, receive)
         try:
-            headers = Headers(scope=scope)
-            self._check_token(scope, headers)
-            body = await self._read_in_time(receive, headers, counted)
-            if "content-encoding" in headers:
-                scope, body = await self._decoded(scope, headers, body, counted)
+            self._check_token(request)
+            body = await self._decoded(request, await self._read(request, counted), counted)
             await self._app(scope, _whole(body, receive), send)
         except HTTPException as refused:
             reply = error_reply(refused.detail, status=refused.status_code, headers=refused.headers)
@@ -59,10 +56,10 @@ class Guard:
         finally:
             self._held -= counted.size
 
-    def _check_token(self, scope: Scope, headers: Headers) -> None:
-        if self._token is None or (self._options.open_status and _asks_status(scope)):
+    def _check_token(self, request: Request) -> None:
+        if self._token is None or (self._options.open_status and _asks_status(request.scope)):
             return
-        kind, _, given = headers.get("authorization", "").partition(" ")
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
         # Headers are read as latin-1; this gives back the bytes that were sent.
         match = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
         if kind.lower() != "bearer" or not match:
@@ -72,27 +69,18 @@ class Guard:
                 {**HANG_UP, "www-authenticate": "Bearer"},
             )
 
-    async def _read_in_time(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
-        seconds = self._options.body_seconds
-        with anyio.move_on_after(seconds):
-            return await self._read(receive, headers, counted)
-        message = f"The request did not arrive within {seconds:g} s"
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, message, HANG_UP)
-
-    async def _read(self, receive: Receive, headers: Headers, counted: "_Counted") -> bytes:
-        declared = headers.get("content-length", "")
+    async def _read(self, request: Request, counted: "_Counted") -> bytes:
+        declared = request.headers.get("content-length", "")
         if declared.isdecimal():
             self._check_size(int(declared[:20]), counted)
         chunks = []
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk: bytes = message.get("body", b"")
-            self._hold(len(chunk), counted)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        with anyio.move_on_after(self._options.body_seconds):
+            async for chunk in request.stream():
+                self._hold(len(chunk), counted)
+                chunks.append(chunk)
+            return b"".join(chunks)
+        message = f"The request did not arrive within {self._options.body_seconds:g} s"
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, message, HANG_UP)
 
     def _hold(self, size: int, counted: "_Counted") -> None:
         self._check_size(counted.size + size, counted)
@@ -113,12 +101,10 @@ class Guard:
         message = f"Request body is larger than {self._options.max_body_bytes} bytes"
         return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, HANG_UP)
 
-    async def _decoded(
-        self, scope: Scope, headers: Headers, body: bytes, counted: "_Counted"
-    ) -> tuple[Scope, bytes]:
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+    async def _decoded(self, request: Request, body: bytes, counted: "_Counted") -> bytes:
+        encoding = request.headers.get("content-encoding", "").strip().lower()
         if encoding in ("", "identity"):
-            return scope, body
+            return body
         wrong = Code.INVALID_ARGUMENT.http
         if encoding != "gzip":
             message = f"Content-Encoding {encoding!r} is not supported: send gzip, or none"
@@ -130,9 +116,7 @@ class Guard:
         except (ValueError, zlib.error):
             raise HTTPException(wrong, "Request body is not whole gzip data") from None
         self._hold(max(0, len(plain) - counted.size), counted)
-        undone = (b"content-encoding", b"content-length")
-        kept = [header for header in scope["headers"] if header[0] not in undone]
-        return {**scope, "headers": kept}, plain
+        return plain
 
 
 class _Counted:
@@ -167,15 +151,9 @@ def _whole(body: bytes, receive: Receive) -> Receive:
 
 def _asks_status(scope: Scope) -> bool:
     try:
-        return parse_model_path(scope["method"], raw_path(scope)).action == "status"
+        return parse_model_path(scope["method"], scope["raw_path"]).action == "GetModelStatus"
     except ServingError:
         return False
-
-
-def raw_path(scope: Scope) -> bytes:
-    """The path as it was sent; servers may leave it out of the scope."""
-    raw = scope.get("raw_path")
-    return bytes(raw) if raw is not None else str(scope["path"]).encode()
 
 
 class RestConfig(uvicorn.Config):

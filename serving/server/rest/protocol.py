@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from serving.errors import Code, ServingError, invalid
 
-Action = Literal["predict", "status", "metadata"]
+Action = Literal["Predict", "GetModelStatus", "GetModelMetadata"]
+"""What is asked for, by its name in gRPC."""
 
 JSON: Final = "application/json"
 MIB: Final = 1024 * 1024
@@ -58,12 +59,14 @@ def parse_model_path(method: str, raw_path: bytes) -> ModelPath:
     if path[:4].lower() != "/v1/":
         raise ServingError(Code.NOT_FOUND, "Not Found")
     match = None
-    action: Action = "predict"
+    action: Action = "Predict"
     if method == "POST":
         match = _POST.fullmatch(path)
     elif method == "GET":
         match = _GET.fullmatch(path)
-        action = "metadata" if match and match["metadata"] == "/metadata" else "status"
+        action = (
+            "GetModelMetadata" if match and match["metadata"] == "/metadata" else "GetModelStatus"
+        )
     if match is None:
         raise invalid(f"Malformed request: {method} {path}")
     if not match["name"]:

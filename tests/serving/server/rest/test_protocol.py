@@ -13,20 +13,24 @@ from serving.server.rest.protocol import MAX_VERSION, ModelPath, parse_model_pat
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
-        ("POST", b"/v1/models/m:predict", ModelPath("predict", "m")),
-        ("POST", b"/v1/models/m/versions/12:predict", ModelPath("predict", "m", version=12)),
-        ("POST", b"/v1/models/m/labels/stable:predict", ModelPath("predict", "m", label="stable")),
-        ("GET", b"/v1/models/m", ModelPath("status", "m")),
-        ("GET", b"/v1/models/m/versions/0", ModelPath("status", "m", version=0)),
-        ("GET", b"/v1/models/m/metadata", ModelPath("metadata", "m")),
+        ("POST", b"/v1/models/m:predict", ModelPath("Predict", "m")),
+        ("POST", b"/v1/models/m/versions/12:predict", ModelPath("Predict", "m", version=12)),
+        ("POST", b"/v1/models/m/labels/stable:predict", ModelPath("Predict", "m", label="stable")),
+        ("GET", b"/v1/models/m", ModelPath("GetModelStatus", "m")),
+        ("GET", b"/v1/models/m/versions/0", ModelPath("GetModelStatus", "m", version=0)),
+        ("GET", b"/v1/models/m/metadata", ModelPath("GetModelMetadata", "m")),
         (
             "GET",
             b"/v1/models/m/versions/007/metadata",
-            ModelPath("metadata", "m", version=7),
+            ModelPath("GetModelMetadata", "m", version=7),
         ),
-        ("GET", b"/v1/models/m/labels/a%20b/metadata", ModelPath("metadata", "m", label="a b")),
-        ("GET", b"/V1/Models/M", ModelPath("status", "M")),
-        ("GET", b"/v1/models/metadata", ModelPath("status", "metadata")),
+        (
+            "GET",
+            b"/v1/models/m/labels/a%20b/metadata",
+            ModelPath("GetModelMetadata", "m", label="a b"),
+        ),
+        ("GET", b"/V1/Models/M", ModelPath("GetModelStatus", "M")),
+        ("GET", b"/v1/models/metadata", ModelPath("GetModelStatus", "metadata")),
     ],
 )
 def test_what_tf_serving_serves_is_understood(
@@ -84,7 +88,7 @@ def test_versions_have_64_bits() -> None:
 
 def test_an_escaped_slash_is_part_of_the_name() -> None:
     path = parse_model_path("GET", b"/v1/models/..%2F..%2Fetc%00")
-    assert path == ModelPath("status", "../../etc\0")
+    assert path == ModelPath("GetModelStatus", "../../etc\0")
 
 
 @given(st.sampled_from(["GET", "POST", "PUT"]), st.binary(max_size=60))
