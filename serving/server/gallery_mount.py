@@ -12,8 +12,8 @@ from serving.gallery.http import Follower, gallery_routes
 from serving.gallery.open import open_gallery
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import ImpostorPairs
+from serving.server.batching import Array, Arrays
 from serving.server.model_host import ModelHost
-from serving.server.versions import State
 
 
 class HostEmbedder:
@@ -43,29 +43,20 @@ class HostEmbedder:
 
     def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
         """See `Embedder.embed`."""
-        if not self._serves(version):
-            return self._folder.embed(images, version=version)
         array = np.empty(len(images), dtype=object)
         array[:] = list(images)
-        try:
-            prediction = self._host.predict(
-                {"image": array}, signature="embed", version=int(version)
-            )
-        except ServingError as error:
-            if error.code is Code.NOT_FOUND:  # dropped in this moment
-                return self._folder.embed(images, version=version)
-            raise
-        return prediction.outputs["embedding"]
+        outputs = self._predict({"image": array}, "embed", version)
+        if outputs is None:
+            return self._folder.embed(images, version=version)
+        return outputs["embedding"]
 
     def facts(self, version: str) -> ModelFacts:
         """See `Embedder.facts`."""
-        if not self._serves(version):
-            return self._folder.facts(version)
         probe = self.embed([probe_image()], version=version)
-        answer = self._host.predict(
-            {"embedding_a": probe, "embedding_b": probe}, signature="match", version=int(version)
-        )
-        return ModelFacts(version, bias=float(answer.outputs["logit"][0]), probe=probe[0])
+        outputs = self._predict({"embedding_a": probe, "embedding_b": probe}, "match", version)
+        if outputs is None:
+            return self._folder.facts(version)
+        return ModelFacts(version, bias=float(outputs["logit"][0]), probe=probe[0])
 
     def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
         """See `Embedder.impostors`."""
@@ -75,12 +66,16 @@ class HostEmbedder:
         """Unloads what was loaded beside the host."""
         self._folder.close()
 
-    def _serves(self, version: str) -> bool:
+    def _predict(self, inputs: Arrays, signature: str, version: str) -> dict[str, Array] | None:
+        """What the host answers; None if it does not serve the version, or not any more."""
+        if not version.isdecimal():
+            return None
         try:
-            (found,) = self._host.status(int(version))
-        except (ServingError, ValueError):
-            return False
-        return bool(found.state == State.AVAILABLE)
+            return self._host.predict(inputs, signature=signature, version=int(version)).outputs
+        except ServingError as error:
+            if error.code is Code.NOT_FOUND:
+                return None
+            raise
 
 
 @contextmanager

@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
 from serving.errors import Code, ServingError, invalid
 from serving.saved_model.contract import EXTRA, SERVING, WARMUP
 from serving.saved_model.loader import LoadedModel
-from serving.server.batching import BatchQueue, BatchScheduler
+from serving.server.batching import Array, Arrays, BatchQueue, BatchScheduler
 from serving.server.grpc.tensors import array_from_proto
 from serving.server.metrics import ServingMetrics
 from serving.server.versions import HostOptions
-
-Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
 
 WARMUP_FILE: Final = Path(EXTRA) / WARMUP
 MAX_RECORDS: Final = 1000
@@ -73,9 +69,8 @@ class LoadedVersion:
         model = self._model
         try:
             self.warmup_requests = replay_warmup(model, folder) if options.warmup else 0
-            self.metadata = Metadata(version, get_model_metadata_pb2.SignatureDefMap())
-            for signature, definition in model.signature_defs.items():
-                self.metadata.signatures.signature_def[signature].CopyFrom(definition)
+            signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=model.signature_defs)
+            self.metadata = Metadata(version, signatures)
             specs = {key: InputSpec(model.signature_defs[key].inputs) for key in model.signatures}
         except BaseException:
             model.close()

@@ -4,17 +4,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy.typing as npt
+from typing import NamedTuple
 
 from serving.errors import Code, ServingError
 from serving.saved_model.versions import version_folders
 from serving.server.awaiter import Awaiter
-from serving.server.batching import BatchScheduler
+from serving.server.batching import Array, Arrays, BatchScheduler
 from serving.server.loaded_version import LoadedVersion, Metadata
 from serving.server.metrics import ServingMetrics
 from serving.server.versions import (
@@ -30,8 +27,6 @@ from serving.server.versions import (
 )
 
 _log = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
 
 
 class Prediction(NamedTuple):
@@ -121,7 +116,7 @@ class ModelHost:
 
     def predict(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Arrays,
         *,
         signature: str | None = None,
         version: int | None = None,
@@ -146,7 +141,7 @@ class ModelHost:
 
     async def predict_async(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Arrays,
         *,
         signature: str | None = None,
         version: int | None = None,
@@ -167,7 +162,7 @@ class ModelHost:
 
     def _submit(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Arrays,
         signature: str | None,
         version: int | None,
         label: str | None,

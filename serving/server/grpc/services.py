@@ -5,7 +5,7 @@ import functools
 import hmac
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypedDict, TypeVar
 
 import grpc
 import grpc.aio
@@ -75,13 +75,12 @@ class Services(
         """Runs a signature."""
         spec = request.model_spec
         which = _which(spec)
-        host = self.state.host(spec.name, version=which.version, label=which.label)
+        host = self.state.host(spec.name, **which)
         left = context.time_remaining()
         prediction = await host.predict_async(
             {name: array_from_proto(tensor, name=name) for name, tensor in request.inputs.items()},
             signature=spec.signature_name or None,
-            version=which.version,
-            label=which.label,
+            **which,
             deadline=None if left is None else time.monotonic() + left,
         )
         outputs = prediction.outputs
@@ -107,8 +106,7 @@ class Services(
                 raise invalid(f"Metadata field {name} is not supported")
         spec = request.model_spec
         which = _which(spec)
-        host = self.state.host(spec.name, version=which.version, label=which.label)
-        metadata = host.metadata(version=which.version, label=which.label)
+        metadata = self.state.host(spec.name, **which).metadata(**which)
         response = get_model_metadata_pb2.GetModelMetadataResponse(
             model_spec=_spec(spec.name, metadata.version)
         )
@@ -129,7 +127,7 @@ class Services(
         """The state of each version; labels are ignored, as TF Serving does."""
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        return self.state.status(request.model_spec.name, _which(request.model_spec).version)
+        return self.state.status(request.model_spec.name, _which(request.model_spec)["version"])
 
     @_rpc
     async def HandleReloadConfigRequest(  # noqa: N802
@@ -167,16 +165,16 @@ class BearerToken(grpc.aio.ServerInterceptor):
         return self._refusal
 
 
-class _Which(NamedTuple):
+class _Which(TypedDict):
     version: int | None
     label: str | None
 
 
 def _which(spec: model_pb2.ModelSpec) -> _Which:
-    return _Which(
-        spec.version.value if spec.HasField("version") else None,
-        spec.version_label if spec.HasField("version_label") else None,
-    )
+    return {
+        "version": spec.version.value if spec.HasField("version") else None,
+        "label": spec.version_label if spec.HasField("version_label") else None,
+    }
 
 
 def _spec(name: str, version: int) -> model_pb2.ModelSpec:

@@ -1,15 +1,13 @@
 """Converts `TensorProto` to numpy and back, without trusting the sender."""
 
 import math
-from typing import Any, Final
+from typing import Final
 
-import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 from serving.errors import Code, ServingError, invalid
-
-Array = npt.NDArray[Any]
+from serving.server.batching import Array
 
 # A proto may give fewer values than its shape has and mean the last one repeated: a few bytes
 # must not become gigabytes.
