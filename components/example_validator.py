@@ -30,14 +30,14 @@ def curated_schema() -> schema_pb2.Schema:
     have all features.
     """
     schema = schema_pb2.Schema()
-    for name in features.BYTES_FEATURES:
-        _add(schema, name, schema_pb2.BYTES)
-    for name in features.INT_FEATURES:
-        _add(schema, name, schema_pb2.INT)
+    for name in (*features.BYTES_FEATURES, *features.INT_FEATURES):
+        kind = schema_pb2.INT if name in features.INT_FEATURES else schema_pb2.BYTES
+        feature = schema.feature.add(name=name, type=kind)
+        feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
+        feature.shape.dim.add(size=1)
     by_name = {feature.name: feature for feature in schema.feature}
     for name in (features.IMAGE_A, features.IMAGE_B):
-        image = by_name[name].image_domain
-        image.minimum_supported_image_fraction = 1.0
+        by_name[name].image_domain.minimum_supported_image_fraction = 1.0
     by_name[features.LABEL].int_domain.CopyFrom(schema_pb2.IntDomain(min=0, max=1))
     for name in (features.WAY, features.WRITER_A, features.WRITER_B):
         by_name[name].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
@@ -120,9 +120,3 @@ def anomalies_message(uri: str) -> str | None:
     if not lines:
         return None
     return "\n".join(["The image pairs do not fit the schema:", *lines])
-
-
-def _add(schema: schema_pb2.Schema, name: str, kind: int) -> None:
-    feature = schema.feature.add(name=name, type=kind)
-    feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
-    feature.shape.dim.add(size=1)

@@ -38,19 +38,15 @@ class Threshold(Settings):
         return self
 
 
-def _default_thresholds() -> dict[str, Threshold]:
-    return {
-        "official_20way_accuracy": Threshold(min=0.80, max_drop=0.02),
-        "within_20way_accuracy": Threshold(min=0.55, max_drop=0.03),
-        "auc": Threshold(min=0.75, max_drop=0.02),
-    }
-
-
 class EvaluateSettings(Settings):
     """When a model is good enough."""
 
     thresholds: dict[str, Threshold] = Field(
-        default_factory=_default_thresholds,
+        default={
+            "official_20way_accuracy": Threshold(min=0.80, max_drop=0.02),
+            "within_20way_accuracy": Threshold(min=0.55, max_drop=0.03),
+            "auc": Threshold(min=0.75, max_drop=0.02),
+        },
         description="by figure: official_20way_accuracy, within_5way_accuracy, auc, eer, ...; "
         "those on trials that the data does not have are left out",
     )

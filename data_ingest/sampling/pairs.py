@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_ingest.errors import InputError
-from data_ingest.sampling.draws import Flags, Ints, Raw, below, raw_draws
+from data_ingest.sampling.draws import Ints, Raw, below, raw_draws
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.protocols import TRAIN_SPLIT
 from data_ingest.settings import PairSettings
@@ -81,7 +81,9 @@ class PairSampler:
     def _two_classes(self, numbers: Ints, words: Raw) -> tuple[Ints, Ints]:
         index = self.index
         crowded = np.flatnonzero(index.group_sizes[index.class_group] >= 2)
-        within = self._is_within(numbers, has_crowded=len(crowded) > 0)
+        share = self.different_within_group if len(index.groups) >= 2 else 1.0
+        share = share if len(crowded) else 0.0
+        within = np.floor((numbers + 1) * share) > np.floor(numbers * share)
 
         class_a = below(words[:, 0], len(index.classes))
         if len(crowded):
@@ -95,15 +97,6 @@ class PairSampler:
         near += near >= class_a
         far = np.where(choice < group_start, choice, choice + group_size)
         return class_a, np.where(within, near, far)
-
-    def _is_within(self, numbers: Ints, *, has_crowded: bool) -> Flags:
-        if not has_crowded:
-            return np.zeros(len(numbers), bool)
-        if len(self.index.groups) < 2:
-            return np.ones(len(numbers), bool)
-        share = self.different_within_group
-        turn: Flags = np.floor((numbers + 1) * share) > np.floor(numbers * share)
-        return turn
 
 
 def pair_sampler(index: ImageIndex, settings: PairSettings, *, split: str) -> PairSampler:

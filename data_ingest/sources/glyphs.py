@@ -95,7 +95,7 @@ def draw_alphabet(number: int, *, characters: int, writers: int, seed: int) -> I
         for attempt in range(200):
             strokes = make_character(rng, alphabet)
             sketch = _sketch(_render(rng, strokes, neat)[0])
-            nearest = min((_distance(sketch, other) for other in accepted), default=1.0)
+            nearest = min((float(1.0 - (sketch * other).sum()) for other in accepted), default=1.0)
             if nearest > 0.45 * 0.98**attempt:
                 break
         accepted.append(sketch)
@@ -385,7 +385,3 @@ def _sketch(ink: Flags) -> Floats:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     blurred: Floats = windows.mean(axis=(2, 3))
     return blurred / np.linalg.norm(blurred)
-
-
-def _distance(a: Floats, b: Floats) -> float:
-    return float(1.0 - (a * b).sum())

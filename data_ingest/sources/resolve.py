@@ -129,9 +129,13 @@ def _omniglot_in(settings: DatasetSettings, base: Path, *, where: str) -> Datase
     Raises:
       InputError: only some of those needed are there, or one is unusable.
     """
-    needed = [*_background_names(settings), "images_evaluation"]
-    known = [name for name in OFFICIAL_ARCHIVES if name.startswith("images_")]
-    there = {name: found for name in known if (found := _zip_or_folder(base, name))}
+    needed = _needed(settings)
+    there = {
+        name: found
+        for name in OFFICIAL_ARCHIVES
+        for found in (name, f"{name}.zip")
+        if name.startswith("images_") and (base / found).exists()
+    }
     if not there:
         return None
     missing = [name for name in needed if name not in there]
@@ -157,16 +161,11 @@ def _omniglot_in(settings: DatasetSettings, base: Path, *, where: str) -> Datase
     return Dataset("omniglot", base, inputs, description).check()
 
 
-def _background_names(settings: DatasetSettings) -> list[str]:
+def _needed(settings: DatasetSettings) -> list[str]:
     if settings.background == "full":
-        return ["images_background"]
-    return [f"images_background_{part}" for part in settings.background.split("+")]
-
-
-def _zip_or_folder(base: Path, name: str) -> str | None:
-    if (base / f"{name}.zip").is_file():
-        return f"{name}.zip"
-    return name if (base / name).is_dir() else None
+        return ["images_background", "images_evaluation"]
+    parts = settings.background.split("+")
+    return [*(f"images_background_{part}" for part in parts), "images_evaluation"]
 
 
 def _absolute(path: Path) -> Path:
@@ -203,7 +202,7 @@ def _in_cache(settings: DatasetSettings) -> Dataset | None:
 
 def _missing(settings: DatasetSettings) -> list[str]:
     """Which of the archives are still to be downloaded."""
-    names = [*_background_names(settings), "images_evaluation", "all_runs"]
+    names = [*_needed(settings), "all_runs"]
     return [name for name in names if not zipfile.is_zipfile(_cache(settings) / f"{name}.zip")]
 
 

@@ -294,7 +294,12 @@ def _link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
     """
     folder = windows / name
     wanted = {link: os.path.relpath(to, (folder / link).parent) for link, to in links.items()}
-    if _links_in(folder) != wanted:
+    there = {
+        f"{link.parent.name}/{link.name}": str(link.readlink())
+        for link in folder.glob("*/*")
+        if link.is_symlink()
+    }
+    if there != wanted:
         staged = windows / f"{_STAGED_WINDOW}-{name}"
         shutil.rmtree(staged, ignore_errors=True)
         for side in SIDES:
@@ -308,14 +313,6 @@ def _link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
     for old in by_age[:-_KEPT_WINDOWS]:
         shutil.rmtree(old)
     return folder
-
-
-def _links_in(folder: Path) -> dict[str, str]:
-    return {
-        f"{link.parent.name}/{link.name}": str(link.readlink())
-        for link in folder.glob("*/*")
-        if link.is_symlink()
-    }
 
 
 def _links(chosen: Sequence[Span], spans: Sequence[Span]) -> dict[str, Path]:
