@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
@@ -19,11 +19,7 @@ from pipeline.runners.cluster import (
     check_cluster,
     checked_cron,
     newest_window,
-    require_pipeline_spec,
 )
-
-if TYPE_CHECKING:
-    from pipeline.runners.kubeflow import CompiledPipeline
 
 DEFAULT_IMAGE: Final = "siamese-oneshot:latest"
 
@@ -89,20 +85,18 @@ def _compile(context: Context) -> None:
     """
     options, config = context.options, context.config
     file_format = _format(options)
-    require_pipeline_spec()
     path_map = PathMap.parse(options.map)
     cluster = _cluster(options)
-    if options.schedule is not None:
-        checked_cron(options.schedule)
-        if options.vertex and not (options.project and options.location):
-            raise InputError("--schedule: with --vertex also give --project and --location")
+    cron = None if options.schedule is None else checked_cron(options.schedule)
+    if cron and options.vertex and not (options.project and options.location):
+        raise InputError("--schedule: with --vertex also give --project and --location")
     with context.progress():
         dataset = _dataset(options, config, path_map)
         there = path_map.to_cluster(dataset)
         check_cluster(config, there, cluster)
     with context.quiet_libraries():
         from data_ingest.records.read import expected_protocols
-        from pipeline.runners.kubeflow import compile_pipeline
+        from pipeline.runners.kubeflow import compile_pipeline, recurring_run, vertex_schedule
 
         compiled = compile_pipeline(
             config=config,
@@ -111,10 +105,15 @@ def _compile(context: Context) -> None:
             cluster=cluster,
         )
         texts = {options.out: compiled.yaml() if file_format == "yaml" else compiled.json()}
-        if options.schedule is not None:
-            beside = options.out.with_name(f"{options.out.stem}.schedule.json")
-            schedule = _schedule(options, config.pipeline_name, compiled)
-            texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
+    if cron:
+        name, project, location = config.pipeline_name, options.project, options.location
+        schedule = (
+            vertex_schedule(compiled, cron, name=name, project=project, location=location)
+            if options.vertex
+            else recurring_run(compiled, cron, name=name)
+        )
+        beside = options.out.with_name(f"{options.out.stem}.schedule.json")
+        texts[beside] = json.dumps(schedule, indent=2, sort_keys=True) + "\n"
     for path, text in texts.items():
         write_atomically(path, text)
     paths = [str(path) for path in texts]
@@ -182,19 +181,3 @@ def _volume(text: str | None) -> Volume | None:
     if not claim or not path.startswith("/"):
         raise InputError(f"--volume {text}: write it as CLAIM:/mount/path")
     return Volume(claim, PurePosixPath(path))
-
-
-def _schedule(
-    options: argparse.Namespace, name: str, compiled: "CompiledPipeline"
-) -> dict[str, Any]:
-    from pipeline.runners.kubeflow import recurring_run, vertex_schedule
-
-    if not options.vertex:
-        return recurring_run(compiled, options.schedule, name=name)
-    return vertex_schedule(
-        compiled,
-        options.schedule,
-        name=name,
-        project=options.project,
-        location=options.location,
-    )

@@ -1,6 +1,5 @@
 """Describes the cluster that a compiled pipeline is for, and refuses what cannot work there."""
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,10 +27,6 @@ class Volume:
     claim: str
     mount_path: PurePosixPath
 
-    def holds(self, path: str) -> bool:
-        """Whether a path is in the volume."""
-        return "://" not in path and PurePosixPath(path).is_relative_to(self.mount_path)
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -52,19 +47,6 @@ class Cluster:
     spans_folder: str | None = None
     """Of the spans that `oneshot ingest` lands, as the containers see it: every run takes the
     newest window of them. None: the images are those given when the pipeline is compiled."""
-
-
-def require_pipeline_spec() -> None:
-    """Raises InputError where the package is missing without which TFX has no Kubeflow runner."""
-    try:
-        found = importlib.util.find_spec("kfp.pipeline_spec")
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InputError(
-            "oneshot compile needs the package kfp-pipeline-spec: "
-            "`pip install 'siamese-oneshot[kubeflow]'`"
-        )
 
 
 def check_cluster(config: PipelineConfig, dataset: Dataset, cluster: Cluster) -> None:
@@ -117,10 +99,11 @@ def _check_kubeflow(dataset: Dataset, cluster: Cluster) -> None:
     if root is not None and not root.startswith(("gs://", "s3://", "minio://")):
         raise InputError(f"--pipeline-root {root}: Kubeflow needs a gs://, s3:// or minio:// URI")
     places = {"--output": cluster.output, "the images": str(dataset.base)}
+    if cluster.output.startswith("gs://"):
+        del places["--output"]
     for name, place in places.items():
-        if cluster.volume is not None and cluster.volume.holds(place):
-            continue
-        if name == "--output" and place.startswith("gs://"):
+        mounted = cluster.volume and PurePosixPath(place).is_relative_to(cluster.volume.mount_path)
+        if mounted:
             continue
         raise InputError(
             f"{place} ({name}): no container keeps this. Name a PersistentVolumeClaim that holds "

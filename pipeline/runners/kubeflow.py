@@ -8,15 +8,11 @@ from typing import Any, Final
 
 import yaml
 
+from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
-from pipeline.runners.cluster import (
-    Cluster,
-    check_cluster,
-    checked_cron,
-    require_pipeline_spec,
-)
+from pipeline.runners.cluster import Cluster
 from pipeline.settings import LOCAL_BEAM_RUNNERS
 
 STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
@@ -24,14 +20,6 @@ EXAMPLES_NODE: Final = "PairExampleGen"
 SERVED_NODE: Final = "ServedModel"
 TRAINER_NODE: Final = "Trainer"
 _GKE_GPU_LABEL: Final = "cloud.google.com/gke-accelerator"
-
-
-class _PlainDumper(yaml.SafeDumper):
-    """Writes equal parts out, each in its place: people read that, and every parser does."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        del data
-        return True
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class CompiledPipeline:
         Vertex AI takes the same as a pipeline template.
         """
         documents = [self.spec, self.platform] if self.platform else [self.spec]
-        return yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=True, width=100)
+        return yaml.safe_dump_all(documents, sort_keys=True, width=100)
 
     def json(self) -> str:
         """PipelineJob, as Vertex AI's API takes it."""
@@ -75,15 +63,19 @@ def compile_pipeline(
       config: the whole configuration.
       dataset: the images, as the containers see them.
       protocols: the (protocol, way) trials that the images can make.
-      cluster: where it is to run.
+      cluster: where it is to run; `check_cluster` has passed it.
 
     Raises:
-      InputError: something cannot work there, or kfp-pipeline-spec is not installed.
+      InputError: kfp-pipeline-spec is not installed, without which TFX has no Kubeflow runner.
     """
-    require_pipeline_spec()
-    check_cluster(config, dataset, cluster)
+    try:
+        from kfp.pipeline_spec import pipeline_spec_pb2
+    except ImportError as error:
+        raise InputError(
+            "oneshot compile needs the package kfp-pipeline-spec: "
+            "`pip install 'siamese-oneshot[kubeflow]'`"
+        ) from error
     from google.protobuf import json_format
-    from kfp.pipeline_spec import pipeline_spec_pb2
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
     output = cluster.output.rstrip("/")
@@ -152,13 +144,14 @@ def _platform(spec: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
     executors: dict[str, dict[str, Any]] = {}
     if cluster.volume is not None:
         claim = cluster.volume.claim
-        mount = {
-            "mountPath": str(cluster.volume.mount_path),
-            "constant": claim,
-            "pvcNameParameter": {"runtimeValue": {"constant": claim}},
-        }
         for name in spec["deploymentSpec"]["executors"]:
-            executors.setdefault(name, {})["pvcMount"] = [mount]
+            # One for each: YAML would point at the first instead of repeating it.
+            mount = {
+                "mountPath": str(cluster.volume.mount_path),
+                "constant": claim,
+                "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+            }
+            executors[name] = {"pvcMount": [mount]}
     if cluster.gpu is not None and "/" not in cluster.gpu:
         trainer = executors.setdefault(f"{TRAINER_NODE}_executor", {})
         trainer["nodeSelector"] = {"labels": {_GKE_GPU_LABEL: cluster.gpu}}
@@ -167,7 +160,7 @@ def _platform(spec: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
 
 
-def recurring_run(compiled: "CompiledPipeline", cron: str, *, name: str) -> dict[str, Any]:
+def recurring_run(compiled: CompiledPipeline, cron: str, *, name: str) -> dict[str, Any]:
     """Body of `POST /apis/v2beta1/recurringruns` of open-source Kubeflow Pipelines.
 
     One run at a time, and none for the times at which the cluster was away.
@@ -176,9 +169,6 @@ def recurring_run(compiled: "CompiledPipeline", cron: str, *, name: str) -> dict
       compiled: what is run; it is part of the definition, nothing is uploaded before.
       cron: five fields, in the cluster's time zone.
       name: shown in the list of recurring runs.
-
-    Raises:
-      InputError: `cron` has not five fields.
     """
     body: dict[str, Any] = {
         "display_name": name,
@@ -186,32 +176,28 @@ def recurring_run(compiled: "CompiledPipeline", cron: str, *, name: str) -> dict
         "max_concurrency": "1",
         "no_catchup": True,
         # Kubeflow's first field is the second.
-        "trigger": {"cron_schedule": {"cron": f"0 {checked_cron(cron)}"}},
+        "trigger": {"cron_schedule": {"cron": f"0 {cron}"}},
         "pipeline_spec": (
             {"pipeline_spec": compiled.spec, "platform_spec": compiled.platform}
             if compiled.platform
             else compiled.spec
         ),
     }
-    root = compiled.spec.get("defaultPipelineRoot")
-    if root:
+    if root := compiled.spec.get("defaultPipelineRoot"):
         body["runtime_config"] = {"pipeline_root": root}
     return body
 
 
 def vertex_schedule(
-    compiled: "CompiledPipeline", cron: str, *, name: str, project: str, location: str
+    compiled: CompiledPipeline, cron: str, *, name: str, project: str, location: str
 ) -> dict[str, Any]:
     """Body of `POST …/projects/PROJECT/locations/LOCATION/schedules` of Vertex AI.
 
     One run at a time; a time at which the last one still runs is left out.
-
-    Raises:
-      InputError: `cron` has not five fields.
     """
     return {
         "displayName": name,
-        "cron": checked_cron(cron),
+        "cron": cron,
         "maxConcurrentRunCount": "1",
         "allowQueueing": False,
         "createPipelineJobRequest": {
