@@ -12,7 +12,7 @@ from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
-from pipeline.runs.processes import Process, end_group
+from pipeline.runs.processes import Process, end
 from pipeline.runs.status import Status
 
 _LOOK_SECONDS: Final = 0.2
@@ -94,7 +94,7 @@ class Child:
           RuntimeError: they do not go.
         """
         leader = self._leader
-        if leader is not None and not end_group(leader, seconds=_DEATH_SECONDS):
+        if leader is not None and not end(leader, group=True, seconds=_DEATH_SECONDS):
             raise RuntimeError(f"process {leader.pid} cannot be killed; it hangs in the kernel")
 
 

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -85,10 +84,7 @@ def retrain(
         return Outcome(Status.BUSY, error=f"{busy.holder} is under way")
 
 
-@contextmanager
-def _held(
-    lease: Lease, run_id: str, request: Request, on_lost: Callable[[str], None]
-) -> Iterator[Hold]:
+def _held(lease: Lease, run_id: str, request: Request, on_lost: Callable[[str], None]) -> Hold:
     """The lease, from another retraining if that is to be replaced."""
     holder = lease.holder()
     if request.overrun == "replace" and holder is not None and holder.command == "retrain":
@@ -99,8 +95,7 @@ def _held(
             if time.monotonic() > deadline:
                 raise LeaseBusyError(found)
             time.sleep(_LOOK_SECONDS)
-    with lease.held(run_id=run_id, command="retrain", on_lost=on_lost) as hold:
-        yield hold
+    return lease.held(run_id=run_id, command="retrain", on_lost=on_lost)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ loses it, because the network or the host stood still for too long, stops at onc
 import json
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.runs.lease_store import LeaseStore, LeaseStoreError
-from pipeline.runs.processes import Process, end_group
+from pipeline.runs.lease_store import DatabaseLeaseStore, FileLeaseStore, LeaseStoreError
+from pipeline.runs.processes import Process, end
 from pipeline.settings import RetrainSettings
 
 _log = logging.getLogger(__name__)
@@ -48,6 +46,10 @@ class Holder:
         return f"`oneshot {self.command}` {self.run_id} (process {self.owner.pid} on {host})"
 
 
+_Content = tuple[int, Holder | None]
+"""What is written: the token of the last holder, and who that is until the lease is given back."""
+
+
 class LeaseBusyError(RuntimeError):
     """Another run holds the lease."""
 
@@ -73,7 +75,9 @@ def exit_at_once(reason: str) -> None:
 class Lease:
     """The lease in one store. Every method raises LeaseStoreError if the store does not answer."""
 
-    def __init__(self, store: LeaseStore, *, ttl: float = DEFAULT_TTL) -> None:
+    def __init__(
+        self, store: FileLeaseStore | DatabaseLeaseStore, *, ttl: float = DEFAULT_TTL
+    ) -> None:
         """Touches nothing yet; `ttl` seconds after its last renewal the lease is free."""
         self._store = store
         self.ttl = ttl
@@ -97,19 +101,17 @@ class Lease:
     def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
         """Asks a holder, if it still is the one, to end its work and let go."""
 
-        def ask(text: str, _now: float) -> str | None:
-            token, holder = _parse(text)
+        def ask(token: int, holder: Holder | None, _now: float) -> _Content | None:
             if holder is None or holder.owner != asked.owner:
                 return None
-            return _format(token, replace(holder, wanted_by=wanted_by))
+            return token, replace(holder, wanted_by=wanted_by)
 
-        self.update(ask)
+        self.change(ask)
 
-    @contextmanager
     def held(
         self, *, run_id: str, command: str, on_lost: Callable[[str], None] = exit_at_once
-    ) -> Iterator["Hold"]:
-        """Holds the lease, renewed in the background, for as long as the context lasts.
+    ) -> "Hold":
+        """A context in which the lease is held, and renewed in the background.
 
         Args:
           run_id: what is done under it, for others to read.
@@ -117,25 +119,24 @@ class Lease:
           on_lost: called in another thread, with the reason, at the moment the lease is lost.
 
         Raises:
-          LeaseBusyError: another holds it.
+          LeaseBusyError: another holds it when the context begins.
         """
-        hold = Hold(self, on_lost)
-        hold.acquire(run_id=run_id, command=command)
-        try:
-            yield hold
-        finally:
-            hold.release()
+        return Hold(self, run_id, command, on_lost)
 
-    def update(self, change: Callable[[str, float], str | None]) -> None:
-        """Changes what is written, with nobody in between; see `LeaseStore.update`."""
-        self._store.update(change)
+    def change(self, change: Callable[[int, Holder | None, float], _Content | None]) -> None:
+        """Changes token and holder, by the store's time, as `lease_store.Change` has it."""
+
+        def rewrite(text: str, now: float) -> str | None:
+            changed = change(*_parse(text), now)
+            return None if changed is None else _format(*changed)
+
+        self._store.update(rewrite)
 
     def _read(self) -> tuple[int, Holder | None, float]:
         """Token, who is written there, and the store's time."""
-        found: list[tuple[str, float]] = []
-        self.update(lambda text, now: found.append((text, now)))
-        text, now = found[0]
-        return (*_parse(text), now)
+        found: list[tuple[int, Holder | None, float]] = []
+        self.change(lambda *read: found.append(read))
+        return found[0]
 
 
 class Hold:
@@ -146,45 +147,44 @@ class Hold:
       wanted_by: who asked for the lease; empty if nobody did.
     """
 
-    def __init__(self, lease: Lease, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, lease: Lease, run_id: str, command: str, on_lost: Callable[[str], None]
+    ) -> None:
+        """Touches nothing yet; for the arguments see `Lease.held`."""
         self._lease = lease
         self._owner = Process.this()
+        self._work = run_id, command
         self._watch = Watch(ask=self._renew, on_lost=on_lost)
         self.token = 0
         self.wanted_by = ""
 
-    @property
-    def lost(self) -> bool:
-        """Whether the lease is lost, or may be: nobody could renew it in time."""
-        return self._watch.lost
-
-    def acquire(self, *, run_id: str, command: str) -> None:
-        """Takes the lease and renews it in the background from then on.
-
-        Raises:
-          LeaseBusyError: another holds it.
-        """
-
-        def take(text: str, now: float) -> str:
-            token, holder = _parse(text)
+    def __enter__(self) -> "Hold":
+        def take(token: int, holder: Holder | None, now: float) -> _Content:
             if holder is not None:
                 if not _is_free(holder, now):
                     raise LeaseBusyError(holder)
                 _end_remains(holder)
             self.token = token + 1
-            expires = now + self._lease.ttl
-            return _format(self.token, Holder(self._owner, run_id, command, now, expires))
+            return self.token, Holder(self._owner, *self._work, now, now + self._lease.ttl)
 
-        self._lease.update(take)
+        self._lease.change(take)
         self._watch.start()
+        return self
 
-    def renew(self) -> None:
-        """Prolongs the lease now, and notes who wants it.
+    def __exit__(self, *_error: object) -> None:
+        """Lets go; a lease that is another's by now is left alone."""
+        self._watch.end()
+        try:
+            self._lease.change(
+                lambda token, holder, _now: (token, None) if self._is_ours(token, holder) else None
+            )
+        except LeaseStoreError as error:
+            _log.warning("the lease could not be given back and will expire: %s", error)
 
-        Raises:
-          LeaseLostError: it is another's.
-        """
-        self._watch.ask()
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, or may be: nobody could renew it in time."""
+        return self._watch.lost
 
     def check(self) -> None:
         """Asks the store whether the lease is still this process's.
@@ -203,33 +203,19 @@ class Hold:
         """Notes another run, of the same owner, for others to read."""
         self._change(lambda holder, _now: replace(holder, run_id=run_id))
 
-    def release(self) -> None:
-        """Lets go; a lease that is another's by now is left alone."""
-        self._watch.end()
-
-        def free(text: str, _now: float) -> str | None:
-            token, holder = _parse(text)
-            return _format(token, None) if self._is_ours(token, holder) else None
-
-        try:
-            self._lease.update(free)
-        except LeaseStoreError as error:
-            _log.warning("the lease could not be given back and will expire: %s", error)
-
     def _renew(self) -> float:
         ttl = self._lease.ttl
         self._change(lambda holder, now: replace(holder, expires=now + ttl))
         return ttl
 
     def _change(self, change: Callable[[Holder, float], Holder]) -> None:
-        def write(text: str, now: float) -> str:
-            token, holder = _parse(text)
+        def write(token: int, holder: Holder | None, now: float) -> _Content:
             if holder is None or not self._is_ours(token, holder):
                 raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
             self.wanted_by = holder.wanted_by
-            return _format(token, change(holder, now))
+            return token, change(holder, now)
 
-        self._lease.update(write)
+        self._lease.change(write)
 
     def _is_ours(self, token: int, holder: Holder | None) -> bool:
         return holder is not None and token == self.token and holder.owner == self._owner
@@ -329,20 +315,15 @@ def _end_remains(holder: Holder) -> None:
     try:
         if worker is not None and worker.is_here():
             _log.info("Ending what is left of %s", holder)
-            if not end_group(worker, seconds=_DEATH_SECONDS):
+            if not end(worker, group=True, seconds=_DEATH_SECONDS):
                 raise LeaseBusyError(holder)
         if not (owner.is_here() and owner.is_alive()):
             return
         if owner == Process.this():
             raise LeaseBusyError(holder)
         _log.warning("Ending %s, which stood still until its lease was over", holder)
-        deadline = time.monotonic() + _DEATH_SECONDS
-        while owner.is_alive():
-            if time.monotonic() > deadline:
-                raise LeaseBusyError(holder)
-            with suppress(ProcessLookupError):
-                os.kill(owner.pid, signal.SIGKILL)
-            time.sleep(0.01)
+        if not end(owner, group=False, seconds=_DEATH_SECONDS):
+            raise LeaseBusyError(holder)
     except PermissionError:
         raise LeaseBusyError(holder) from None
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
@@ -22,26 +22,15 @@ _NAME: Final = "pipeline"
 _TABLE_LOCK: Final = 0x0551A9E6
 
 Change = Callable[[str, float], str | None]
-"""From the content ("" at first) and the store's time in seconds to the new content, or None."""
+"""From the content ("" at first) and the store's time in seconds to the new content, or None.
+
+Nobody writes in between, and None leaves the content as it is. The clock is that of the store, so
+that hosts whose clocks differ agree. What a change raises is passed on, and nothing is written.
+"""
 
 
 class LeaseStoreError(RuntimeError):
     """The lease cannot be read or written just now."""
-
-
-class LeaseStore(Protocol):
-    """One text that all who might hold the lease see, and one clock by which it expires."""
-
-    def update(self, change: Change) -> None:
-        """Reads, changes and writes the text with nobody in between; None leaves it as it is.
-
-        The clock is that of the store, so that hosts whose clocks differ agree.
-
-        Raises:
-          LeaseStoreError: the store does not answer. What `change` raises is passed on, and
-            nothing is written.
-        """
-        ...
 
 
 class FileLeaseStore:
@@ -52,6 +41,7 @@ class FileLeaseStore:
         self._lock = path.with_name(f"{path.name}.lock")
 
     def update(self, change: Change) -> None:
+        """Raises LeaseStoreError where the folder does not answer."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock.open("a") as lock:
@@ -95,6 +85,7 @@ class DatabaseLeaseStore:
         self._description = description
 
     def update(self, change: Change) -> None:
+        """Raises LeaseStoreError where the server does not answer."""
         refused: Exception | None = None
         try:
             # A connection each time: the server may have been restarted since the last one.

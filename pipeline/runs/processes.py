@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,9 @@ class Process:
         """Whether any process of the group that it led is left; only for one that is here."""
         # While a group has members no other process gets its number.
         reused = process_started(self.pid) not in ("0", self.started)
-        return not reused and any(True for _ in _members(self.pid))
+        return not reused and any(
+            _is_member(stat, str(self.pid)) for stat in Path("/proc").glob("[0-9]*/stat")
+        )
 
 
 def this_host() -> str:
@@ -48,16 +49,17 @@ def this_host() -> str:
     return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
-def end_group(leader: Process, *, seconds: float) -> bool:
-    """Ends a group of processes on this host with SIGKILL; whether all have gone in time.
+def end(process: Process, *, group: bool, seconds: float) -> bool:
+    """Ends a process on this host, or the group that it led, by SIGKILL; whether in time.
 
     Raises:
-      PermissionError: they are another user's.
+      PermissionError: it is another user's.
     """
+    kill = os.killpg if group else os.kill
     deadline = time.monotonic() + seconds
-    while leader.group_is_alive():
+    while process.group_is_alive() if group else process.is_alive():
         try:
-            os.killpg(leader.pid, signal.SIGKILL)
+            kill(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             return True
         if time.monotonic() > deadline:
@@ -66,14 +68,12 @@ def end_group(leader: Process, *, seconds: float) -> bool:
     return True
 
 
-def _members(group: int) -> Iterator[int]:
-    """Numbers of the processes of a group, without those that have ended."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        # Behind the name in brackets: state, parent, group (proc(5)).
-        state, _, its_group = text.rpartition(")")[2].split()[:3]
-        if its_group == str(group) and state not in "ZX":
-            yield int(stat.parent.name)
+def _is_member(stat: Path, group: str) -> bool:
+    """Whether a process, by its file in /proc, is of a group and has not ended."""
+    try:
+        text = stat.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # Behind the name in brackets: state, parent, group (proc(5)).
+    state, _, its_group = text.rpartition(")")[2].split()[:3]
+    return its_group == group and state not in "ZX"
