@@ -29,7 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final
 
-from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, Param
+from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, Param, chain
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 _log = logging.getLogger(__name__)
@@ -98,10 +98,9 @@ class ReportLink(BaseOperatorLink):
 
 
 class RetrainStage(BaseOperator):
-    """One stage of `oneshot retrain`, in a process that ends when the task ends.
+    """The stage of `oneshot retrain` that the task is named after, in a process that ends with it.
 
     Args:
-      stage: one of STAGES.
       settings: where the program is and what it works on.
 
     The program's log becomes the task's log, its JSON the task's XCom.
@@ -111,9 +110,8 @@ class RetrainStage(BaseOperator):
     operator_extra_links = (ReportLink(),)
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, stage: str, settings: DagSettings, **arguments: Any) -> None:
+    def __init__(self, *, settings: DagSettings, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.stage = stage
         self.program = settings.program
         self.config = settings.config
         self.output_dir = settings.output
@@ -143,7 +141,7 @@ class RetrainStage(BaseOperator):
         if status in _NOTHING_TO_DO:
             raise AirflowSkipException(error or status)
         if result.get("blessed") is False:
-            if self.stage == STAGES[-1]:
+            if self.task_id == STAGES[-1]:
                 raise AirflowSkipException("the model is not blessed: what is served stays")
             self.log.warning("the model is not blessed")
         return result
@@ -151,7 +149,7 @@ class RetrainStage(BaseOperator):
     def command(self, span: str) -> list[str]:
         """The command line for a span: `new` or a number."""
         chosen = ["--if-new"] if span == _NEW else ["--span", span]
-        command = [self.program, "retrain", *chosen, "--stage", self.stage, "--json"]
+        command = [self.program, "retrain", *chosen, "--stage", self.task_id, "--json"]
         command += ["--config", self.config, "--output", self.output_dir]
         # Airflow does the retries, so that each is seen, and waited for, in one place; and it alone
         # knows when they are used up.
@@ -159,7 +157,7 @@ class RetrainStage(BaseOperator):
 
     def chosen_span(self, context: Mapping[str, Any]) -> str:
         """The first stage chooses the span; the others work on that one, whatever arrives."""
-        if self.stage != STAGES[0]:
+        if self.task_id != STAGES[0]:
             return str(context["ti"].xcom_pull(task_ids=STAGES[0])["span"])
         return str(context["params"]["span"] or self.span).strip()
 
@@ -167,7 +165,7 @@ class RetrainStage(BaseOperator):
         """Runs a program; its stderr is logged line by line.
 
         Returns:
-          exit code and the JSON object that it printed last, {} if there is none.
+          exit code and the JSON object that it printed last, in a line; {} if there is none.
         """
         self.log.info("%s", " ".join(command))
         tied = [sys.executable, "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
@@ -222,15 +220,12 @@ class RetrainStage(BaseOperator):
 
 
 def _last_json(text: str) -> dict[str, Any]:
-    lines = text.strip().splitlines()
-    for candidate in (text, lines[-1] if lines else ""):
-        try:
-            found = json.loads(candidate)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
+    """The object in the last line."""
+    try:
+        found = json.loads(text.strip().rpartition("\n")[2])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def tell_failure(context: Mapping[str, Any]) -> None:
@@ -281,15 +276,11 @@ def retraining_dag(settings: DagSettings) -> DAG:
         tags=["oneshot"],
         doc_md=__doc__,
     ) as dag:
-        previous = None
+        tasks = []
         for stage in STAGES:
             longest = timedelta(hours=settings.timeout_hours / (1 if stage == "train" else 4))
-            task = RetrainStage(
-                task_id=stage, stage=stage, settings=settings, execution_timeout=longest
-            )
-            if previous is not None:
-                previous >> task
-            previous = task
+            tasks.append(RetrainStage(task_id=stage, settings=settings, execution_timeout=longest))
+        chain(*tasks)
     return dag
 
 

@@ -15,6 +15,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -68,10 +69,14 @@ def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> ExitCode
     )
     executor = import_utils.import_class_by_path(arguments.executor_class_path)
     _leave_out_absent(invocation)
-    invocation.outputs.output_file = _mounted(invocation.outputs.output_file, mounts)
+    invocation.outputs.output_file = _renamed(invocation.outputs.output_file, mounts)
     # Workers on other machines see the object store, not what is mounted here.
     if not (issubclass(executor, BaseBeamExecutor) and runs_elsewhere(beam_args)):
-        _use_mounts(invocation, mounts)
+        for listed in chain(
+            invocation.inputs.artifacts.values(), invocation.outputs.artifacts.values()
+        ):
+            for artifact in listed.artifacts:
+                artifact.uri = _renamed(artifact.uri, mounts)
     try:
         if issubclass(executor, example_gen.Executor):
             if arguments.spans_folder is not None:
@@ -147,37 +152,25 @@ def _leave_out_absent(invocation: Any) -> None:
             del inputs[name]
 
 
-def _use_mounts(invocation: Any, mounts: Mapping[str, str]) -> None:
-    for artifacts in (invocation.inputs.artifacts, invocation.outputs.artifacts):
-        for listed in artifacts.values():
-            for artifact in listed.artifacts:
-                artifact.uri = _mounted(artifact.uri, mounts)
-
-
-def _mounted(uri: str, mounts: Mapping[str, str]) -> str:
-    for scheme, folder in mounts.items():
-        if uri.startswith(scheme):
-            return folder + uri.removeprefix(scheme)
-    return uri
-
-
 def _restore_uris(output_file: Path, mounts: Mapping[str, str]) -> None:
     """Gives the orchestrator the URIs that it knows."""
+    schemes = {folder: scheme for scheme, folder in mounts.items()}
     output = json_format.Parse(output_file.read_text("utf-8"), pipeline_spec_pb2.ExecutorOutput())
     for listed in output.artifacts.values():
         for artifact in listed.artifacts:
-            artifact.uri = _restored(artifact.uri, mounts)
+            artifact.uri = _renamed(artifact.uri, schemes)
             # The blessing names the models that it is about.
             for key, value in artifact.metadata.items():
                 if isinstance(value, str):
-                    artifact.metadata[key] = _restored(value, mounts)
+                    artifact.metadata[key] = _renamed(value, schemes)
     output_file.write_text(json_format.MessageToJson(output), encoding="utf-8")
 
 
-def _restored(path: str, mounts: Mapping[str, str]) -> str:
-    for scheme, folder in mounts.items():
-        if path.startswith(folder):
-            return scheme + path.removeprefix(folder)
+def _renamed(path: str, prefixes: Mapping[str, str]) -> str:
+    """The path with the first prefix that it has replaced."""
+    for old, new in prefixes.items():
+        if path.startswith(old):
+            return new + path.removeprefix(old)
     return path
 
 

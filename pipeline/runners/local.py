@@ -26,6 +26,7 @@ from pipeline.runs.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 LaunchNode = Callable[[], ExecutionInfo | None]
+Launch = Callable[[str, LaunchNode], ExecutionInfo | None]
 
 
 class RunFailedError(RuntimeError):
@@ -85,7 +86,7 @@ def run_pipeline(
     record = replace(run, state=Status.RUNNING, started=started, dataset=dataset.kind)
     history.record(record)
     try:
-        with _node_progress(ir, check_lease):
+        with launching_nodes_by(_announced(ir, check_lease)):
             LocalDagRunner().run_with_ir(ir)
         done = replace(record, state=Status.DONE)
         if done.is_judged:
@@ -138,13 +139,15 @@ def _refuse_to_replace_real_data(
 
 def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
     """What to raise in the place of a node's error, which may lie under those of libraries."""
-    chain = list(_causes(error))
-    for cause in chain:
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    for cause in causes:
         if isinstance(cause, InputError):
             return cause
     if not isinstance(error, Exception):
         return error
-    if any(_is_disk_full(cause) for cause in chain):
+    if any(_is_disk_full(cause) for cause in causes):
         return RunFailedError(
             f"the disk of {workspace.root} is full. Free some space, or give another folder with "
             "--output, and run the same command again: finished steps are kept"
@@ -153,21 +156,13 @@ def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
     return RunFailedError(f"{type(error).__name__}: {text.splitlines()[0]}")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
 def _is_disk_full(error: BaseException) -> bool:
     # TensorFlow and Beam tell of it in their own errors, in words.
     by_number = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return by_number or "No space left on device" in str(error) or "ENOSPC" in str(error)
 
 
-@contextmanager
-def _node_progress(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], object]) -> Iterator[None]:
+def _announced(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], object]) -> Launch:
     """Logs when each node starts and how long it took; none starts without the lease."""
     nodes = [node.pipeline_node.node_info.id for node in ir.nodes]
 
@@ -181,14 +176,11 @@ def _node_progress(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], object])
         _log.info("      done in %.1f s", time.monotonic() - started)
         return execution
 
-    with launching_nodes_by(launch):
-        yield
+    return launch
 
 
 @contextmanager
-def launching_nodes_by(
-    launch: Callable[[str, LaunchNode], ExecutionInfo | None],
-) -> Iterator[None]:
+def launching_nodes_by(launch: Launch) -> Iterator[None]:
     """Has LocalDagRunner call `launch` with each node's id and with what launches the node.
 
     TFX 1.21 offers no hook for that (tensorflow/tfx#2452), so a method of its private launcher is

@@ -78,7 +78,8 @@ class NodeRun:
     node_id: str
     cached: bool
     seconds: float
-    outputs: dict[str, list[Artifact]]
+    outputs: dict[str, Artifact]
+    """By key; of several under one key the first."""
 
 
 class RunHistory:
@@ -149,23 +150,13 @@ class RunHistory:
     def _node_run(self, execution: Execution) -> NodeRun:
         cached = execution.last_known_state == Execution.CACHED
         milliseconds = execution.last_update_time_since_epoch - execution.create_time_since_epoch
-        events = [
-            event
-            for event in self._store.get_events_by_execution_ids([execution.id])
-            if event.type in (Event.OUTPUT, Event.INTERNAL_OUTPUT)
-        ]
-        ids = [event.artifact_id for event in events]
-        artifacts = {artifact.id: artifact for artifact in self._store.get_artifacts_by_id(ids)}
-        outputs: dict[str, list[Artifact]] = {}
-        for event in events:
-            key = next((step.key for step in event.path.steps if step.key), "")
-            outputs.setdefault(key, []).append(artifacts[event.artifact_id])
-        return NodeRun(
-            node_id=self._node_id(execution),
-            cached=cached,
-            seconds=0.0 if cached else milliseconds / 1000,
-            outputs=outputs,
-        )
+        outputs: dict[str, Artifact] = {}
+        for event in self._store.get_events_by_execution_ids([execution.id]):
+            key = event.path.steps[0].key if event.path.steps else ""
+            if event.type in (Event.OUTPUT, Event.INTERNAL_OUTPUT) and key not in outputs:
+                (outputs[key],) = self._store.get_artifacts_by_id([event.artifact_id])
+        seconds = 0.0 if cached else milliseconds / 1000
+        return NodeRun(self._node_id(execution), cached, seconds, outputs)
 
     def _node_id(self, execution: Execution) -> str:
         for context in self._store.get_contexts_by_execution(execution.id):

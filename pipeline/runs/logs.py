@@ -86,17 +86,13 @@ class _FileFormatter(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        text = self._full_text(record)
+        text = super().format(record)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
-    def _full_text(self, record: logging.LogRecord) -> str:
-        return super().format(record)
-
 
 class _ConsoleFormatter(_FileFormatter):
-    def _full_text(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 of logging
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
-        text = f"{self.formatTime(record, '%H:%M:%S')}  {prefix}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return f"{self.formatTime(record, '%H:%M:%S')}  {prefix}{record.message}"

@@ -23,7 +23,6 @@ _FORMS: Final = (
     "sqlite:////folder/metadata.db, postgresql://user:password@host:5432/database or "
     "mysql://user:password@host:3306/database"
 )
-_POSTGRES: Final = ("postgresql", "postgres")
 _PLAIN_MODES: Final = ("disable", "allow", "prefer")
 _CONNECT_SECONDS: Final = 10
 
@@ -37,8 +36,8 @@ class MetadataLocation:
 
     def __str__(self) -> str:
         """The URL without user, password and options, for people and logs."""
-        place = f"//{self._host}" if self.url.scheme != "sqlite" else "//"
-        return f"{self.url.scheme}:{place}{self.url.path}"
+        host = self._host if self.sqlite_file is None else ""
+        return f"{self.url.scheme}://{host}{self.url.path}"
 
     @property
     def secret_url(self) -> str:
@@ -70,29 +69,24 @@ class MetadataLocation:
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
         """How `ml_metadata.MetadataStore` opens it. The database exists, its tables may not."""
         config = metadata_store_pb2.ConnectionConfig()
-        user, password = unquote(self.url.username or ""), unquote(self.url.password or "")
         if self.sqlite_file is not None:
             self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
             config.sqlite.filename_uri = str(self.sqlite_file)
             config.sqlite.connection_mode = config.sqlite.READWRITE_OPENCREATE
         elif self.url.scheme == "mysql":
-            mysql = config.mysql
-            mysql.host, mysql.port = self._host, self.url.port or 3306
-            mysql.database, mysql.user, mysql.password = self._database, user, password
-            mysql.socket = self.option("unix_socket")
-            mysql.skip_db_creation = True
-            mysql.ssl_options.ca = self.option("ssl_ca")
+            config.mysql.MergeFrom(
+                metadata_store_pb2.MySQLDatabaseConfig(
+                    **self._server(3306, "database"),
+                    socket=self.option("unix_socket"),
+                    ssl_options={"ca": self.option("ssl_ca")},
+                    skip_db_creation=True,
+                )
+            )
         else:
             keep_backslashes()
             # ML Metadata joins these to a connection string as they are.
-            for name, value in (
-                ("host", self._host),
-                ("port", str(self.url.port or 5432)),
-                ("dbname", self._database),
-                ("user", user),
-                ("password", password),
-            ):
-                setattr(config.postgresql, name, _in_connection_string(value))
+            for name, value in self._server(5432, "dbname").items():
+                setattr(config.postgresql, name, _in_connection_string(str(value)))
             config.postgresql.skip_db_creation = True
         return config
 
@@ -105,23 +99,38 @@ class MetadataLocation:
         if self.sqlite_file is not None:
             return Lease(FileLeaseStore(self.sqlite_file.with_name("lease.json")), ttl=ttl)
         mysql = self.url.scheme == "mysql"
-        connect = self._connect_mysql if mysql else self._connect_postgres
-        return Lease(DatabaseLeaseStore(connect, mysql=mysql, description=str(self)), ttl=ttl)
+        return Lease(DatabaseLeaseStore(self._connect, mysql=mysql, description=str(self)), ttl=ttl)
 
     @property
     def _host(self) -> str:
         # PostgreSQL's way of naming the folder of a Unix socket.
         return self.url.hostname or self.option("host") or "localhost"
 
-    @property
-    def _database(self) -> str:
-        return unquote(self.url.path.removeprefix("/"))
+    def _server(self, port: int, database: str) -> dict[str, Any]:
+        """How to reach a server: `port` unless another is given, `database` names the last."""
+        return {
+            "host": self._host,
+            "port": self.url.port or port,
+            "user": unquote(self.url.username or ""),
+            "password": unquote(self.url.password or ""),
+            database: unquote(self.url.path.removeprefix("/")),
+        }
 
     def option(self, name: str) -> str:
         """A parameter behind the question mark; empty if it is not there."""
         return parse_qs(self.url.query).get(name, [""])[-1]
 
-    def _connect_postgres(self) -> Any:
+    def _connect(self) -> Any:
+        """Of DB-API 2.0."""
+        if self.url.scheme == "mysql":
+            import pymysql
+
+            return pymysql.connect(
+                **self._server(3306, "database"),
+                unix_socket=self.option("unix_socket") or None,
+                connect_timeout=_CONNECT_SECONDS,
+                ssl_ca=self.option("ssl_ca") or None,
+            )
         try:
             import psycopg
         except ImportError as error:
@@ -129,20 +138,6 @@ class MetadataLocation:
                 "metadata.url: PostgreSQL needs psycopg: pip install 'siamese-oneshot[postgres]'"
             ) from error
         return psycopg.connect(self.secret_url, connect_timeout=_CONNECT_SECONDS)
-
-    def _connect_mysql(self) -> Any:
-        import pymysql
-
-        return pymysql.connect(
-            host=self._host,
-            port=self.url.port or 3306,
-            user=unquote(self.url.username or ""),
-            password=unquote(self.url.password or ""),
-            database=self._database,
-            unix_socket=self.option("unix_socket") or None,
-            connect_timeout=_CONNECT_SECONDS,
-            ssl_ca=self.option("ssl_ca") or None,
-        )
 
 
 def locate(
@@ -184,7 +179,7 @@ def parse_url(url: str) -> MetadataLocation:
         raise InputError(f"metadata.url: not a URL; write it as {_FORMS}") from error
     # SQLAlchemy's way of naming a driver is understood too.
     scheme = parts.scheme.partition("+")[0]
-    scheme = "postgresql" if scheme in _POSTGRES else scheme
+    scheme = "postgresql" if scheme == "postgres" else scheme
     if scheme not in ("sqlite", "postgresql", "mysql"):
         raise InputError(f"metadata.url: unknown kind '{scheme}:'; write it as {_FORMS}")
     if scheme == "sqlite":

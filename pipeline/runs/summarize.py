@@ -5,7 +5,6 @@ import platform
 from dataclasses import asdict
 from importlib import metadata as package_metadata
 from pathlib import Path
-from typing import Any
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
 from components.evaluator.eval_config import read_metrics, refusals
@@ -18,7 +17,7 @@ from components.pusher.pushed_models import (
 from components.serving_gate.component import REPORT as GATE_REPORT
 from data_ingest.durable import write_atomically
 from data_ingest.sources.dataset import Dataset
-from pipeline.runs.history import NodeRun, RunHistory
+from pipeline.runs.history import RunHistory
 from pipeline.runs.report import carry_over
 from pipeline.runs.summary import SUMMARY_FILE, RunSummary, read_json, read_summary
 from pipeline.runs.workspace import Workspace
@@ -44,9 +43,18 @@ def summarize(
 ) -> RunSummary:
     """Gathers the figures of a finished run from ML Metadata and writes `summary.json`."""
     nodes = history.nodes(run_id)
-    artifacts = _artifact_uris(nodes)
+    outputs = {(n.node_id, key): artifact for n in nodes for key, artifact in n.outputs.items()}
+    artifacts = {
+        key: artifact.uri
+        for (node_id, key), artifact in outputs.items()
+        if key != "blessing" and not node_id.endswith("Resolver")
+    }
+    blessings = [outputs.get((node_id, "blessing")) for node_id in ("Evaluator", "ServingGate")]
+    both = all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
+    pushed = outputs.get(("Pusher", "pushed_model"))
+    taken_back = "" if pushed is None else custom_text(pushed, NOT_PUSHED_BECAUSE)
+    gate = {} if blessings[1] is None else read_json(Path(blessings[1].uri) / GATE_REPORT)
     training = read_json(Path(artifacts.get("model_run", "")) / "training.json")
-    pushed = _output(nodes, "Pusher", "pushed_model")
     version = pushed_version(pushed) if pushed is not None and is_pushed(pushed) else None
     cached = [node.node_id for node in nodes if node.cached]
     earlier = _same_evaluation(workspace, artifacts) if "Evaluator" in cached else None
@@ -59,7 +67,7 @@ def summarize(
     summary = RunSummary(
         run_id=run_id,
         dataset=dataset.kind,
-        blessed=_is_blessed(nodes),
+        blessed=both and not taken_back,
         pushed_version=version,
         model_dir=str(workspace.serving_model / str(version)) if version else None,
         metrics=metrics,
@@ -71,7 +79,11 @@ def summarize(
         data_found=dataset.description,
         cached=cached,
         baselines=_baselines(artifacts["examples"], workspace),
-        refusals=_refusals(nodes, artifacts["evaluation"]),
+        refusals=[
+            *refusals(artifacts["evaluation"]),
+            *gate.get("reasons", []),
+            *([taken_back] if taken_back else []),
+        ],
         artifacts=artifacts,
         per_group=per_group,
     )
@@ -89,44 +101,6 @@ def _same_evaluation(workspace: Workspace, artifacts: dict[str, str]) -> RunSumm
         if summary.artifacts.get("evaluation") == artifacts["evaluation"]:
             return summary
     return None
-
-
-def _artifact_uris(nodes: list[NodeRun]) -> dict[str, str]:
-    """Output key → URI, over all nodes but the resolvers."""
-    return {
-        key: artifacts[0].uri
-        for node in nodes
-        if not node.node_id.endswith("Resolver")
-        for key, artifacts in node.outputs.items()
-        if artifacts and key != "blessing"
-    }
-
-
-def _output(nodes: list[NodeRun], node_id: str, key: str) -> Any:
-    for node in nodes:
-        if node.node_id == node_id and node.outputs.get(key):
-            return node.outputs[key][0]
-    return None
-
-
-def _is_blessed(nodes: list[NodeRun]) -> bool:
-    blessings = [_output(nodes, node, "blessing") for node in ("Evaluator", "ServingGate")]
-    both = all(b is not None and b.custom_properties["blessed"].int_value == 1 for b in blessings)
-    return both and not _taken_back(nodes)
-
-
-def _taken_back(nodes: list[NodeRun]) -> str:
-    """Who rolled this very model back earlier, when and why; empty if nobody did."""
-    pushed = _output(nodes, "Pusher", "pushed_model")
-    return "" if pushed is None else custom_text(pushed, NOT_PUSHED_BECAUSE)
-
-
-def _refusals(nodes: list[NodeRun], evaluation_uri: str) -> list[str]:
-    """Why the model was not blessed: failed thresholds, what the ServingGate found, a rollback."""
-    gate = _output(nodes, "ServingGate", "blessing")
-    found = read_json(Path(gate.uri) / GATE_REPORT).get("reasons", []) if gate is not None else []
-    taken_back = [reason] if (reason := _taken_back(nodes)) else []
-    return [*refusals(evaluation_uri), *found, *taken_back]
 
 
 def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:
