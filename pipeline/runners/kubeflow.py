@@ -42,7 +42,7 @@ class CompiledPipeline:
 
         Vertex AI takes the same as a pipeline template.
         """
-        documents = [self.spec, self.platform] if self.platform else [self.spec]
+        documents = filter(None, (self.spec, self.platform))
         return yaml.safe_dump_all(documents, sort_keys=True, width=100)
 
     def json(self) -> str:

@@ -3,7 +3,7 @@
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,7 +11,6 @@ from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.orchestration.portable.data_types import ExecutionInfo
-from tfx.proto.orchestration import pipeline_pb2
 
 from data_ingest.errors import InputError
 from data_ingest.records.read import expected_protocols
@@ -25,8 +24,6 @@ from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
 
 _log = logging.getLogger(__name__)
-LaunchNode = Callable[[], ExecutionInfo | None]
-Launch = Callable[[str, LaunchNode], ExecutionInfo | None]
 
 
 class RunFailedError(RuntimeError):
@@ -82,11 +79,12 @@ def run_pipeline(
     runtime_parameter_utils.substitute_runtime_parameter(
         ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run.run_id}
     )
+    nodes = [node.pipeline_node.node_info.id for node in ir.nodes]
     started = time.time()
     record = replace(run, state=Status.RUNNING, started=started, dataset=dataset.kind)
     history.record(record)
     try:
-        with launching_nodes_by(_announced(ir, check_lease)):
+        with announced_nodes(nodes, check_lease):
             LocalDagRunner().run_with_ir(ir)
         done = replace(record, state=Status.DONE)
         if done.is_judged:
@@ -162,37 +160,28 @@ def _is_disk_full(error: BaseException) -> bool:
     return by_number or "No space left on device" in str(error) or "ENOSPC" in str(error)
 
 
-def _announced(ir: pipeline_pb2.Pipeline, check_lease: Callable[[], object]) -> Launch:
-    """Logs when each node starts and how long it took; none starts without the lease."""
-    nodes = [node.pipeline_node.node_info.id for node in ir.nodes]
-
-    def launch(node: str, launch_node: LaunchNode) -> ExecutionInfo | None:
-        # Exporting a model silences the logger of LocalDagRunner.
-        logging.getLogger("absl").setLevel(logging.INFO)
-        check_lease()
-        _log.info("[%d/%d] %s", nodes.index(node) + 1, len(nodes), node)
-        started = time.monotonic()
-        execution = launch_node()
-        _log.info("      done in %.1f s", time.monotonic() - started)
-        return execution
-
-    return launch
-
-
 @contextmanager
-def launching_nodes_by(launch: Launch) -> Iterator[None]:
-    """Has LocalDagRunner call `launch` with each node's id and with what launches the node.
+def announced_nodes(nodes: Sequence[str], check_lease: Callable[[], object]) -> Iterator[None]:
+    """Logs when each node starts and how long it took; none starts without the lease.
 
-    TFX 1.21 offers no hook for that (tensorflow/tfx#2452), so a method of its private launcher is
-    replaced meanwhile. tests/pipeline/runners/test_local.py fails where TFX no longer calls it.
+    TFX 1.21 offers no hook for that (tensorflow/tfx#2452), so a method of LocalDagRunner's private
+    launcher is replaced meanwhile. tests/pipeline/runners/test_local.py fails where TFX no longer
+    calls it.
     """
     original = launcher.Launcher.launch
 
-    def replacement(node_launcher: launcher.Launcher) -> ExecutionInfo | None:
+    def launch(node_launcher: launcher.Launcher) -> ExecutionInfo | None:
+        # Exporting a model silences the logger of LocalDagRunner.
+        logging.getLogger("absl").setLevel(logging.INFO)
+        check_lease()
         node = node_launcher._pipeline_node.node_info.id
-        return launch(node, lambda: original(node_launcher))
+        _log.info("[%d/%d] %s", nodes.index(node) + 1, len(nodes), node)
+        started = time.monotonic()
+        execution = original(node_launcher)
+        _log.info("      done in %.1f s", time.monotonic() - started)
+        return execution
 
-    launcher.Launcher.launch = replacement
+    launcher.Launcher.launch = launch
     try:
         yield
     finally:

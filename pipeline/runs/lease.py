@@ -235,15 +235,14 @@ class Watch:
         self._ask = ask
         self._on_lost = on_lost
         self._deadline = 0.0
-        self._lost = threading.Event()
+        self._told = threading.Lock()  # never released again
         self._ended = threading.Event()
-        self._told = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     @property
     def lost(self) -> bool:
         """Whether the lease is lost, or may be: nobody could ask in time."""
-        return self._lost.is_set() or _clock() > self._deadline
+        return self._told.locked() or _clock() > self._deadline
 
     def ask(self) -> None:
         """Asks once; what `ask` of the constructor raises is passed on."""
@@ -289,11 +288,8 @@ class Watch:
                 return
 
     def _lose(self, reason: str) -> None:
-        with self._told:
-            if self._lost.is_set():
-                return
-            self._lost.set()
-        self._on_lost(reason)
+        if self._told.acquire(blocking=False):
+            self._on_lost(reason)
 
 
 def _clock() -> float:

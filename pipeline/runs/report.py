@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,7 @@ def write_report(run_dir: Path) -> Path:
 def carry_over(earlier: Path, run_dir: Path) -> None:
     """Takes what cannot have changed from the folder of an earlier run with the same evaluation."""
     if (earlier / _MISTAKES_FILE).is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(earlier / _MISTAKES_FILE, run_dir / _MISTAKES_FILE)
+        write_atomically(run_dir / _MISTAKES_FILE, (earlier / _MISTAKES_FILE).read_bytes())
 
 
 def group_accuracies(per_group: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -1,15 +1,18 @@
 """What `pipeline.runners.local` replaces in TFX is still what LocalDagRunner calls."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
+import pytest
 from tfx import v1 as tfx
 from tfx.orchestration.portable import launcher
 
-from pipeline.runners.local import launching_nodes_by
+from pipeline.runners.local import announced_nodes
 
 
-def test_every_node_is_launched_by_the_function_given(tmp_path: Path) -> None:
+def test_every_node_is_announced_once_the_lease_has_been_checked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def importer(name: str) -> tfx.dsl.Importer:
         artifact = tfx.types.standard_artifacts.Model
         return tfx.dsl.Importer(str(tmp_path), artifact_type=artifact).with_id(name)
@@ -22,14 +25,14 @@ def test_every_node_is_launched_by_the_function_given(tmp_path: Path) -> None:
         ),
         components=[importer("First"), importer("Second")],
     )
-    launched: list[str] = []
     original = launcher.Launcher.launch
-
-    def launch(node: str, launch_node: Callable[[], object]) -> object:
-        launched.append(node)
-        return launch_node()
-
-    with launching_nodes_by(launch):
+    checked: list[bool] = []
+    with (
+        caplog.at_level(logging.INFO, "pipeline.runners.local"),
+        announced_nodes(["First", "Second"], lambda: checked.append(True)),
+    ):
         tfx.orchestration.LocalDagRunner().run(pipeline)
-    assert sorted(launched) == ["First", "Second"]
+    assert len(checked) == 2
+    said = [one.getMessage() for one in caplog.records if one.name == "pipeline.runners.local"]
+    assert sorted(said[::2]) == ["[1/2] First", "[2/2] Second"]
     assert launcher.Launcher.launch is original
