@@ -6,11 +6,10 @@ a backslash that is `E'...'` instead of `'...'`, and the statement no longer par
 of backslashes. So another character stands for them in the database.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableSequence
 from functools import wraps
 from typing import Any, Final
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from ml_metadata import MetadataStore
 
@@ -37,46 +36,22 @@ def keep_backslashes() -> None:
         if not store._config.HasField("postgresql"):
             original(store, method, request, response)
             return
-        sent = type(request)()
-        sent.CopyFrom(request)
-        replace_in_strings(sent, "\\", STAND_IN)
-        original(store, method, sent, response)
-        replace_in_strings(response, STAND_IN, "\\")
+        original(store, method, replaced(request, "\\", STAND_IN), response)
+        response.CopyFrom(replaced(response, STAND_IN, "\\"))
 
     setattr(call, _MENDED, True)
     MetadataStore._pywrap_cc_call = call
 
 
-def replace_in_strings(message: Message, old: str, new: str) -> None:
-    """Replaces text in all strings of a message, keys of maps among them, in place."""
-    field: Any
-    for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_STRING:
-            if not _is_repeated(value):
-                setattr(message, field.name, value.replace(old, new))
-            else:
-                value[:] = [text.replace(old, new) for text in value]
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            if field.message_type.GetOptions().map_entry:
-                _replace_in_map(value, old, new)
-            else:
-                for inner in value if _is_repeated(value) else [value]:
-                    replace_in_strings(inner, old, new)
-
-
-def _replace_in_map(entries: Any, old: str, new: str) -> None:
-    for key in list(entries):
-        value = entries[key]
-        other = key.replace(old, new) if isinstance(key, str) else key
-        if isinstance(value, Message):
-            replace_in_strings(value, old, new)
-            if other != key:
-                entries[other].CopyFrom(entries[key])
-        else:
-            entries[other] = value.replace(old, new) if isinstance(value, str) else value
-        if other != key:
-            del entries[key]
-
-
-def _is_repeated(value: Any) -> bool:
-    return not isinstance(value, (str, Message))
+def replaced(value: Any, old: str, new: str) -> Any:
+    """A message, or what a field holds, with text replaced in all strings, keys of maps too."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, Message):
+        fields = {field.name: replaced(inner, old, new) for field, inner in value.ListFields()}
+        return type(value)(**fields)
+    if isinstance(value, Mapping):
+        return {replaced(key, old, new): replaced(value[key], old, new) for key in value}
+    if isinstance(value, MutableSequence):
+        return [replaced(inner, old, new) for inner in value]
+    return value

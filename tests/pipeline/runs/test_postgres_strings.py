@@ -10,7 +10,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import parse_url
-from pipeline.runs.postgres_strings import STAND_IN, keep_backslashes, replace_in_strings
+from pipeline.runs.postgres_strings import STAND_IN, keep_backslashes, replaced
 
 HARD = [
     "\\",
@@ -30,13 +30,10 @@ def test_what_is_replaced_comes_back(values: dict[str, str], name: str) -> None:
     for key, value in values.items():
         context.custom_properties[key].string_value = value
         context.properties[key].struct_value.update({key: value})
-    sent = metadata_store_pb2.Context()
-    sent.CopyFrom(context)
-    replace_in_strings(sent, "\\", STAND_IN)
+    sent = replaced(context, "\\", STAND_IN)
     assert "\\" not in sent.name
     assert not any("\\" in key for key in sent.custom_properties)
-    replace_in_strings(sent, STAND_IN, "\\")
-    assert sent == context
+    assert replaced(sent, STAND_IN, "\\") == context
 
 
 def test_ml_metadata_still_cannot_write_a_backslash(empty_database: str) -> None:
