@@ -162,11 +162,7 @@ def check_native_module(
 ) -> Check:
     """Whether a package with a native part can be imported, and whether that part was adapted.
 
-    Args:
-      package: its name in the package index.
-      module: what to import.
-      adapted: symbol versions this host lacks, by path of the adapted file; see
-        `adapted_modules`.
+    `adapted` is what `adapted_modules` has found: symbol versions this host lacks, by file.
     """
     try:
         importlib.import_module(module)

@@ -6,7 +6,6 @@ question was answered.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,9 +238,6 @@ def _open(context: Context) -> "Iterator[tuple[Gallery, TextIO]]":
     from serving.gallery.gallery import FALSE_ACCEPT_RATE
 
     rate = context.options.false_accept_rate
-    if not context.options.verbose:
-        # It says of each load that the loader of TF Serving is an old one.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with context.quiet_libraries() as console:
         try:
             with open_gallery(

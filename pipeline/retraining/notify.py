@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx
+import pydantic
 
 from data_ingest.errors import InputError
 from pipeline.settings import Event, NotifySettings
@@ -69,10 +69,13 @@ class Notifier:
         given = settings.webhook_url.get_secret_value() if settings.webhook_url else ""
         self._webhook = environ.get(WEBHOOK_VARIABLE) or given
         self._password = environ.get(PASSWORD_VARIABLE, "")
-        if self._webhook and not _is_web_address(self._webhook):
+        try:
+            if self._webhook:
+                pydantic.TypeAdapter(pydantic.HttpUrl).validate_python(self._webhook)
+        except pydantic.ValidationError:
             raise InputError(
                 f"{WEBHOOK_VARIABLE} or notify.webhook_url: not an http:// or https:// address"
-            )
+            ) from None
         if settings.smtp_host and settings.smtp_user and not self._password:
             raise InputError(
                 f"notify.smtp_user is {settings.smtp_user}, but {PASSWORD_VARIABLE} is not set"
@@ -156,11 +159,3 @@ def _judged(error: Exception) -> tuple[str, bool]:
     explanation = getattr(error, "strerror", None)
     kind = type(error).__name__
     return f"{kind}: {explanation}" if explanation else kind, False
-
-
-def _is_web_address(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
