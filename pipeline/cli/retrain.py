@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, on_signals, print_json
-from pipeline.runs.status import ExitCode, Status
+from pipeline.runs.status import ExitCode
 from pipeline.settings import EVENTS, STAGES
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -78,11 +78,9 @@ def _retrain(context: Context) -> ExitCode:
     One at a time; a span is trained on once. Without a terminal and --json it says nothing unless
     something happened, and then one line of JSON.
     """
-    from pipeline.retraining.outcome import Outcome
     from pipeline.retraining.retrain import Request, retrain
 
-    options, config = context.options, context.config
-    workspace, metadata = context.workspace, context.metadata
+    options, metadata = context.options, context.metadata
     unattended = not (options.json or options.verbose or sys.stdout.isatty())
     request = Request(
         span=options.span,
@@ -95,12 +93,7 @@ def _retrain(context: Context) -> ExitCode:
     )
     logs = nullcontext() if unattended else context.progress(metadata.secrets)
     with on_signals(_end, signal.SIGTERM), logs:
-        try:
-            outcome = retrain(config, workspace, metadata, request)
-        except InputError as error:
-            outcome = Outcome(Status.REFUSED, options.span, error=str(error))
-        except (RuntimeError, OSError) as error:
-            outcome = Outcome(Status.FAILED, options.span, error=str(error))
+        outcome = retrain(context.config, context.workspace, metadata, request)
     if options.json or (unattended and outcome.status.something_happened):
         print_json(outcome.document(), indent=None)
     elif not unattended:

@@ -27,6 +27,7 @@ from pipeline.settings import Stage
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 0.2
+_FAILURES: Final = (InputError, RuntimeError, OSError, StatusError)
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,7 @@ def retrain(
 ) -> Outcome:
     """Trains on what has arrived, if anything has and nobody else does; `child` does the work.
 
-    Raises:
-      InputError: the configuration cannot be used, and nobody could be told.
-      RuntimeError: the lease or ML Metadata cannot be reached.
-      OSError: the output folder cannot be written.
+    What goes wrong is in the outcome, and people are told of it wherever they can be.
     """
     deadline = time.monotonic() + request.timeout_seconds
     run_id = new_run_id()
@@ -82,6 +80,13 @@ def retrain(
             return retraining.run(run_id)
     except LeaseBusyError as busy:
         return Outcome(Status.BUSY, error=f"{busy.holder} is under way")
+    except _FAILURES as error:
+        return _failed(request, error)
+
+
+def _failed(request: Request, error: Exception) -> Outcome:
+    refused = isinstance(error, InputError)
+    return Outcome(Status.REFUSED if refused else Status.FAILED, request.span, error=str(error))
 
 
 def _held(lease: Lease, run_id: str, request: Request, on_lost: Callable[[str], None]) -> Hold:
@@ -170,10 +175,8 @@ class _Retraining:
     def run(self, run_id: str) -> Outcome:
         try:
             outcome = self._outcome(run_id)
-        except InputError as error:
-            outcome = Outcome(Status.REFUSED, self.request.span, error=str(error))
-        except (RuntimeError, OSError, StatusError) as error:
-            outcome = Outcome(Status.FAILED, self.request.span, error=str(error))
+        except _FAILURES as error:
+            outcome = _failed(self.request, error)
         title = f"{self.config.pipeline_name}: {outcome}"
         for event in outcome.events():
             if event != "failed" or self.request.tell_failure:
