@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 
 from serving.saved_model.contract import EXTRA
 
@@ -29,7 +30,7 @@ SUPPORT: Final = 10
 """Pairs above a logit that make their share worth believing."""
 MIN_IDENTITIES: Final = 10
 """Identities below which nothing is estimated: the pairs of fewer promise too much."""
-MEANS: Final = (2, 4, 8)
+MEANS: Final = (1, 2, 4, 8)
 """Of so many images; of more of them the mean is hardly nearer to strangers."""
 MAX_IMAGES: Final = 2500
 """A pair of each two of them: three million at most."""
@@ -160,9 +161,9 @@ def held_out_pairs(
         vectors, who, group = vectors[some], who[some], group[some]
     if len(np.unique(group)) == len(np.unique(who)):
         group = np.zeros_like(group)
-    found = [ImpostorPairs.of(pairs_among(vectors, who, bias=bias, groups=group), source="model")]
+    found = []
     for images in MEANS:
-        pairs = _pairs_with_means(vectors, who, group, bias=bias, images=images)
+        pairs = pairs_among(vectors, who, bias=bias, groups=group, images=images)
         found.append(ImpostorPairs.of(pairs, source="model", images=images))
     return () if found[0] is None else tuple(pairs for pairs in found if pairs is not None)
 
@@ -184,49 +185,38 @@ def read_shipped(model: Path) -> tuple[ImpostorPairs, ...]:
 
 
 def pairs_among(
-    vectors: Floats, identities: npt.ArrayLike, *, bias: float, groups: npt.ArrayLike | None = None
+    vectors: Floats,
+    identities: npt.ArrayLike,
+    *,
+    bias: float,
+    groups: npt.ArrayLike | None = None,
+    images: int = 1,
 ) -> Pairs:
-    """Pairs of single images of different identities.
+    """Pairs of single images, and of single images and means, of different identities.
 
     Args:
       vectors: `[N, D]`.
       identities: `[N]`, whole numbers: what each vector is of.
       bias: the model's `b0`.
       groups: `[N]`; with them only pairs within a group.
+      images: of how many images the first of each pair is the mean.
     """
     who = np.asarray(identities, np.int64)
     group = np.zeros(len(who)) if groups is None else np.asarray(groups)
-    found = []
-    for at in range(len(who) - 1):
-        later = slice(at + 1, None)
-        others = at + 1 + np.flatnonzero((who[later] != who[at]) & (group[later] == group[at]))
-        found.append(_pairs(vectors[at], who[at], vectors[others], who[others], bias=bias))
-    return _joined(found)
-
-
-def _pairs_with_means(
-    vectors: Floats, who: Ints, group: Ints, *, bias: float, images: int
-) -> Pairs:
-    """Pairs of a single image and the mean of so many images of another identity."""
-    found = []
-    for start in np.unique(who, return_index=True)[1]:
-        mine = np.flatnonzero(who == who[start])
-        others = np.flatnonzero((who != who[start]) & (group == group[start]))
-        for at in range(0, len(mine) - images + 1, images):
-            mean = vectors[mine[at : at + images]].mean(axis=0)
-            found.append(_pairs(mean, who[start], vectors[others], who[others], bias=bias))
-    return _joined(found)
-
-
-def _pairs(vector: Floats, identity: int, others: Floats, owners: Ints, *, bias: float) -> Pairs:
-    logits = bias - np.abs(others - vector).sum(axis=1)
-    return Pairs(logits, np.full(len(owners), identity, np.int64), owners)
-
-
-def _joined(parts: list[Pairs]) -> Pairs:
-    nothing = np.empty(0, np.int64)
-    columns = zip(*[Pairs(np.empty(0, np.float32), nothing, nothing), *parts], strict=True)
-    return Pairs(*[np.concatenate(column) for column in columns])
+    members = [np.flatnonzero(who == identity) for identity in np.unique(who)]
+    rows = [
+        mine[at : at + images]
+        for mine in members
+        for at in range(0, len(mine) - images + 1, images)
+    ]
+    means = np.reshape([vectors[mine].mean(axis=0) for mine in rows], (-1, vectors.shape[1]))
+    one = np.array([mine[0] for mine in rows], np.int64)[:, np.newaxis]
+    compared = (who[one] != who) & (group[one] == group)
+    if images == 1:  # each pair of images once
+        compared &= one < np.arange(len(who))
+    mean, other = np.nonzero(compared)
+    logits = bias - cdist(means, vectors, "cityblock")[mean, other]
+    return Pairs(logits.astype(np.float32), who[one[mean, 0]], who[other])
 
 
 def _errors(ends: Ints, ranks: Ints) -> npt.NDArray[np.float64]:
