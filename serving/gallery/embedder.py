@@ -1,7 +1,7 @@
 """Turns images into vectors, by a model in this process or on a server."""
 
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -70,7 +70,8 @@ class FolderEmbedder:
         self._pinned = folder.name if is_complete(folder) else None
         self._base = folder.parent if self._pinned else folder
         self._lock = threading.Lock()
-        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        # The least recently used is not closed: a thread may be embedding with it.
+        self._loaded = functools.lru_cache(maxsize=LOADED)(self._load)
 
     def latest(self) -> str:
         if self._pinned is not None:
@@ -115,21 +116,16 @@ class FolderEmbedder:
 
     def close(self) -> None:
         """Unloads every version."""
-        with self._lock:
-            while self._models:
-                self._models.popitem()[1].close()
+        self._loaded.cache_clear()
 
     def _model(self, version: str) -> "LoadedModel":
+        with self._lock:  # so that none is loaded twice
+            return self._loaded(version)
+
+    def _load(self, version: str) -> "LoadedModel":
         from serving.saved_model.loader import LoadedModel
 
-        with self._lock:
-            if version not in self._models:
-                self._models[version] = LoadedModel(self._folder(version))
-            self._models.move_to_end(version)
-            # Not closed: a thread may be embedding with it; it goes with its last user.
-            while len(self._models) > LOADED:
-                self._models.popitem(last=False)
-            return self._models[version]
+        return LoadedModel(self._folder(version))
 
     def _folder(self, version: str) -> Path:
         folder = self._base / version

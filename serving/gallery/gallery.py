@@ -1,6 +1,5 @@
 """Recognises identities by one image of each, without training."""
 
-import hashlib
 import logging
 import re
 import threading
@@ -29,7 +28,6 @@ from serving.gallery.records import (
     Identification,
     Identity,
     ModelChanged,
-    NewImage,
     Removal,
     Status,
     Vectors,
@@ -112,12 +110,9 @@ class Gallery:
         def enrolled(model: GalleryModel) -> int:
             flat = [image for _, images in named for image in images]
             vectors = iter(self._embed(flat, model))
-
-            def new(image: bytes) -> NewImage:
-                return NewImage(hashlib.sha256(image).digest(), image, next(vectors))
-
             return self._store.add(
-                [(name, [new(image) for image in images]) for name, images in named], model=model
+                [(name, [(image, next(vectors)) for image in images]) for name, images in named],
+                model=model,
             )
 
         added = self._with_model(enrolled, first=True)
@@ -148,8 +143,8 @@ class Gallery:
             bias = model.facts.bias
             vector = self._embed([image], model)[0]
             candidates = [
-                Candidate(hit.name, sigmoid(bias - hit.distance), bias - hit.distance)
-                for hit in self._store.nearest(vector, limit, model=model)
+                Candidate(name, sigmoid(bias - distance), bias - distance)
+                for name, distance in self._store.nearest(vector, limit, model=model)
             ]
             best = candidates[0] if candidates else None
             names = self._store.names()

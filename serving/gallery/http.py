@@ -164,14 +164,17 @@ def gallery_routes(gallery: Gallery, follower: Follower) -> list[BaseRoute]:
         follower.rebuild()
         return JSONResponse({"rebuild": asdict(follower.state)}, status_code=202)
 
-    rate = {"false_accept_rate": _number}
+    text = _typed("a string", str)
+    rate = {"false_accept_rate": _typed("a number", int, float, type(None))}
     return [
         Route(PREFIX, status, methods=["GET"]),
         Route(f"{PREFIX}/identities", identities, methods=["GET"]),
-        post("enroll", gallery.enroll, {"name": _text, "images": _images}),
-        post("identify", gallery.identify, {"image": _image}, limit=_integer, **rate),
-        post("verify", gallery.verify, {"name": _text, "image": _image}, **rate),
-        post("remove", gallery.remove, {"name": _text}),
+        post("enroll", gallery.enroll, {"name": text, "images": _images}),
+        post(
+            "identify", gallery.identify, {"image": _image}, limit=_typed("an integer", int), **rate
+        ),
+        post("verify", gallery.verify, {"name": text, "image": _image}, **rate),
+        post("remove", gallery.remove, {"name": text}),
         Route(f"{PREFIX}/rebuild", rebuild, methods=["POST"]),
     ]
 
@@ -195,22 +198,13 @@ def _fields(body: bytes, required: Readers, optional: Readers) -> dict[str, Any]
     return {name: readers[name](value, name) for name, value in document.items()}
 
 
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise invalid(f"{field} is a string")
-    return value
+def _typed(name: str, *types: type) -> Reader:
+    def read(value: Any, field: str) -> Any:
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise invalid(f"{field} is {name}")
+        return value
 
-
-def _integer(value: Any, field: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise invalid(f"{field} is an integer")
-    return value
-
-
-def _number(value: Any, field: str) -> float | None:
-    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-        raise invalid(f"{field} is a number")
-    return value
+    return read
 
 
 def _images(value: Any, field: str) -> list[bytes]:

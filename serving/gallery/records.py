@@ -1,7 +1,7 @@
 """What a gallery keeps and what it answers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -47,21 +47,6 @@ class GalleryModel:
     key: int
     facts: ModelFacts
     impostors: Impostors | None
-
-
-class NewImage(NamedTuple):
-    """An image to be enrolled."""
-
-    sha256: bytes
-    content: bytes
-    vector: Vectors
-
-
-class Hit(NamedTuple):
-    """An identity near a query; `distance` is Manhattan, to the mean of its vectors."""
-
-    name: str
-    distance: float
 
 
 class Unembedded(NamedTuple):
@@ -204,15 +189,6 @@ def sigmoid(logit: float) -> float:
 
 def reply_of(answer: Any) -> dict[str, Any]:
     """The fields of an answer, ready for `json.dumps`."""
-    if isinstance(answer, Mapping):
-        return dict(answer)
-    if isinstance(answer, Identity):
-        return {
-            "name": answer.name,
-            "images": list(answer.images),
-            "created": _time(answer.created),
-            "updated": _time(answer.updated),
-        }
     if isinstance(answer, Status):
         return {
             "names": answer.counts.names,
@@ -224,8 +200,12 @@ def reply_of(answer: Any) -> dict[str, Any]:
             "calibration": calibration_of(answer),
         }
     fields: dict[str, Any] = answer._asdict()
-    if "candidates" in fields:
-        fields["candidates"] = [candidate._asdict() for candidate in fields["candidates"]]
+    if isinstance(answer, Identification):
+        fields["candidates"] = [candidate._asdict() for candidate in answer.candidates]
+    if isinstance(answer, Identity):
+        for name in ("created", "updated"):
+            time = datetime.fromtimestamp(fields[name], timezone.utc)
+            fields[name] = time.isoformat(timespec="seconds")
     return fields
 
 
@@ -235,8 +215,7 @@ def calibration_of(status: Status) -> dict[str, Any]:
     `source` is "model", "cohort" or "gallery", or "scores" where no pairs are known; `advice` is
     null where the threshold is to be relied on.
     """
-    source, advice = status.threshold.basis, status.threshold.advice
-    known = status.impostors
+    known, (_, source, advice) = status.impostors, status.threshold
     pairs = None
     if known is not None and source != "scores":
         pairs = known.shipped[0] if source == "model" else known.own
@@ -248,8 +227,3 @@ def calibration_of(status: Status) -> dict[str, Any]:
         "std": None if pairs is None else pairs.std,
         "advice": advice,
     }
-
-
-def _time(seconds: float) -> str:
-    """ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

@@ -4,6 +4,7 @@ Statements are written once, with `?` for values and `oneshot.` before tables; a
 them into the words of its database.
 """
 
+import hashlib
 import itertools
 import time
 from abc import ABC, abstractmethod
@@ -19,11 +20,9 @@ from serving.gallery.records import (
     CohortImage,
     Counts,
     GalleryModel,
-    Hit,
     Identity,
     ModelChanged,
     ModelFacts,
-    NewImage,
     Template,
     Unembedded,
     Vectors,
@@ -134,9 +133,14 @@ class Store(ABC):
             )
 
     def add(
-        self, enrolments: Sequence[tuple[str, Sequence[NewImage]]], *, model: GalleryModel
+        self,
+        enrolments: Sequence[tuple[str, Sequence[tuple[bytes, Vectors]]]],
+        *,
+        model: GalleryModel,
     ) -> int:
-        """Enrols images under names, all or none; those that are there already are left alone.
+        """Enrols images, with their vectors, under names, all or none.
+
+        Those that are there already are left alone.
 
         Returns:
           How many were new.
@@ -195,8 +199,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
-        """The `count` nearest identities, nearest first."""
+    def nearest(
+        self, query: Vectors, count: int, *, model: GalleryModel
+    ) -> list[tuple[str, float]]:
+        """Names of the `count` nearest identities, and Manhattan distances to their means."""
 
     def mean_of(self, name: str, *, model: GalleryModel) -> Vectors | None:
         """`[D]`, the mean vector of a name; None if there is no such name."""
@@ -256,9 +262,9 @@ class Store(ABC):
     def counts(self) -> Counts:
         """Exactly; may take long where many are enrolled."""
 
-    @abstractmethod
     def names(self) -> int:
         """About how many names are enrolled; takes no time."""
+        return self.counts().names
 
     def identities(self, *, after: str, limit: int) -> list[Identity]:
         """Those whose names come after `after` in order of code points."""
@@ -297,8 +303,7 @@ class Store(ABC):
         """A transaction that no other process's change of models gets in between."""
         return self._write()
 
-    @abstractmethod
-    def _check_there(self, session: Session, model: GalleryModel) -> None:
+    def _check_there(self, session: Session, model: GalleryModel) -> None:  # noqa: B027
         """Raises ModelChanged where `model` is retired and queries of its vectors would not."""
 
     @abstractmethod
@@ -328,8 +333,7 @@ class Store(ABC):
         template = Template(identity, count + len(vectors), mean_with(mean, count, vectors))
         self._put(session, model, template)
 
-    @abstractmethod
-    def _forget(self, session: Session, identity: int) -> None:
+    def _forget(self, session: Session, identity: int) -> None:  # noqa: B027
         """Deletes an identity's vectors that would not go with its row."""
 
     def _incomplete(self, model: GalleryModel) -> str:
@@ -363,30 +367,31 @@ def vector_table(key: int) -> str:
 
 
 def _add_images(
-    session: Session, identity: int, images: Sequence[NewImage], now: float
+    session: Session, identity: int, images: Sequence[tuple[bytes, Vectors]], now: float
 ) -> list[Vectors]:
     """Stores what is not there yet, and gives the vectors of that."""
     new = []
-    for image in images:
+    for content, vector in images:
+        digest = hashlib.sha256(content).digest()
         key = session.value(
             "INSERT INTO oneshot.image (identity, sha256, created, content)"
             " VALUES (?, ?, ?, ?) ON CONFLICT (sha256) DO NOTHING RETURNING id",
-            [identity, image.sha256, now, image.content],
+            [identity, digest, now, content],
         )
         if key is not None:
-            new.append(image.vector)
+            new.append(vector)
             continue
         owner = session.rows(
             "SELECT identity, name FROM oneshot.image JOIN oneshot.identity"
             " ON identity.id = image.identity WHERE sha256 = ?",
-            [image.sha256],
+            [digest],
         )
         if not owner:  # removed in this very moment: again
             raise ModelChanged
         if owner[0][0] != identity:
             raise ServingError(
                 Code.ALREADY_EXISTS,
-                f"the image with SHA-256 {image.sha256.hex()[:16]}… is already enrolled as "
+                f"the image with SHA-256 {digest.hex()[:16]}… is already enrolled as "
                 f"{owner[0][1]!r}; one image cannot have two names: remove it there first",
             )
     return new

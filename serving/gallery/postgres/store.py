@@ -16,7 +16,7 @@ from serving.gallery.postgres.connection import (
     database_errors,
     open_pool,
 )
-from serving.gallery.records import Counts, GalleryModel, Hit, Template, Vectors
+from serving.gallery.records import Counts, GalleryModel, Template, Vectors
 from serving.gallery.store import Session, Store, vector_table
 from serving.gallery.threshold import Impostors
 
@@ -31,7 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 class PostgresStore(Store):
-    """Found by an HNSW index for Manhattan distance, which misses the nearest once in a while."""
+    """Found by an HNSW index for Manhattan distance, which misses the nearest once in a while.
+
+    Vectors go with their identity (ON DELETE CASCADE). Those of a model whose table was dropped
+    are an UndefinedTable, and so ModelChanged.
+    """
 
     _for_share = " FOR SHARE"
     _for_update = " FOR UPDATE"
@@ -69,10 +73,12 @@ class PostgresStore(Store):
                 )
         return True
 
-    def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
+    def nearest(
+        self, query: Vectors, count: int, *, model: GalleryModel
+    ) -> list[tuple[str, float]]:
         """As far as the index finds them."""
         with self._read() as session:
-            found = session.connection.execute(
+            return session.connection.execute(
                 "SELECT name, near.distance FROM"
                 " (SELECT identity, vector <+> %(query)s AS distance"
                 f" FROM {vector_table(model.key)}"
@@ -82,7 +88,6 @@ class PostgresStore(Store):
                 {"query": query, "count": count},
                 prepare=True,
             ).fetchall()
-        return [Hit(*row) for row in found]
 
     def counts(self) -> Counts:
         with self._read() as session:
@@ -124,9 +129,6 @@ class PostgresStore(Store):
             session.rows("SELECT pg_advisory_xact_lock(?)", [LAYOUT_LOCK])
             yield session
 
-    def _check_there(self, session: Session, model: GalleryModel) -> None:
-        """Nothing: a table that was dropped is an UndefinedTable, and so ModelChanged."""
-
     def _create_vectors(self, session: Session, key: int, *, dimensions: int) -> None:
         """Without an index; raises ServingError where an index could not take them."""
         if dimensions > MAX_DIMENSIONS:
@@ -161,9 +163,6 @@ class PostgresStore(Store):
             " SET images = excluded.images, vector = excluded.vector",
             [template.key, template.images, template.mean],
         )
-
-    def _forget(self, session: Session, identity: int) -> None:
-        """Nothing: vectors go with their identity (ON DELETE CASCADE)."""
 
 
 def _build_index(session: PostgresSession, model: GalleryModel) -> None:

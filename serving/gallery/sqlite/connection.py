@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import apsw
 import sqlite_vec  # type: ignore[import-untyped]
@@ -82,9 +82,12 @@ class SqliteSession(Session):
         return self.run(sql, values).fetchall()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, with the right to write from the beginning."""
-        self.rows("BEGIN IMMEDIATE")
+    def transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"]) -> Iterator[None]:
+        """All or nothing, with the right to write from the beginning, or reads of one state.
+
+        apsw's own hides the error (a full disk) after which SQLite has rolled back by itself.
+        """
+        self.rows(f"BEGIN {kind}")
         try:
             yield
             self.rows("COMMIT")
@@ -92,16 +95,6 @@ class SqliteSession(Session):
             if not self.connection.get_autocommit():
                 self.rows("ROLLBACK")
             raise
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Several reads of one and the same state."""
-        self.rows("BEGIN")
-        try:
-            yield
-        finally:
-            if not self.connection.get_autocommit():
-                self.rows("ROLLBACK")
 
 
 def connect(path: Path) -> SqliteSession:
@@ -132,7 +125,7 @@ def connect(path: Path) -> SqliteSession:
             "foreign_keys = ON",
         ):
             session.rows(f"PRAGMA {pragma}")
-        with session.transaction():
+        with session.transaction("IMMEDIATE"):
             if not session.value(_TABLES):
                 session.rows(SCHEMA)
                 session.rows(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -148,7 +141,7 @@ def connect(path: Path) -> SqliteSession:
 
 def _check(session: SqliteSession, path: Path) -> None:
     """Raises ServingError (FAILED_PRECONDITION) unless it is a gallery of ours, or empty."""
-    with session.snapshot():
+    with session.transaction("DEFERRED"):
         application = session.value("PRAGMA application_id")
         version = session.value("PRAGMA user_version")
         empty = application == 0 and not session.value(_TABLES)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import apsw
 import numpy as np
 
-from serving.gallery.records import Counts, GalleryModel, Hit, ModelChanged, Template, Vectors
+from serving.gallery.records import Counts, GalleryModel, ModelChanged, Template, Vectors
 from serving.gallery.sqlite.connection import (
     BUSY_MILLISECONDS,
     SqliteSession,
@@ -67,7 +67,9 @@ class SqliteStore(Store):
             finally:
                 connection.set_busy_timeout(BUSY_MILLISECONDS)
 
-    def nearest(self, query: Vectors, count: int, *, model: GalleryModel) -> list[Hit]:
+    def nearest(
+        self, query: Vectors, count: int, *, model: GalleryModel
+    ) -> list[tuple[str, float]]:
         with self._read() as reader:
             # Never another model's vectors, even if it became active since the query was embedded.
             self._check_there(reader, model)
@@ -83,14 +85,11 @@ class SqliteStore(Store):
                     [query.tobytes(), count],
                 )
             name_of = "SELECT name FROM identity WHERE id = ?"
-            return [Hit(reader.value(name_of, [key]), distance) for key, distance in near]
+            return [(reader.value(name_of, [key]), distance) for key, distance in near]
 
     def counts(self) -> Counts:
         with self._read() as reader:
             return Counts(*reader.rows("SELECT names, images FROM total")[0])
-
-    def names(self) -> int:
-        return self.counts().names
 
     def close(self) -> None:
         with self._writing, self._reading:
@@ -99,12 +98,12 @@ class SqliteStore(Store):
 
     @contextmanager
     def _write(self) -> Iterator[SqliteSession]:
-        with self._writing, database_errors(self._path), self._writer.transaction():
+        with self._writing, database_errors(self._path), self._writer.transaction("IMMEDIATE"):
             yield self._writer
 
     @contextmanager
     def _read(self) -> Iterator[SqliteSession]:
-        with self._reading, database_errors(self._path), self._reader.snapshot():
+        with self._reading, database_errors(self._path), self._reader.transaction("DEFERRED"):
             yield self._reader
 
     def _check_there(self, session: Session, model: GalleryModel) -> None:
