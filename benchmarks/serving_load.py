@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.http2_load import UnaryCalls
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
-from serving.client.base import BlockingClient
+from serving.client.calls import BlockingClient
 from serving.client.rest import Client, write_request
 from serving.client.types import Predict, Target
 

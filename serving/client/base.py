@@ -1,31 +1,68 @@
-"""The constructor and the methods that all clients share.
+"""What all clients share: their options, and how a request is sent, in parts and again.
 
-A blocking client runs the coroutines of `Calls` over a wire that blocks. They never suspend, and so
-need neither an event loop nor a thread: whichever thread calls also encodes, sends and waits.
+A client awaits nothing but its `Wire`, so that all behave alike, whatever the protocol and whether
+they block or not.
 """
 
 import abc
+import asyncio
 import copy
-import functools
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
-from serving.client.calls import BlockingWire, Calls, Wire
-from serving.client.types import Limits, Retries, Target, Tls
+import numpy as np
+
+from serving.client.types import (
+    Deadline,
+    Floats,
+    Inputs,
+    InvalidRequest,
+    Limits,
+    Overloaded,
+    Predict,
+    Request,
+    Retries,
+    ServerError,
+    Target,
+    Tls,
+    Unavailable,
+)
 
 DEFAULT_MODEL: Final = "siamese"
 DEFAULT_LIMITS: Final = Limits()
 DEFAULT_RETRIES: Final = Retries()
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+POLL_TIMEOUT_SECONDS: Final = 5.0
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-Self = TypeVar("Self", bound="_Client")
+Self = TypeVar("Self", bound="BaseClient")
+
+
+class Wire(abc.ABC):
+    """Carries requests to a server over one protocol."""
+
+    @abc.abstractmethod
+    async def send(self, request: Request, timeout: float) -> Any:
+        """What `request` is answered by within so many seconds; raises ClientError."""
+
+    @abc.abstractmethod
+    async def close(self) -> None: ...
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class BlockingWire(Wire):
+    """A wire whose coroutines block until they are done and never suspend."""
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Client(abc.ABC):
+class BaseClient(abc.ABC):
     """A client, which connects with the first request.
 
     Attributes:
@@ -38,6 +75,7 @@ class _Client(abc.ABC):
       timeout: seconds that a call may take, retries and all chunks included.
       limits: how much goes into one request.
       retries: when to try again.
+      target: the model, and the version or label that requests are pinned to.
 
     Raises:
       ValueError: the address, the pin or the certificates make no sense.
@@ -51,21 +89,16 @@ class _Client(abc.ABC):
     timeout: float = 10.0
     limits: Limits = DEFAULT_LIMITS
     retries: Retries = DEFAULT_RETRIES
-    _calls: Calls = field(init=False, repr=False)
+    target: Target = field(init=False, repr=False)
+    _wire: Wire = field(init=False, repr=False)
     _owner: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self) -> None:
         target = Target(self.model, version=self.version, label=self.label)
-        calls = Calls(self._connect(), target, self.limits, self.retries, self.timeout)
-        object.__setattr__(self, "_calls", calls)
+        vars(self).update(target=target, _wire=self._connect())
 
     @abc.abstractmethod
     def _connect(self) -> Wire: ...
-
-    @property
-    def target(self) -> Target:
-        """The model, and the version or label that requests are pinned to."""
-        return self._calls.target
 
     def pinned(self: Self, *, version: int | None = None, label: str | None = None) -> Self:
         """The same client, on the same connections, for one version or label.
@@ -75,86 +108,57 @@ class _Client(abc.ABC):
         """
         target = Target(self.model, version=version, label=label)
         pinned = copy.copy(self)
-        vars(pinned).update(
-            version=version, label=label, _calls=replace(self._calls, target=target), _owner=False
-        )
+        vars(pinned).update(version=version, label=label, target=target, _owner=False)
         return pinned
 
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self.timeout if timeout is None else timeout)
 
-def _run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """What a coroutine returns that never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
-    raise RuntimeError("a blocking wire has suspended a call")
+    async def _poll(self, request: Request, deadline: Deadline) -> Any:
+        # A server that starts may take a connection and not answer it; the next one will be.
+        return await self._wire.send(request, min(deadline.left(), POLL_TIMEOUT_SECONDS))
 
+    async def _predict(
+        self,
+        signature: str,
+        chunks: Iterable[Inputs],
+        outputs: tuple[str, ...],
+        deadline: Deadline,
+    ) -> list[Floats]:
+        """Each output, of all chunks together; a chunk is one request."""
+        answers: list[list[Floats]] = []
+        first = 0
+        for inputs in chunks:
+            rows = len(next(iter(inputs.values())))
+            request = Predict(self.target, signature, inputs, outputs)
+            try:
+                answer: dict[str, Floats] = await self._ask(request, deadline)
+            except InvalidRequest as error:
+                if rows == 1 and first == 0:
+                    raise
+                place = f"in rows {first} to {first + rows - 1}"
+                raise InvalidRequest(f"{place}: {error.message}", code=error.code) from error
+            for name in outputs:
+                if name not in answer:
+                    raise ServerError(f"{signature} answered without {name!r}")
+                if len(answer[name]) != rows:
+                    raise ServerError(
+                        f"{signature} answered {len(answer[name])} rows of {name!r} to {rows}"
+                    )
+            answers.append([answer[name] for name in outputs])
+            first += rows
+        if not answers:
+            raise InvalidRequest("there is no image to send")
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
-def _blocking(
-    call: Callable[Concatenate[Calls, Parameters], Coroutine[Any, Any, Result]],
-) -> Callable[Concatenate["BlockingClient", Parameters], Result]:
-    @functools.wraps(call)
-    def method(
-        self: "BlockingClient", /, *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> Result:
-        return _run(call(self._calls, *args, **kwargs))
-
-    return method
-
-
-def _awaited(
-    call: Callable[Concatenate[Calls, Parameters], Coroutine[Any, Any, Result]],
-) -> Callable[Concatenate["AwaitingClient", Parameters], Coroutine[Any, Any, Result]]:
-    @functools.wraps(call)
-    async def method(
-        self: "AwaitingClient", /, *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> Result:
-        return await call(self._calls, *args, **kwargs)
-
-    return method
-
-
-class BlockingClient(_Client):
-    """A client whose calls return when they are answered. Threads may share it."""
-
-    score = _blocking(Calls.score)
-    embed = _blocking(Calls.embed)
-    match = _blocking(Calls.match)
-    status = _blocking(Calls.status)
-    wait_ready = _blocking(Calls.wait_ready)
-
-    @abc.abstractmethod
-    def _connect(self) -> BlockingWire: ...
-
-    def close(self) -> None:
-        """Closes the connections; the client cannot be used afterwards."""
-        if self._owner:
-            _run(self._calls.wire.close())
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-
-class AwaitingClient(_Client):
-    """A client for asyncio. Its methods are those of `BlockingClient`, to be awaited."""
-
-    score = _awaited(Calls.score)
-    embed = _awaited(Calls.embed)
-    match = _awaited(Calls.match)
-    status = _awaited(Calls.status)
-    wait_ready = _awaited(Calls.wait_ready)
-
-    async def close(self) -> None:
-        """Closes the connections; the client cannot be used afterwards."""
-        if self._owner:
-            await self._calls.wire.close()
-
-    async def __aenter__(self: Self) -> Self:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.close()
+    async def _ask(self, request: Request, deadline: Deadline) -> Any:
+        """The answer to a request, which is sent again while that may help."""
+        for attempt in itertools.count():
+            try:
+                return await self._wire.send(request, deadline.left())
+            except (Unavailable, Overloaded) as error:
+                pause = self.retries.pause(attempt, retry_after=error.retry_after)
+                if attempt + 1 >= self.retries.attempts or pause >= deadline.left():
+                    raise
+            await self._wire.sleep(pause)
+        raise AssertionError("attempts end by returning or raising")

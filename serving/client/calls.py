@@ -1,20 +1,19 @@
-"""What a client asks a server, in which order, and when it asks again.
+"""What clients ask a server, and in which order.
 
-The calls are coroutines that await nothing but a `Wire`, so that all clients behave alike, whatever
-the protocol and whether they block or not.
+A blocking client runs the coroutines of the one for asyncio over a wire that blocks. They never
+suspend, and so need neither an event loop nor a thread: whichever thread calls also encodes, sends
+and waits.
 """
 
 import abc
-import asyncio
-import itertools
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from serving.client.base import BaseClient, BlockingWire
 from serving.client.images import Images, encode_images
 from serving.client.types import (
     ClientError,
@@ -23,17 +22,11 @@ from serving.client.types import (
     Floats,
     GetMetadata,
     GetStatus,
-    Inputs,
     InvalidRequest,
     Limits,
     NotFound,
     Overloaded,
-    Predict,
-    Request,
-    Retries,
     Scores,
-    ServerError,
-    Target,
     Unavailable,
     VersionStatus,
 )
@@ -43,39 +36,15 @@ MATCH_ROWS: Final = 1024
 DEFAULT_READY_TIMEOUT: Final = 60.0
 FIRST_POLL_SECONDS: Final = 0.1
 SLOWEST_POLL_SECONDS: Final = 2.0
-POLL_TIMEOUT_SECONDS: Final = 5.0
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+Awaiting = TypeVar("Awaiting", bound="AwaitingClient")
+Blocking = TypeVar("Blocking", bound="BlockingClient")
 
 
-class Wire(abc.ABC):
-    """Carries requests to a server over one protocol."""
-
-    @abc.abstractmethod
-    async def send(self, request: Request, timeout: float) -> Any:
-        """What `request` is answered by within so many seconds; raises ClientError."""
-
-    @abc.abstractmethod
-    async def close(self) -> None: ...
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-class BlockingWire(Wire):
-    """A wire whose coroutines block until they are done and never suspend."""
-
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
-@dataclass(frozen=True)
-class Calls:
-    """The calls that every client offers; `timeout` stands for a call's own where that is None."""
-
-    wire: Wire
-    target: Target
-    limits: Limits
-    retries: Retries
-    timeout: float
+class AwaitingClient(BaseClient):
+    """A client for asyncio. Its methods are those of `BlockingClient`, to be awaited."""
 
     async def score(
         self, images_a: Images, images_b: Images, *, timeout: float | None = None
@@ -105,10 +74,7 @@ class Calls:
             b *= len(a)
         if len(a) != len(b):
             raise InvalidRequest(f"{len(a)} images cannot be compared with {len(b)}")
-        chunks = (
-            {"image_a": [row[0] for row in chunk], "image_b": [row[1] for row in chunk]}
-            for chunk in _chunks(zip(a, b, strict=True), limits=self.limits)
-        )
+        chunks = _chunks(zip(a, b, strict=True), ("image_a", "image_b"), limits=self.limits)
         return Scores(*await self._predict("serving_default", chunks, Scores._fields, deadline))
 
     async def embed(self, images: Images, *, timeout: float | None = None) -> Floats:
@@ -129,9 +95,7 @@ class Calls:
         deadline = self._deadline(timeout)
         # Images are read as they are sent: there may be more of them than fit into memory.
         rows = ((image,) for image in encode_images(images))
-        chunks = (
-            {"image": [row[0] for row in chunk]} for chunk in _chunks(rows, limits=self.limits)
-        )
+        chunks = _chunks(rows, ("image",), limits=self.limits)
         (vectors,) = await self._predict("embed", chunks, ("embedding",), deadline)
         return vectors
 
@@ -211,7 +175,7 @@ class Calls:
                 if not (seen and isinstance(error, DeadlineExceeded)):
                     seen = str(error)
             try:
-                await self.wire.sleep(min(pause, deadline.left()))
+                await self._wire.sleep(min(pause, deadline.left()))
                 deadline.left()
             except DeadlineExceeded as error:
                 raise DeadlineExceeded(
@@ -219,74 +183,78 @@ class Calls:
                 ) from error
             pause = min(SLOWEST_POLL_SECONDS, pause * 1.5)
 
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self.timeout if timeout is None else timeout)
+    async def close(self) -> None:
+        """Closes the connections; the client cannot be used afterwards."""
+        if self._owner:
+            await self._wire.close()
 
-    async def _poll(self, request: Request, deadline: Deadline) -> Any:
-        # A server that starts may take a connection and not answer it; the next one will be.
-        return await self.wire.send(request, min(deadline.left(), POLL_TIMEOUT_SECONDS))
+    async def __aenter__(self: Awaiting) -> Awaiting:
+        return self
 
-    async def _predict(
-        self,
-        signature: str,
-        chunks: Iterable[Inputs],
-        outputs: tuple[str, ...],
-        deadline: Deadline,
-    ) -> list[Floats]:
-        """Each output, of all chunks together; a chunk is one request."""
-        answers: list[list[Floats]] = []
-        first = 0
-        for inputs in chunks:
-            rows = len(next(iter(inputs.values())))
-            request = Predict(self.target, signature, inputs, outputs)
-            try:
-                answer: dict[str, Floats] = await self._ask(request, deadline)
-            except InvalidRequest as error:
-                if rows == 1 and first == 0:
-                    raise
-                place = f"in rows {first} to {first + rows - 1}"
-                raise InvalidRequest(f"{place}: {error.message}", code=error.code) from error
-            for name in outputs:
-                if name not in answer:
-                    raise ServerError(f"{signature} answered without {name!r}")
-                if len(answer[name]) != rows:
-                    raise ServerError(
-                        f"{signature} answered {len(answer[name])} rows of {name!r} to {rows}"
-                    )
-            answers.append([answer[name] for name in outputs])
-            first += rows
-        if not answers:
-            raise InvalidRequest("there is no image to send")
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
 
-    async def _ask(self, request: Request, deadline: Deadline) -> Any:
-        """The answer to a request, which is sent again while that may help."""
-        for attempt in itertools.count():
-            try:
-                return await self.wire.send(request, deadline.left())
-            except (Unavailable, Overloaded) as error:
-                pause = self.retries.pause(attempt, retry_after=error.retry_after)
-                if attempt + 1 >= self.retries.attempts or pause >= deadline.left():
-                    raise
-            await self.wire.sleep(pause)
-        raise AssertionError("attempts end by returning or raising")
+
+def _blocking(
+    call: Callable[Concatenate[Any, Parameters], Coroutine[Any, Any, Result]],
+) -> Callable[Concatenate["BlockingClient", Parameters], Result]:
+    """A method of the client for asyncio over a wire that never suspends it."""
+
+    @functools.wraps(call)
+    def method(
+        self: "BlockingClient", /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        try:
+            call(self, *args, **kwargs).send(None)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        raise RuntimeError("a blocking wire has suspended a call")
+
+    return method
+
+
+class BlockingClient(BaseClient):
+    """A client whose calls return when they are answered. Threads may share it."""
+
+    score = _blocking(AwaitingClient.score)
+    embed = _blocking(AwaitingClient.embed)
+    match = _blocking(AwaitingClient.match)
+    status = _blocking(AwaitingClient.status)
+    wait_ready = _blocking(AwaitingClient.wait_ready)
+    close = _blocking(AwaitingClient.close)
+
+    @abc.abstractmethod
+    def _connect(self) -> BlockingWire: ...
+
+    def __enter__(self: Blocking) -> Blocking:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
 
 def _chunks(
-    rows: Iterable[tuple[bytes, ...]], *, limits: Limits
-) -> Iterator[list[tuple[bytes, ...]]]:
+    rows: Iterable[tuple[bytes, ...]], names: tuple[str, ...], *, limits: Limits
+) -> Iterator[dict[str, list[bytes]]]:
     """The rows in their order, in as many requests as the limits ask for; none is empty."""
+
+    def inputs() -> dict[str, list[bytes]]:
+        return {
+            name: list(column) for name, column in zip(names, zip(*chunk, strict=True), strict=True)
+        }
+
     chunk: list[tuple[bytes, ...]] = []
     size = 0
     for row in rows:
         row_size = sum(map(len, row))
         if chunk and (len(chunk) == limits.images or size + row_size > limits.bytes):
-            yield chunk
+            yield inputs()
             chunk, size = [], 0
         chunk.append(row)
         size += row_size
     if chunk:
-        yield chunk
+        yield inputs()
 
 
 def _vectors(given: npt.ArrayLike) -> Floats:

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -25,11 +24,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.client.base import LOOPBACK, AwaitingClient, BlockingClient
-from serving.client.calls import BlockingWire, Wire
+from serving.client.base import LOOPBACK, BlockingWire, Wire
+from serving.client.calls import AwaitingClient, BlockingClient
 from serving.client.types import (
     ClientError,
-    Floats,
     GetMetadata,
     GetStatus,
     InvalidRequest,
@@ -157,7 +155,7 @@ def write_message(request: Request) -> Any:
         spec.signature_name = request.signature
         message = predict_pb2.PredictRequest(model_spec=spec, output_filter=request.outputs)
         for name, value in request.inputs.items():
-            message.inputs[name].CopyFrom(_tensor(value))
+            message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         return message
     if isinstance(request, GetMetadata):
         return get_model_metadata_pb2.GetModelMetadataRequest(
@@ -193,22 +191,6 @@ def _model_spec(target: Target) -> Any:
     if target.label is not None:
         spec.version_label = target.label
     return spec
-
-
-def _tensor(value: list[bytes] | Floats) -> Any:
-    """As `tf.make_tensor_proto` does it, without its checks of every element."""
-    tensor = tensor_pb2.TensorProto()
-    if isinstance(value, np.ndarray):
-        tensor.dtype = types_pb2.DT_FLOAT
-        tensor.tensor_content = np.ascontiguousarray(value, "<f4").tobytes()
-        shape: tuple[int, ...] = value.shape
-    else:
-        tensor.dtype = types_pb2.DT_STRING
-        tensor.string_val.extend(value)
-        shape = (len(value),)
-    for size in shape:
-        tensor.tensor_shape.dim.add(size=size)
-    return tensor
 
 
 def _read_status(status: Any) -> VersionStatus:

@@ -22,8 +22,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 import numpy as np
 
-from serving.client.base import LOOPBACK, AwaitingClient, BlockingClient
-from serving.client.calls import BlockingWire, Wire
+from serving.client.base import LOOPBACK, BlockingWire, Wire
+from serving.client.calls import AwaitingClient, BlockingClient
 from serving.client.types import (
     ClientError,
     DeadlineExceeded,

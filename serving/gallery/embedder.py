@@ -16,7 +16,7 @@ from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
 from serving.saved_model.versions import is_complete, newest_complete
 
 if TYPE_CHECKING:
-    from serving.client.base import BlockingClient
+    from serving.client.calls import BlockingClient
     from serving.saved_model.loader import LoadedModel
 BATCH: Final = 64
 LOADED: Final = 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from serving.client import types as client_errors
-from serving.client.base import AwaitingClient, BlockingClient
+from serving.client.calls import AwaitingClient, BlockingClient
 from serving.client.grpc import AsyncGrpcClient, GrpcClient
 from serving.client.rest import AsyncClient, Client
 from serving.client.types import (

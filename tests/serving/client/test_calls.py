@@ -1,6 +1,7 @@
 """When a client asks again, and when it gives up: without any server, on a clock of its own."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.client import types as client_types
-from serving.client.base import DEFAULT_LIMITS, DEFAULT_RETRIES
-from serving.client.calls import Calls, Wire
+from serving.client.base import DEFAULT_LIMITS, DEFAULT_RETRIES, Wire
+from serving.client.calls import AwaitingClient
 from serving.client.types import (
     ClientError,
     Deadline,
@@ -77,7 +78,15 @@ class FakeWire(Wire):
         raise NotImplementedError
 
 
-Call: TypeAlias = Callable[[Calls], Coroutine[Any, Any, Any]]
+@dataclass(frozen=True, eq=False)
+class FakeClient(AwaitingClient):
+    wire: Wire
+
+    def _connect(self) -> Wire:
+        return self.wire
+
+
+Call: TypeAlias = Callable[[AwaitingClient], Coroutine[Any, Any, Any]]
 
 
 def carry_out(
@@ -90,11 +99,12 @@ def carry_out(
 ) -> tuple[Any, FakeWire]:
     """What a call returns or raises, and the wire that it used."""
     wire = FakeWire(answers, seconds=seconds)
-    calls = Calls(wire, target, limits, retries, timeout=10.0)
+    pin = {"version": target.version, "label": target.label}
+    client = FakeClient(wire, model=target.model, limits=limits, retries=retries, **pin)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(client_types, "time", SimpleNamespace(monotonic=lambda: wire.now))
         try:
-            call(calls).send(None)
+            call(client).send(None)
         except StopIteration as end:
             return end.value, wire
         except ClientError as error:
@@ -107,7 +117,7 @@ def embedded(rows: int) -> dict[str, np.ndarray]:
 
 
 def embed(*images: bytes, timeout: float | None = None) -> Call:
-    return lambda calls: calls.embed(images, timeout=timeout)
+    return lambda client: client.embed(images, timeout=timeout)
 
 
 @pytest.mark.parametrize("failure", [Unavailable("gone"), Overloaded("queue full")])
@@ -245,11 +255,11 @@ def refused(call: Call) -> str:
 
 def test_nothing_is_nothing_to_send() -> None:
     assert "no image" in refused(embed())
-    assert "no image" in refused(lambda calls: calls.score([b"a"], []))
+    assert "no image" in refused(lambda client: client.score([b"a"], []))
 
 
 def test_lists_of_different_lengths_are_refused_before_anything_is_sent() -> None:
-    reason = refused(lambda calls: calls.score([b"a"] * 2, [b"a"] * 3))
+    reason = refused(lambda client: client.score([b"a"] * 2, [b"a"] * 3))
     assert "2 images cannot be compared with 3" in reason
 
 
@@ -265,7 +275,7 @@ def test_lists_of_different_lengths_are_refused_before_anything_is_sent() -> Non
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(a: Any, b: Any) -> None:
-    assert refused(lambda calls: calls.match(a, b))
+    assert refused(lambda client: client.match(a, b))
 
 
 def test_a_pin_is_a_version_or_a_label_not_both() -> None:
@@ -284,7 +294,7 @@ def status(version: int, state: str, code: Code = Code.OK, message: str = "") ->
 
 
 def wait_ready(timeout: float) -> Call:
-    return lambda calls: calls.wait_ready(timeout=timeout)
+    return lambda client: client.wait_ready(timeout=timeout)
 
 
 def test_waiting_goes_on_while_there_is_no_server_no_model_and_no_loaded_version() -> None:
