@@ -6,11 +6,10 @@ Example:
       vectors = client.embed(["alice.png", "bob.png"])
 """
 
-import functools
+import inspect
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -56,9 +55,6 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
 )
 
-Credentials: TypeAlias = grpc.ChannelCredentials | None
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
-
 _log = logging.getLogger(__name__)
 
 
@@ -73,8 +69,7 @@ class GrpcClient(BlockingClient):
     address: str = DEFAULT_ADDRESS
 
     def _connect(self) -> BlockingWire:
-        metadata = _metadata(self.address, self.token, self.tls)
-        return _BlockingChannel(self.address, _credentials(self.tls), metadata)
+        return _BlockingChannel(self.address, self.token, self.tls)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,68 +79,67 @@ class AsyncGrpcClient(AwaitingClient):
     address: str = DEFAULT_ADDRESS
 
     def _connect(self) -> Wire:
-        metadata = _metadata(self.address, self.token, self.tls)
-        return _AsyncChannel(self.address, _credentials(self.tls), metadata)
+        return _Channel(self.address, self.token, self.tls)
 
 
-class _BlockingChannel(BlockingWire):
-    def __init__(self, address: str, credentials: Credentials, metadata: Metadata) -> None:
-        self._channel = _open(grpc, address, credentials)
-        self._methods = _methods(self._channel)
-        self._metadata = metadata
-
-    async def send(self, request: Request, timeout: float) -> Any:
-        method, message = self._methods[type(request)], write_message(request)
-        try:
-            answer = method(message, timeout=timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise _client_error(error.code(), error.details()) from error
-        return read_message(request, answer)
-
-    async def close(self) -> None:
-        self._channel.close()
-
-
-class _AsyncChannel(Wire):
+class _Channel(Wire):
     """A channel made with the first request: it belongs to the event loop of that moment."""
 
-    def __init__(self, address: str, credentials: Credentials, metadata: Metadata) -> None:
-        self._open = functools.partial(_open, grpc.aio, address, credentials)
+    _library: Any = grpc.aio
+
+    def __init__(self, address: str, token: str | None, tls: Tls | None) -> None:
+        self._address = address
+        self._credentials = None if tls is None else _credentials(tls)
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        host = address.rsplit(":", 1)[0].rsplit("/", 1)[-1].strip("[]")
+        local = host in LOOPBACK or address.startswith("unix:")
+        if token is not None and tls is None and not local:
+            _log.warning("The bearer token is sent to %s unencrypted: use tls.", address)
         self._channel: Any = None
-        self._metadata = metadata
 
     async def send(self, request: Request, timeout: float) -> Any:
         if self._channel is None:
-            self._channel = self._open()
-            self._methods = _methods(self._channel)
+            self._open()
         method, message = self._methods[type(request)], write_message(request)
         try:
-            answer = await method(message, timeout=timeout, metadata=self._metadata)
+            answer = method(message, timeout=timeout, metadata=self._metadata)
+            if inspect.isawaitable(answer):
+                answer = await answer
         except grpc.RpcError as error:
             raise _client_error(error.code(), error.details()) from error
         return read_message(request, answer)
 
     async def close(self) -> None:
         if self._channel is not None:
-            await self._channel.close()
+            closing = self._channel.close()
+            if inspect.isawaitable(closing):
+                await closing
+
+    def _open(self) -> None:
+        if self._credentials is None:
+            channel = self._library.insecure_channel(self._address, CHANNEL_OPTIONS)
+        else:
+            channel = self._library.secure_channel(
+                self._address, self._credentials, CHANNEL_OPTIONS
+            )
+        prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        self._methods = {
+            Predict: prediction.Predict,
+            GetStatus: models.GetModelStatus,
+            GetMetadata: prediction.GetModelMetadata,
+        }
+        self._channel = channel
 
 
-def _open(library: Any, address: str, credentials: Credentials) -> Any:
-    """A channel of `grpc` or `grpc.aio`."""
-    if credentials is None:
-        return library.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return library.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+class _BlockingChannel(_Channel, BlockingWire):
+    """A channel that threads share, made before any of them sends."""
 
+    _library = grpc
 
-def _methods(channel: Any) -> dict[type, Callable[..., Any]]:
-    """The remote method for each kind of request; those of an asyncio channel are to be awaited."""
-    prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    models = model_service_pb2_grpc.ModelServiceStub(channel)
-    return {
-        Predict: prediction.Predict,
-        GetStatus: models.GetModelStatus,
-        GetMetadata: prediction.GetModelMetadata,
-    }
+    def __init__(self, address: str, token: str | None, tls: Tls | None) -> None:
+        super().__init__(address, token, tls)
+        self._open()
 
 
 def write_message(request: Request) -> Any:
@@ -209,18 +203,7 @@ def _client_error(status: grpc.StatusCode, details: str | None) -> ClientError:
     return error_of_code(code, message)
 
 
-def _metadata(address: str, token: str | None, tls: Tls | None) -> Metadata:
-    if token is None:
-        return ()
-    host = address.rsplit(":", 1)[0].rsplit("/", 1)[-1].strip("[]")
-    if tls is None and host not in LOOPBACK and not address.startswith("unix:"):
-        _log.warning("The bearer token is sent to %s unencrypted: use tls.", address)
-    return (("authorization", f"Bearer {token}"),)
-
-
-def _credentials(tls: Tls | None) -> Credentials:
-    if tls is None:
-        return None
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
     files = (tls.ca, tls.key, tls.certificate)
     return grpc.ssl_channel_credentials(
         *(None if file is None else file.read_bytes() for file in files)

@@ -15,7 +15,6 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.saved_model.contract import (
     EMBED,
-    EXAMPLES,
     EXTRA,
     KERAS_MODEL,
     MATCH,
@@ -77,8 +76,9 @@ def export_model(
     try:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        for name, function, signature in endpoints.all():
-            archive.add_endpoint(name, function, input_signature=signature)
+        for name, signature in SIGNATURES.items():
+            inputs = [endpoints.spec(*given) for given in signature["inputs"].items()]
+            archive.add_endpoint(name, getattr(endpoints, name), input_signature=inputs)
         archive.write_out(str(unfinished), verbose=False)
         extra = unfinished / EXTRA
         extra.mkdir()
@@ -106,7 +106,7 @@ def export_model(
 
 
 class _Endpoints:
-    """The functions behind the signatures."""
+    """The functions behind the signatures, under their names."""
 
     def __init__(self, model: keras.Model, preprocessing: Preprocessing) -> None:
         self._embedder = model.get_layer("embedder")
@@ -116,21 +116,11 @@ class _Endpoints:
         if float(tf.reduce_min(tf.convert_to_tensor(self._head.w))) < 0:
             raise ValueError("a head weight is negative: no L1 index could serve this model")
 
-    def all(self) -> list[tuple[str, Any, list[tf.TensorSpec]]]:
-        """Name, function and inputs of each signature."""
-
-        def image(name: str) -> tf.TensorSpec:
+    def spec(self, name: str, values: str) -> tf.TensorSpec:
+        """An input, whose values are written as in `SIGNATURES`."""
+        if values == "string[N]":
             return tf.TensorSpec([None], tf.string, name=name)
-
-        def vector(name: str) -> tf.TensorSpec:
-            return tf.TensorSpec([None, self.embedding_size], tf.float32, name=name)
-
-        return [
-            (SERVING, self.serving_default, [image("image_a"), image("image_b")]),
-            (EMBED, self.embed, [image("image")]),
-            (MATCH, self.match, [vector("embedding_a"), vector("embedding_b")]),
-            (EXAMPLES, self.examples, [image("examples")]),
-        ]
+        return tf.TensorSpec([None, self.embedding_size], tf.float32, name=name)
 
     def embed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         ink = decode_images(image, self._preprocessing)

@@ -2,18 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-
-
-class Signature(NamedTuple):
-    """Graph tensor names by input and output name."""
-
-    inputs: dict[str, str]
-    outputs: dict[str, str]
 
 
 class LoadedModel:
@@ -48,10 +41,10 @@ class LoadedModel:
                 raise
         # With types, shapes and method names, and with what initialises the model.
         self.signature_defs: dict[str, Any] = dict(meta_graph.signature_def)
-        self.signatures: dict[str, Signature] = {
-            name: Signature(_tensor_names(definition.inputs), _tensor_names(definition.outputs))
+        self.signatures = {
+            name: definition
             for name, definition in self.signature_defs.items()
-            if not name.startswith("__")  # what initialises the model is no signature
+            if not name.startswith("__")
         }
 
     def run(
@@ -70,11 +63,12 @@ class LoadedModel:
         """
         if signature not in self.signatures:
             raise KeyError(f"no signature {signature!r}; there are {sorted(self.signatures)}")
-        names = self.signatures[signature]
-        if set(inputs) != set(names.inputs):
-            raise KeyError(f"{signature} takes {sorted(names.inputs)}, not {sorted(inputs)}")
-        fed = {names.inputs[name]: _as_array(value) for name, value in inputs.items()}
-        outputs: dict[str, npt.NDArray[Any]] = self._session.run(names.outputs, fed)
+        definition = self.signatures[signature]
+        if set(inputs) != set(definition.inputs):
+            raise KeyError(f"{signature} takes {sorted(definition.inputs)}, not {sorted(inputs)}")
+        fed = {definition.inputs[name].name: _as_array(value) for name, value in inputs.items()}
+        fetched = {name: info.name for name, info in definition.outputs.items()}
+        outputs: dict[str, npt.NDArray[Any]] = self._session.run(fetched, fed)
         return outputs
 
     def close(self) -> None:
@@ -86,10 +80,6 @@ class LoadedModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _tensor_names(tensors: Mapping[str, Any]) -> dict[str, str]:
-    return {name: info.name for name, info in tensors.items()}
 
 
 def _as_array(value: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -71,7 +71,7 @@ class LoadedVersion:
             self.warmup_requests = replay_warmup(model, folder) if options.warmup else 0
             signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=model.signature_defs)
             self.metadata = Metadata(version, signatures)
-            specs = {key: InputSpec(model.signature_defs[key].inputs) for key in model.signatures}
+            specs = {key: InputSpec(found.inputs) for key, found in model.signatures.items()}
         except BaseException:
             model.close()
             raise
