@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from serving.client.base import BaseClient, BlockingWire
+from serving.client.base import BaseClient, BlockingWire, Self
 from serving.client.images import Images, encode_images
 from serving.client.types import (
     ClientError,
@@ -39,8 +39,6 @@ SLOWEST_POLL_SECONDS: Final = 2.0
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-Awaiting = TypeVar("Awaiting", bound="AwaitingClient")
-Blocking = TypeVar("Blocking", bound="BlockingClient")
 
 
 class AwaitingClient(BaseClient):
@@ -188,7 +186,7 @@ class AwaitingClient(BaseClient):
         if self._owner:
             await self._wire.close()
 
-    async def __aenter__(self: Awaiting) -> Awaiting:
+    async def __aenter__(self: Self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -227,7 +225,7 @@ class BlockingClient(BaseClient):
     @abc.abstractmethod
     def _connect(self) -> BlockingWire: ...
 
-    def __enter__(self: Blocking) -> Blocking:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:

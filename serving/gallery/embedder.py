@@ -2,11 +2,12 @@
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.client.images import encode_png
 from serving.errors import Code, ServingError, invalid
@@ -86,23 +87,30 @@ class FolderEmbedder:
         return newest.name
 
     def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
+        batches = [
+            np.array(images[start : start + BATCH], dtype=object)
+            for start in range(0, len(images), BATCH)
+        ]
+        return np.concatenate(
+            [self.run(EMBED, {"image": batch}, version)["embedding"] for batch in batches]
+        )
+
+    def facts(self, version: str) -> ModelFacts:
+        probe = self.embed([probe_image()], version=version)
+        answer = self.run(MATCH, {"embedding_a": probe, "embedding_b": probe}, version)
+        return ModelFacts(version, bias=float(answer["logit"][0]), probe=probe[0])
+
+    def run(
+        self, signature: str, inputs: Mapping[str, npt.NDArray[Any]], version: str
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """What a signature of a version answers; raises as `embed` does."""
         import tensorflow as tf
 
         model = self._model(version)
         try:
-            return np.concatenate(
-                [
-                    model.run(EMBED, {"image": list(images[start : start + BATCH])})["embedding"]
-                    for start in range(0, len(images), BATCH)
-                ]
-            )
+            return model.run(signature, inputs)
         except tf.errors.InvalidArgumentError as error:
             raise invalid(_refusal(error.message)) from error
-
-    def facts(self, version: str) -> ModelFacts:
-        probe = self.embed([probe_image()], version=version)
-        logit = self._model(version).run(MATCH, {"embedding_a": probe, "embedding_b": probe})
-        return ModelFacts(version, bias=float(logit["logit"][0]), probe=probe[0])
 
     def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
         folder = self._folder(version)

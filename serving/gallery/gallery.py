@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
+from scipy.special import expit
 
 from serving.errors import Code, ServingError, invalid
 from serving.gallery.embedder import Embedder
@@ -32,7 +33,6 @@ from serving.gallery.records import (
     Status,
     Vectors,
     Verification,
-    sigmoid,
 )
 from serving.gallery.store import Store
 from serving.gallery.threshold import threshold
@@ -143,7 +143,7 @@ class Gallery:
             bias = model.facts.bias
             vector = self._embed([image], model)[0]
             candidates = [
-                Candidate(name, sigmoid(bias - distance), bias - distance)
+                Candidate(name, float(expit(bias - distance)), bias - distance)
                 for name, distance in self._store.nearest(vector, limit, model=model)
             ]
             best = candidates[0] if candidates else None
@@ -176,7 +176,7 @@ class Gallery:
                 raise ServingError(Code.NOT_FOUND, f"nobody is enrolled as {name!r}")
             vector = self._embed([image], model)[0]
             logit = model.facts.bias - float(np.abs(mean - vector).sum())
-            score = sigmoid(logit)
+            score = float(expit(logit))
             bound = self._bound(Candidate(name, score, logit), model, rate=rate, comparisons=1)
             return Verification(name, logit > bound, score, logit, bound, model.facts.version)
 

@@ -1,6 +1,5 @@
 """What a gallery keeps and what it answers."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -178,13 +177,6 @@ def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> V
     if mean is not None:
         total += mean.astype(np.float64) * count
     return np.asarray(total / (count + len(vectors)), np.float32)
-
-
-def sigmoid(logit: float) -> float:
-    """`1 / (1 + exp(-logit))` without overflow."""
-    if logit >= 0:
-        return 1 / (1 + math.exp(-logit))
-    return math.exp(logit) / (1 + math.exp(logit))
 
 
 def reply_of(answer: Any) -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """Serves a gallery beside the models, whose images are embedded by the version that is served."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from starlette.routing import BaseRoute
 
 from serving.errors import Code, ServingError
-from serving.gallery.embedder import FolderEmbedder, probe_image
+from serving.gallery.embedder import FolderEmbedder
 from serving.gallery.http import Follower, gallery_routes
 from serving.gallery.open import open_gallery
-from serving.gallery.records import ModelFacts, Vectors
-from serving.saved_model.impostors import ImpostorPairs
-from serving.server.batching import Array, Arrays
+from serving.server.batching import Arrays
 from serving.server.model_host import ModelHost
 
 
-class HostEmbedder:
+class HostEmbedder(FolderEmbedder):
     """An `Embedder` whose images are merged into batches with all others that the host gets.
 
     A gallery needs the version it was embedded with until it is rebuilt, while the host drops it
@@ -24,8 +21,8 @@ class HostEmbedder:
     """
 
     def __init__(self, host: ModelHost) -> None:
+        super().__init__(host.base_path)
         self._host = host
-        self._folder = FolderEmbedder(host.base_path)
 
     def latest(self) -> str:
         """The newest version that is served.
@@ -41,41 +38,15 @@ class HostEmbedder:
                 Code.UNAVAILABLE, f"no version of {self._host.name} is available"
             ) from error
 
-    def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
-        """See `Embedder.embed`."""
-        array = np.empty(len(images), dtype=object)
-        array[:] = list(images)
-        outputs = self._predict({"image": array}, "embed", version)
-        if outputs is None:
-            return self._folder.embed(images, version=version)
-        return outputs["embedding"]
-
-    def facts(self, version: str) -> ModelFacts:
-        """See `Embedder.facts`."""
-        probe = self.embed([probe_image()], version=version)
-        outputs = self._predict({"embedding_a": probe, "embedding_b": probe}, "match", version)
-        if outputs is None:
-            return self._folder.facts(version)
-        return ModelFacts(version, bias=float(outputs["logit"][0]), probe=probe[0])
-
-    def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
-        """See `Embedder.impostors`."""
-        return self._folder.impostors(version)
-
-    def close(self) -> None:
-        """Unloads what was loaded beside the host."""
-        self._folder.close()
-
-    def _predict(self, inputs: Arrays, signature: str, version: str) -> dict[str, Array] | None:
-        """What the host answers; None if it does not serve the version, or not any more."""
-        if not version.isdecimal():
-            return None
-        try:
-            return self._host.predict(inputs, signature=signature, version=int(version)).outputs
-        except ServingError as error:
-            if error.code is Code.NOT_FOUND:
-                return None
-            raise
+    def run(self, signature: str, inputs: Arrays, version: str) -> Arrays:
+        """See `FolderEmbedder.run`."""
+        if version.isdecimal():
+            try:
+                return self._host.predict(inputs, signature=signature, version=int(version)).outputs
+            except ServingError as error:
+                if error.code is not Code.NOT_FOUND:  # not served, or not any more
+                    raise
+        return super().run(signature, inputs, version)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from serving.gallery.store import vector_table
 FIRST_CAPACITY: Final = 1024
 GROWTH: Final = 1.5
 CHUNK: Final = 4096
+_LAST_CHANGE: Final = "SELECT coalesce(max(id), 0) FROM change"
 
 
 class Mirror:
@@ -82,7 +83,7 @@ class FollowingMirror(Mirror):
         self.model = model
         self._table = vector_table(model.key)
         self._data_version: int | None = None
-        self._seen = _last_change(reader)
+        self._seen: int = reader.value(_LAST_CHANGE)
         self.reserve(reader.value("SELECT names FROM total"))
         source = reader.run(f"SELECT rowid, vector FROM {self._table}")
         while chunk := list(itertools.islice(source, CHUNK)):
@@ -100,14 +101,9 @@ class FollowingMirror(Mirror):
             self._add_rows(
                 reader.rows(f"SELECT rowid, vector FROM {self._table} WHERE rowid = ?", [identity])
             )
-        self._seen = _last_change(reader)
+        self._seen = reader.value(_LAST_CHANGE)
         self._data_version = data_version
 
     def _add_rows(self, rows: Sequence[Any]) -> None:
         matrix = np.frombuffer(b"".join(vector for _, vector in rows), np.float32)
         self.add([key for key, _ in rows], matrix.reshape(len(rows), self.model.facts.dimensions))
-
-
-def _last_change(reader: SqliteSession) -> int:
-    last: int = reader.value("SELECT coalesce(max(id), 0) FROM change")
-    return last

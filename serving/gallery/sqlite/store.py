@@ -51,8 +51,14 @@ class SqliteStore(Store):
 
     def remove(self, name: str) -> int:
         images = super().remove(name)
-        if images:
-            self._follow_removal()
+        with self._read() as reader:
+            # Cleared from memory too, without waiting for the next query.
+            if images and self._mirror is not None:
+                try:
+                    self._check_there(reader, self._mirror.model)
+                    self._mirror.follow(reader)
+                except ModelChanged:
+                    self._mirror = None
         return images
 
     def erase(self, *, thorough: bool) -> bool:
@@ -107,7 +113,9 @@ class SqliteStore(Store):
             yield self._reader
 
     def _check_there(self, session: Session, model: GalleryModel) -> None:
-        if not _is_there(session, model):
+        # The vectors of a retired model are about to be dropped.
+        state = session.value("SELECT state FROM model WHERE id = ?", [model.key])
+        if state in (None, "retired"):
             raise ModelChanged
 
     def _create_vectors(self, session: Session, key: int, *, dimensions: int) -> None:
@@ -149,19 +157,3 @@ class SqliteStore(Store):
         for (key,) in session.rows("SELECT id FROM model"):
             session.rows(f"DELETE FROM {vector_table(key)} WHERE rowid = ?", [identity])
         session.rows(_CHANGED, [identity])
-
-    def _follow_removal(self) -> None:
-        """Clears removed vectors from memory too, without waiting for the next query."""
-        with self._read() as reader:
-            if self._mirror is None:
-                return
-            if _is_there(reader, self._mirror.model):
-                self._mirror.follow(reader)
-            else:
-                self._mirror = None
-
-
-def _is_there(session: Session, model: GalleryModel) -> bool:
-    """Whether its vectors may be used: a retired model's are about to be dropped."""
-    state = session.value("SELECT state FROM model WHERE id = ?", [model.key])
-    return state is not None and state != "retired"
