@@ -190,12 +190,9 @@ class HttpRequest(NamedTuple):
 def write_request(request: Request) -> HttpRequest:
     """The request in the API's column format, images in base64."""
     if isinstance(request, Predict):
-        body = {
-            "signature_name": request.signature,
-            "inputs": {name: _column(value) for name, value in request.inputs.items()},
-        }
-        path = f"{_path(request.target)}:predict"
-        return HttpRequest("POST", path, json.dumps(body, separators=(",", ":")).encode())
+        body = {"signature_name": request.signature, "inputs": request.inputs}
+        text = json.dumps(body, separators=(",", ":"), default=_json_value)
+        return HttpRequest("POST", f"{_path(request.target)}:predict", text.encode())
     if isinstance(request, GetMetadata):
         return HttpRequest("GET", f"{_path(request.target)}/metadata", None)
     # Statuses know versions, not labels.
@@ -233,11 +230,10 @@ def _path(target: Target) -> str:
     return path
 
 
-def _column(value: list[bytes] | Floats) -> list[Any]:
-    if isinstance(value, np.ndarray):
-        column: list[Any] = value.tolist()
-        return column
-    return [{"b64": base64.b64encode(image).decode("ascii")} for image in value]
+def _json_value(value: bytes | Floats) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode("ascii")}
+    return value.tolist()
 
 
 def _read_outputs(request: Predict, outputs: Any) -> dict[str, Floats]:

@@ -15,7 +15,6 @@ from serving.gallery.records import (
     ModelFacts,
     Template,
     Unembedded,
-    mean_with,
 )
 from serving.gallery.store import Store
 from serving.gallery.threshold import Impostors
@@ -109,16 +108,14 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
     if not shipped and model.impostors is not None:
         # A server does not tell, but a folder may have before.
         shipped = model.impostors.shipped
-    bias = model.facts.bias
-    cohort = store.cohort()
-    if not cohort:
-        enrolled = store.sample(SAMPLE, model=model)
-        pairs = pairs_among(enrolled, np.arange(len(enrolled)), bias=bias)
-        return Impostors(shipped, ImpostorPairs.of(pairs, source="gallery"))
-    groups = {image.group: number for number, image in enumerate(cohort)}
-    vectors = embedder.embed([image.content for image in cohort], version=model.facts.version)
-    pairs = pairs_among(vectors, [groups[image.group] for image in cohort], bias=bias)
-    return Impostors(shipped, ImpostorPairs.of(pairs, source="cohort"))
+    if cohort := store.cohort():
+        vectors = embedder.embed([image.content for image in cohort], version=model.facts.version)
+        identities = np.unique([image.group for image in cohort], return_inverse=True)[1]
+    else:
+        vectors = store.sample(SAMPLE, model=model)
+        identities = np.arange(len(vectors))
+    pairs = pairs_among(vectors, identities, bias=model.facts.bias)
+    return Impostors(shipped, ImpostorPairs.of(pairs, source="cohort" if cohort else "gallery"))
 
 
 def worth_renewing(impostors: Impostors | None, *, names: int) -> bool:
@@ -167,8 +164,8 @@ def _build(
         templates = []
         for identity in identities:
             count = len(identity.images)
-            mean = mean_with(None, 0, list(itertools.islice(vectors, count)))
-            templates.append(Template(identity.key, count, mean))
+            mean = np.mean(list(itertools.islice(vectors, count)), axis=0, dtype=np.float64)
+            templates.append(Template(identity.key, count, np.asarray(mean, np.float32)))
         store.put_templates(model, templates)
         after = identities[-1].key
         done += len(images)

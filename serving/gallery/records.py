@@ -1,6 +1,5 @@
 """What a gallery keeps and what it answers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -171,29 +170,16 @@ class Status(NamedTuple):
     impostors: Impostors | None
 
 
-def mean_with(mean: Vectors | None, count: int, vectors: Sequence[Vectors]) -> Vectors:
-    """The mean of `count` vectors, whose mean is `mean`, and of more of them."""
-    total = np.sum(vectors, axis=0, dtype=np.float64)
-    if mean is not None:
-        total += mean.astype(np.float64) * count
-    return np.asarray(total / (count + len(vectors)), np.float32)
-
-
 def reply_of(answer: Any) -> dict[str, Any]:
     """The fields of an answer, ready for `json.dumps`."""
-    if isinstance(answer, Status):
-        return {
-            "names": answer.counts.names,
-            "images": answer.counts.images,
-            "model_version": answer.model_version,
-            "latest_version": answer.latest_version,
-            "false_accept_rate": answer.false_accept_rate,
-            "threshold": answer.threshold.logit,
-            "calibration": calibration_of(answer),
-        }
     fields: dict[str, Any] = answer._asdict()
     if isinstance(answer, Identification):
         fields["candidates"] = [candidate._asdict() for candidate in answer.candidates]
+    if isinstance(answer, Status):
+        del fields["impostors"]
+        counts = fields.pop("counts")._asdict()
+        bound, calibration = answer.threshold.logit, calibration_of(answer)
+        return {**counts, **fields, "threshold": bound, "calibration": calibration}
     if isinstance(answer, Identity):
         for name in ("created", "updated"):
             time = datetime.fromtimestamp(fields[name], timezone.utc)

@@ -26,7 +26,6 @@ from serving.gallery.records import (
     Template,
     Unembedded,
     Vectors,
-    mean_with,
 )
 from serving.gallery.threshold import Impostors
 
@@ -329,9 +328,11 @@ class Store(ABC):
         before = session.rows(
             f"SELECT images, vector FROM {self._stored(model)} AS v WHERE identity = ?", [identity]
         )
-        count, mean = (before[0][0], self._array(before[0][1])) if before else (0, None)
-        template = Template(identity, count + len(vectors), mean_with(mean, count, vectors))
-        self._put(session, model, template)
+        total, count = np.sum(vectors, axis=0, dtype=np.float64), len(vectors)
+        for images, mean in before:
+            total += self._array(mean).astype(np.float64) * images
+            count += images
+        self._put(session, model, Template(identity, count, np.asarray(total / count, np.float32)))
 
     def _forget(self, session: Session, identity: int) -> None:  # noqa: B027
         """Deletes an identity's vectors that would not go with its row."""

@@ -104,7 +104,9 @@ def threshold(
         rate /= images if own.source == "cohort" else 1
         advice = None if own.supports(rate) else _too_few(own, rate)
         return Threshold(own.quantile(rate), own.source, advice)
-    single, several = known.shipped[0], _for_images(known.shipped, images)
+    single = known.shipped[0]
+    # Of as many images, or more; of the most that there are.
+    several = next((pairs for pairs in known.shipped if pairs.images >= images), known.shipped[-1])
     lift = max(several.quantile(rate) - single.quantile(rate), 0.0)
     shipped = single.quantile(rate) + lift
     if own is not None:
@@ -124,11 +126,6 @@ def threshold(
 def rate_per_comparison(false_accept_rate: float, comparisons: int) -> float:
     """`1 - (1 - F)^(1/M)`, exact for tiny F and huge M too."""
     return -math.expm1(math.log1p(-false_accept_rate) / max(comparisons, 1))
-
-
-def _for_images(shipped: tuple[ImpostorPairs, ...], images: int) -> ImpostorPairs:
-    """Pairs with means of as many images, or more; of the most that there are."""
-    return next((pairs for pairs in shipped if pairs.images >= images), shipped[-1])
 
 
 def _too_few(pairs: ImpostorPairs, rate: float) -> str:

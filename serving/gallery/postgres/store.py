@@ -28,7 +28,6 @@ EF_SEARCH: Final = 240
 Among a million, 240 are the fewest tried that found 99.9 % of them, see docs/serving.md.
 """
 MIN_PGVECTOR: Final = (0, 8)
-
 MAX_DIMENSIONS: Final = 2000
 """What pgvector's HNSW takes."""
 HNSW: Final = "m = 24, ef_construction = 128"
@@ -36,7 +35,6 @@ HNSW: Final = "m = 24, ef_construction = 128"
 EXACT_COUNT: Final = 1_000
 """Thresholds hardly depend on whether larger galleries are counted exactly, or now."""
 COUNT_SECONDS: Final = 10.0
-
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -1,20 +1,15 @@
-"""A copy of a model's vectors in memory, kept up with the database and searched exactly."""
+"""Vectors in memory, searched exactly."""
 
-import itertools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import faiss
 import numpy as np
 
-from serving.gallery.records import GalleryModel, Vectors
-from serving.gallery.sqlite.connection import SqliteSession
-from serving.gallery.store import vector_table
+from serving.gallery.records import Vectors
 
 FIRST_CAPACITY: Final = 1024
 GROWTH: Final = 1.5
-CHUNK: Final = 4096
-_LAST_CHANGE: Final = "SELECT coalesce(max(id), 0) FROM change"
 
 
 class Mirror:
@@ -72,38 +67,3 @@ class Mirror:
             query[np.newaxis], self._vectors[: self._size], count, metric=faiss.METRIC_L1
         )
         return list(zip(self._keys[rows[0]].tolist(), distances[0].tolist(), strict=True))
-
-
-class FollowingMirror(Mirror):
-    """A mirror of a model's vectors that catches up with what any process has committed."""
-
-    def __init__(self, reader: SqliteSession, model: GalleryModel) -> None:
-        """Reads all vectors; inside a snapshot."""
-        super().__init__(model.facts.dimensions)
-        self.model = model
-        self._table = vector_table(model.key)
-        self._data_version: int | None = None
-        self._seen: int = reader.value(_LAST_CHANGE)
-        self.reserve(reader.value("SELECT names FROM total"))
-        source = reader.run(f"SELECT rowid, vector FROM {self._table}")
-        while chunk := list(itertools.islice(source, CHUNK)):
-            self._add_rows(chunk)
-
-    def follow(self, reader: SqliteSession) -> None:
-        """Catches up; inside a snapshot."""
-        # Changes whenever another connection has committed: the store writes through another.
-        data_version = reader.value("PRAGMA data_version")
-        if data_version == self._data_version:
-            return
-        changed = reader.rows("SELECT DISTINCT identity FROM change WHERE id > ?", [self._seen])
-        for (identity,) in changed:
-            self.discard(identity)
-            self._add_rows(
-                reader.rows(f"SELECT rowid, vector FROM {self._table} WHERE rowid = ?", [identity])
-            )
-        self._seen = reader.value(_LAST_CHANGE)
-        self._data_version = data_version
-
-    def _add_rows(self, rows: Sequence[Any]) -> None:
-        matrix = np.frombuffer(b"".join(vector for _, vector in rows), np.float32)
-        self.add([key for key, _ in rows], matrix.reshape(len(rows), self.model.facts.dimensions))
