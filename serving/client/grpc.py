@@ -33,7 +33,6 @@ from serving.client.types import (
     Predict,
     Request,
     ServerError,
-    Target,
     Tls,
     VersionStatus,
     error_of_code,
@@ -89,7 +88,11 @@ class _Channel(Wire):
 
     def __init__(self, address: str, token: str | None, tls: Tls | None) -> None:
         self._address = address
-        self._credentials = None if tls is None else _credentials(tls)
+        self._credentials = None
+        if tls is not None:
+            files = (tls.ca, tls.key, tls.certificate)
+            contents = (None if file is None else file.read_bytes() for file in files)
+            self._credentials = grpc.ssl_channel_credentials(*contents)
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         host = address.rsplit(":", 1)[0].rsplit("/", 1)[-1].strip("[]")
         local = host in LOOPBACK or address.startswith("unix:")
@@ -144,7 +147,10 @@ class _BlockingChannel(_Channel, BlockingWire):
 
 def write_message(request: Request) -> Any:
     """The request as a message of TF Serving's API."""
-    spec = _model_spec(request.target)
+    target = request.target
+    spec = model_pb2.ModelSpec(name=target.model, version_label=target.label)
+    if target.version is not None:
+        spec.version.value = target.version
     if isinstance(request, Predict):
         spec.signature_name = request.signature
         message = predict_pb2.PredictRequest(model_spec=spec, output_filter=request.outputs)
@@ -178,15 +184,6 @@ def read_message(request: Request, answer: Any) -> Any:
         raise ServerError(f"the answer holds no tensors of floats: {error}") from error
 
 
-def _model_spec(target: Target) -> Any:
-    spec = model_pb2.ModelSpec(name=target.model)
-    if target.version is not None:
-        spec.version.value = target.version
-    if target.label is not None:
-        spec.version_label = target.label
-    return spec
-
-
 def _read_status(status: Any) -> VersionStatus:
     state = get_model_status_pb2.ModelVersionStatus.State.Name(status.state)
     number = status.status.error_code
@@ -201,10 +198,3 @@ def _client_error(status: grpc.StatusCode, details: str | None) -> ClientError:
         # A full queue has room again later; a message never becomes smaller.
         return InvalidRequest(message, code=code)
     return error_of_code(code, message)
-
-
-def _credentials(tls: Tls) -> grpc.ChannelCredentials:
-    files = (tls.ca, tls.key, tls.certificate)
-    return grpc.ssl_channel_credentials(
-        *(None if file is None else file.read_bytes() for file in files)
-    )
