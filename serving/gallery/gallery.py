@@ -1,5 +1,6 @@
 """Recognises identities by one image of each, without training."""
 
+import functools
 import logging
 import re
 import threading
@@ -310,18 +311,15 @@ class Gallery:
         self, best: Candidate | None, model: GalleryModel, *, rate: float, comparisons: int
     ) -> float:
         """The logit above which the best candidate is believed."""
-
-        def bound(images: int) -> float:
-            return threshold(
-                model.impostors, false_accept_rate=rate, comparisons=comparisons, images=images
-            ).logit
-
-        single = bound(1)
+        bound = functools.partial(
+            threshold, model.impostors, false_accept_rate=rate, comparisons=comparisons
+        )
+        single = bound().logit
         if best is None or best.logit <= single:
             # More images never lower it, so there is no need to ask for their number.
             return single
         identity = self._store.identity(best.name)
-        return single if identity is None else bound(max(len(identity.images), 1))
+        return single if identity is None else bound(images=max(len(identity.images), 1)).logit
 
     def _calibrate_if_grown(self) -> None:
         model = self._store.active()
