@@ -62,7 +62,21 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         config = _custom_config(exec_properties)
         examples = artifact_utils.get_single_instance(output_dict[specs.EXAMPLES_KEY])
         try:
-            summary = self._write(examples.uri, exec_properties, config)
+            inputs = list_inputs(_dataset(exec_properties).containers())
+            _log.info("Reading %d images", sum(len(portion.images) for portion in inputs.portions))
+            with self._make_beam_pipeline() as pipeline:
+                write_pairs(
+                    pipeline,
+                    inputs,
+                    PairSettings.model_validate_json(config[_SETTINGS]),
+                    directory=examples.uri,
+                    max_rejected_share=config[_MAX_REJECTED_SHARE],
+                    dataset=config[_DATASET],
+                )
+            with fileio.open(f"{examples.uri}/{SUMMARY_FILE}") as stream:
+                summary = json.loads(stream.read())
+            if summary["problem"]:
+                raise InputError(summary["problem"])
         except BaseException as error:
             _clear(examples.uri)
             # TensorFlow's error, which Beam wraps into a RuntimeError of several pages.
@@ -77,26 +91,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             examples,
             write_split.to_file_format_str(exec_properties[specs.OUTPUT_FILE_FORMAT_KEY]),
         )
-
-    def _write(
-        self, directory: str, exec_properties: Mapping[str, Any], config: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        inputs = list_inputs(_dataset(exec_properties).containers())
-        _log.info("Reading %d images", sum(len(portion.images) for portion in inputs.portions))
-        with self._make_beam_pipeline() as pipeline:
-            write_pairs(
-                pipeline,
-                inputs,
-                PairSettings.model_validate_json(config[_SETTINGS]),
-                directory=directory,
-                max_rejected_share=config[_MAX_REJECTED_SHARE],
-                dataset=config[_DATASET],
-            )
-        with fileio.open(f"{directory}/{SUMMARY_FILE}") as stream:
-            summary: dict[str, Any] = json.loads(stream.read())
-        if summary["problem"]:
-            raise InputError(summary["problem"])
-        return summary
 
 
 class ContentInputProcessor(input_processor.FileBasedInputProcessor):

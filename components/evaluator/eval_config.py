@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -110,7 +110,13 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {}
     per_group: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for trials, values in _candidate_slices(evaluation_uri):
+    for of_slice in tfma.load_metrics(evaluation_uri):
+        trials = _slice(of_slice.slice_key)
+        values = {
+            pair.key.name: pair.value.double_value.value
+            for pair in of_slice.metric_keys_and_values
+            if pair.key.model_name in ("", tfma.CANDIDATE_KEY) and not pair.key.is_diff
+        }
         if not trials:
             for name in VERIFICATION_METRICS:
                 figures.update(_flat_figure(name, _figure(values, name)))
@@ -161,17 +167,6 @@ def _figure(values: dict[str, float], name: str) -> dict[str, Any]:
 def _flat_figure(name: str, figure: dict[str, Any]) -> dict[str, Any]:
     suffixes = {"value": "", "ci95": "_ci95", "n": "_n"}
     return {f"{name}{suffixes[key]}": value for key, value in figure.items()}
-
-
-def _candidate_slices(evaluation_uri: str) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
-    """Features and metrics of each slice."""
-    for of_slice in tfma.load_metrics(evaluation_uri):
-        values = {
-            pair.key.name: pair.value.double_value.value
-            for pair in of_slice.metric_keys_and_values
-            if pair.key.model_name in ("", tfma.CANDIDATE_KEY) and not pair.key.is_diff
-        }
-        yield _slice(of_slice.slice_key), values
 
 
 def _slice(key: Any) -> dict[str, str]:

@@ -74,11 +74,9 @@ def _read_run(
         raise InputError(
             f"{container}: {root}/training holds {len(training)} images, at least 2 are needed"
         )
-    first = len(images)
-    position = {name: first + number for number, name in enumerate(training)}
-    support = tuple((image,) for image in position.values())
-    for name in training:
-        images.append(_file(container, name, run, PurePosixPath(name).stem))
+    position = {name: number for number, name in enumerate(training)}
+    support = tuple((len(images) + number,) for number in position.values())
+    images += [_file(container, name, run, PurePosixPath(name).stem) for name in training]
     lines = [line.split() for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{container}: {label_file} is empty")
@@ -95,14 +93,8 @@ def _read_run(
         if test in seen:
             raise InputError(f"{where}: {line[0]} is listed twice")
         seen.add(test)
-        trials.append(
-            Trial(
-                trial_id=f"official/{run}/{PurePosixPath(test).stem}",
-                query=len(images),
-                support=support,
-                answer=position[answer] - first,
-            )
-        )
+        trial_id = f"official/{run}/{PurePosixPath(test).stem}"
+        trials.append(Trial(trial_id, len(images), support, position[answer]))
         images.append(_file(container, test, run, PurePosixPath(answer).stem))
 
 

@@ -55,7 +55,13 @@ def split_index(
         held_out[split] = background.rows_of(unit, left[:count])
         left = left[count:]
     if not makes_pairs(background, unit, left):
-        raise InputError(_too_little(background, splits=len(shares) + 1))
+        usable = int(np.count_nonzero(background.class_sizes >= 2))
+        raise InputError(
+            f"too few classes: {len(shares) + 1} splits need at least two classes each, and in "
+            f"each a class with two different images, but there are {len(background.classes)} "
+            f"classes in {len(background.groups)} groups ({', '.join(background.classes[:5])}), "
+            f"{usable} of them with two images. Add classes, laid out as <group>/<class>/<image>"
+        )
     return SplitRows(train=background.rows_of(unit, left), **held_out)
 
 
@@ -86,13 +92,3 @@ def makes_pairs(index: ImageIndex, unit: Unit, names: Collection[str]) -> bool:
     """Whether these groups (or classes) have two classes, and one of them two images."""
     sizes = index.take(index.rows_of(unit, names)).class_sizes
     return len(sizes) >= 2 and int(sizes.max()) >= 2
-
-
-def _too_little(index: ImageIndex, *, splits: int) -> str:
-    usable = int(np.count_nonzero(index.class_sizes >= 2))
-    return (
-        f"too few classes: {splits} splits need at least two classes each, and in each a class "
-        f"with two different images, but there are {len(index.classes)} classes in "
-        f"{len(index.groups)} groups ({', '.join(index.classes[:5])}), {usable} of them with two "
-        "images. Add classes, laid out as <group>/<class>/<image>"
-    )

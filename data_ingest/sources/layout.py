@@ -98,7 +98,19 @@ def list_members(container: Path) -> list[str]:
       InputError: the container cannot be read.
     """
     if container.is_file():
-        return _zip_members(container)
+        try:
+            with zipfile.ZipFile(container) as archive:
+                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        except (OSError, *_ZIP_ERRORS) as error:
+            raise InputError(
+                f"{container} cannot be read as a zip archive ({error}): "
+                "give a folder or an undamaged zip of images"
+            ) from error
+        if any(entry.flag_bits & 0x1 for entry in entries):
+            raise InputError(
+                f"{container} is protected by a password: unpack it and give the folder"
+            )
+        return sorted({entry.filename for entry in entries if not _is_hidden(entry.filename)})
     if not container.exists():
         raise InputError(f"{container} does not exist: give a folder or a zip of images")
     if not container.is_dir():
@@ -226,20 +238,6 @@ def _check_png_chunks(data: bytes) -> str | None:
             return None
         position = end
     return "truncated"
-
-
-def _zip_members(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    except (OSError, *_ZIP_ERRORS) as error:
-        raise InputError(
-            f"{path} cannot be read as a zip archive ({error}): "
-            "give a folder or an undamaged zip of images"
-        ) from error
-    if any(entry.flag_bits & 0x1 for entry in entries):
-        raise InputError(f"{path} is protected by a password: unpack it and give the folder")
-    return sorted({entry.filename for entry in entries if not _is_hidden(entry.filename)})
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:

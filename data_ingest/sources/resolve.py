@@ -8,10 +8,15 @@ from typing import Final
 
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
-from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.dataset import (
+    Dataset,
+    has_span,
+    latest,
+    refuse_wildcards,
+    split_at_span,
+)
 from data_ingest.sources.download import OFFICIAL_ARCHIVES, DownloadError, download
 from data_ingest.sources.glyphs import REVISION, write_glyphs
-from data_ingest.sources.path_patterns import has_span, latest, refuse_wildcards, split_at_span
 
 DATA_VARIABLE: Final = "OMNIGLOT_DIR"
 _RUN_PLACES: Final = ("all_runs.zip", "all_runs", "one-shot-classification/all_runs.zip")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_ingest.sampling.draws import Draws, Flags, Ints, stable_hash
+from data_ingest.sampling.draws import Draws, Ints, stable_hash
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 
 Floats = npt.NDArray[np.float64]
@@ -158,6 +158,8 @@ def image_statistics(data: bytes) -> ImageStatistics:
     light = float(border.mean()) > 0.5
     ink = gray < 0.5 if light else gray >= 0.5
     count = int(ink.sum())
+    padded = np.pad(ink, 1)
+    changes = sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in (0, 1))
     x, across = _along(ink.sum(axis=0))
     y, down = _along(ink.sum(axis=1))
     return ImageStatistics(
@@ -168,7 +170,7 @@ def image_statistics(data: bytes) -> ImageStatistics:
         brightness=float(gray.mean()),
         contrast=float(gray.std()),
         ink=count / ink.size,
-        roughness=_changes(ink) / count if count else 0.0,
+        roughness=changes / count if count else 0.0,
         ink_x=x,
         ink_y=y,
         ink_width=across,
@@ -206,11 +208,6 @@ def _colours(image: Image.Image) -> str:
     if image.has_transparency_data:
         return "with transparency"
     return {"1": "1-bit", "L": "gray", "I": "gray", "I;16": "gray"}.get(image.mode, "colour")
-
-
-def _changes(ink: Flags) -> int:
-    padded = np.pad(ink, 1)
-    return sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in (0, 1))
 
 
 def _along(count: Ints) -> tuple[float, float]:

@@ -61,8 +61,7 @@ class Span(Settings):
     @property
     def containers(self) -> tuple[Path, ...]:
         """The zips of both sides."""
-        found = (self.container(side) for side in SIDES)
-        return tuple(path for path in found if path is not None)
+        return tuple(path for side in SIDES if (path := self.container(side)) is not None)
 
     def check(self) -> None:
         """Looks over tables of contents; damaged bytes are found when an image is read.

@@ -23,8 +23,7 @@ from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index, unit_of
 from data_ingest.settings import PairSettings
-from data_ingest.sources.dataset import Dataset
-from data_ingest.sources.path_patterns import refuse_wildcards
+from data_ingest.sources.dataset import Dataset, refuse_wildcards
 from data_ingest.spans.landing import NewImages, read_images, settle
 from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
 from data_ingest.spans.span import RECORD, RejectedImage, Span, read_span
@@ -191,8 +190,14 @@ class SpanStore:
             )
         for span in spans:
             span.check()
+        links = {
+            f"{side}/{span.path.name}.zip": container
+            for side, of_side in zip(SIDES, (chosen, spans), strict=True)
+            for span in of_side
+            if (container := span.container(side)) is not None
+        }
         with self._alone():
-            folder = _link_window(self.root / "windows", name, _links(chosen, spans))
+            folder = _link_window(self.root / "windows", name, links)
         description = f"{count} images to train on, of spans {name}, in {self.root}"
         inputs = {str(side): f"{side}/*" for side in SIDES}
         return Dataset("folder", folder, inputs, description).check()
@@ -313,15 +318,6 @@ def _link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
     for old in by_age[:-_KEPT_WINDOWS]:
         shutil.rmtree(old)
     return folder
-
-
-def _links(chosen: Sequence[Span], spans: Sequence[Span]) -> dict[str, Path]:
-    return {
-        f"{side}/{span.path.name}.zip": container
-        for side, of_side in zip(SIDES, (chosen, spans), strict=True)
-        for span in of_side
-        if (container := span.container(side)) is not None
-    }
 
 
 def _now() -> str:

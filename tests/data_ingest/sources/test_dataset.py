@@ -5,7 +5,7 @@ from tfx.components.example_gen import utils
 from tfx.proto import example_gen_pb2
 
 from data_ingest.errors import InputError
-from data_ingest.sources.path_patterns import has_span, latest, split_at_span
+from data_ingest.sources.dataset import has_span, latest, split_at_span
 
 
 def make(base: Path, *names: str) -> None:
