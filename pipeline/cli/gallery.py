@@ -189,7 +189,7 @@ def _calibrate(context: Context) -> None:
     bound = status.threshold.logit
     text = f"the threshold is {bound:.2f} now, by {_BASES[status.threshold.basis]}"
     if calibration["people"]:
-        text += f" ({calibration['pairs']} pairs, {calibration['people']} people)"
+        text += f" ({calibration['pairs']} pairs, {calibration['people']} identities)"
     _advise(status.threshold.advice)
     context.show({**calibration, "threshold": bound}, text)
 

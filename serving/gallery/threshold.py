@@ -132,7 +132,7 @@ def _too_few(pairs: ImpostorPairs, rate: float) -> str:
     """What would be enough: a pair in `1 / rate` is above the threshold, and `SUPPORT` must be."""
     enough = math.ceil(math.sqrt(4 * SUPPORT / rate))
     return (
-        f"{pairs.pairs} pairs of {pairs.identities} people ({pairs.source}) are too few for so "
+        f"{pairs.pairs} pairs of {pairs.identities} identities ({pairs.source}) are too few for so "
         "small a false-accept rate among so many names: the threshold is an extrapolation. "
         f"{_CALIBRATE} with images of about {enough} outsiders makes it sure"
     )

@@ -137,7 +137,7 @@ def test_a_gallery_too_small_for_the_rate_says_how_many_outsiders_are_needed() -
     found = threshold(alone, false_accept_rate=0.01, comparisons=20)
     assert found.basis == "gallery"
     assert found.advice is not None
-    assert "190 pairs of 20 people" in found.advice
+    assert "190 pairs of 20 identities" in found.advice
     assert "calibrate --images" in found.advice
     enough = int(found.advice.split("about ")[1].split()[0])
     cohort = ImpostorPairs.of(
