@@ -164,21 +164,13 @@ def _drift(context: Context) -> ExitCode:
     Writes <output>/drift/span-<N>.json. Exit code 3: the span drifted and, by drift.action, no
     training will use it.
     """
-    config, workspace, store = context.config, context.workspace, _store(context)
-    span = context.options.span
+    config, span = context.config, context.options.span
     # Told before TensorFlow loads.
-    store.span(span)
+    _store(context).span(span)
     with context.quiet_libraries():
-        from pipeline.releases.label_file import served_model
         from pipeline.retraining.drift import check_drift
 
-        report = check_drift(
-            store,
-            span,
-            model=context.options.model or served_model(workspace, config.push),
-            settings=config.drift,
-            reports=workspace.drift_reports,
-        )
+        report = check_drift(config, context.workspace, span, model=context.options.model)
     context.show(report.document(), *_findings(report))
     return ExitCode.NOT_BLESSED if report.blocked else ExitCode.DONE
 

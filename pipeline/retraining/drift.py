@@ -32,6 +32,9 @@ from data_ingest.spans.image_figures import (
 )
 from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore
+from pipeline.config import PipelineConfig
+from pipeline.releases.label_file import served_model
+from pipeline.runs.workspace import Workspace
 from pipeline.settings import DriftSettings
 from serving.saved_model.loader import LoadedModel
 from serving.saved_model.versions import is_complete
@@ -95,20 +98,22 @@ class DriftReport:
 
 
 def check_drift(
-    store: SpanStore, number: int, *, model: Path | None, settings: DriftSettings, reports: Path
+    config: PipelineConfig, workspace: Workspace, number: int, *, model: Path | None = None
 ) -> DriftReport:
     """Measures a span against those before it, writes `span-<N>.json`, and may exclude the span.
 
-    Excluded it is where something was found, `settings.action` is block, and nobody has readmitted
-    it. `model` is the folder of a SavedModel, None where no model is served yet.
+    Excluded it is where something was found, `drift.action` is block, and nobody has readmitted it.
+    `model` is the folder of a SavedModel; None takes the served one, if there is any yet.
 
     Raises:
       InputError: there is no such span, the images of one are no longer those that landed, or
         `model` is none.
     """
+    settings, store = config.drift, SpanStore(workspace.spans)
     span = store.span(number)
     before = [one for one in store.spans() if one.number < number and one.excluded is None]
     reference = before[-settings.reference_spans :]
+    model = model or served_model(workspace, config.push)
     if model is not None and not is_complete(model):
         raise InputError(f"{model}: no saved_model.pb here; give the folder of a version")
     for one in (span, *reference):
@@ -144,7 +149,7 @@ def check_drift(
         blocked=bool(found) and settings.action == "block" and not span.readmitted,
     )
     text = json.dumps(report.document(), indent=2) + "\n"
-    write_atomically(reports / f"span-{number}.json", text)
+    write_atomically(workspace.drift_reports / f"span-{number}.json", text)
     if report.blocked:
         store.exclude(number, f"drift: {', '.join(found)}")
     return report

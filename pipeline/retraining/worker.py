@@ -18,9 +18,7 @@ from ml_metadata import MetadataStore
 
 from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
-from data_ingest.spans.store import SpanStore
 from pipeline.config import PipelineConfig
-from pipeline.releases.label_file import served_model
 from pipeline.releases.promotion import Promotions
 from pipeline.retraining.job import Job
 from pipeline.retraining.outcome import Outcome
@@ -68,13 +66,7 @@ def _run(job: Job) -> Outcome:
 
             if job.check_drift:
                 assert span is not None
-                report = check_drift(
-                    SpanStore(workspace.spans),
-                    span,
-                    model=served_model(workspace, job.config.push),
-                    settings=job.config.drift,
-                    reports=workspace.drift_reports,
-                )
+                report = check_drift(job.config, workspace, span)
                 run = replace(run, drift=str(report))
                 if report.findings:
                     _log.warning("Drift    %s", report)

@@ -19,6 +19,7 @@ from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.spans.image_figures import FIGURES, ImageFigures, divergence, measure_images
 from data_ingest.spans.store import SpanStore
 from pipeline.cli.main import main
+from pipeline.config import PipelineConfig
 from pipeline.retraining import drift
 from pipeline.retraining.drift import (
     ACCURACY_DROP,
@@ -27,6 +28,7 @@ from pipeline.retraining.drift import (
     UNEXPECTED,
     check_drift,
 )
+from pipeline.runs.workspace import Workspace
 from pipeline.settings import DriftSettings
 
 ALPHABETS = 5
@@ -98,20 +100,15 @@ def land(store: SpanStore, *sources: Path) -> int:
     return store.land(None, sources, pairs=PAIRS, max_rejected_share=0.1).number
 
 
-def check(store: SpanStore, number: int, tmp_path: Path, **options: Any) -> drift.DriftReport:
+def check(store: SpanStore, number: int, **options: Any) -> drift.DriftReport:
     model = options.pop("model", None)
-    return check_drift(
-        store,
-        number,
-        model=model,
-        settings=DriftSettings(**options),
-        reports=tmp_path / "reports",
-    )
+    config = PipelineConfig(drift=DriftSettings(**options))
+    return check_drift(config, Workspace(store.root.parent), number, model=model)
 
 
-def test_new_groups_alone_are_no_drift(store: SpanStore, landed: Path, tmp_path: Path) -> None:
+def test_new_groups_alone_are_no_drift(store: SpanStore, landed: Path) -> None:
     for number in (2, land(store, landed / "3.zip")):
-        report = check(store, number, tmp_path)
+        report = check(store, number)
         assert report.findings == ()
         assert {one.feature for one in report.measurements} >= set(FIGURES)
 
@@ -135,7 +132,7 @@ def test_spoiled_images_are_drift(
     measure: str,
 ) -> None:
     number = land(store, spoiled(landed / "3.zip", tmp_path / "bad.zip", spoil))
-    report = check(store, number, tmp_path)
+    report = check(store, number)
     assert (feature, measure) in {(one.feature, one.measure) for one in report.findings}
     assert not report.blocked
 
@@ -149,7 +146,7 @@ def test_images_stored_in_another_way_are_named_by_tfdv(
             stream = io.BytesIO()
             Image.open(io.BytesIO(clean.read(name))).convert("L").save(stream, "JPEG", quality=95)
             changed.writestr(name.replace(".png", ".jpg"), stream.getvalue())
-    report = check(store, land(store, target), tmp_path)
+    report = check(store, land(store, target))
     (found,) = [one for one in report.findings if one.measure == UNEXPECTED]
     assert (found.feature, found.value) == ("form", 1.0)
     assert "JPEG gray" in found.message
@@ -164,7 +161,7 @@ def test_a_few_odd_images_are_tolerated_by_both_rules(
         return inverted(gray) if next(spoil_every_fortieth) % 40 == 0 else gray
 
     number = land(store, spoiled(landed / "3.zip", tmp_path / "few.zip", sometimes))
-    report = check(store, number, tmp_path)
+    report = check(store, number)
     assert report.findings == ()
     (paper,) = [
         one for one in report.measurements if (one.feature, one.measure) == ("paper", UNEXPECTED)
@@ -173,8 +170,8 @@ def test_a_few_odd_images_are_tolerated_by_both_rules(
     assert paper.message == ""
 
 
-def test_tfdv_measures_the_divergence_of_the_ranges(store: SpanStore, tmp_path: Path) -> None:
-    report = check(store, 2, tmp_path)
+def test_tfdv_measures_the_divergence_of_the_ranges(store: SpanStore) -> None:
+    report = check(store, 2)
     old, new = (
         measure_images([store.span(number).containers], limit=5000).share("ink")
         for number in (1, 2)
@@ -197,7 +194,7 @@ def test_known_groups_in_other_shares_are_a_shift_of_labels(
             group = name.split("/")[1]
             if group in (groups[0], groups[1]) and (group == groups[0] or "_01" in name):
                 changed.writestr(name, clean.read(name))
-    report = check(store, land(store, again), tmp_path)
+    report = check(store, land(store, again))
     (shift,) = [one for one in report.findings if one.measure == LABEL_SHIFT]
     # One group has a fifth of its images, the other all: 5 to 1 instead of 1 to 1.
     assert shift.value == pytest.approx(5 / 6 - 1 / 2, abs=0.01)
@@ -208,12 +205,12 @@ def test_a_block_excludes_the_span_until_a_person_readmits_it(
     store: SpanStore, landed: Path, tmp_path: Path
 ) -> None:
     number = land(store, spoiled(landed / "3.zip", tmp_path / "bad.zip", inverted))
-    assert check(store, number, tmp_path, action="block").blocked
+    assert check(store, number, action="block").blocked
     excluded = store.span(number).excluded
     assert excluded is not None
     assert "brightness" in excluded
     store.readmit(number)
-    report = check(store, number, tmp_path, action="block")
+    report = check(store, number, action="block")
     assert report.findings
     assert not report.blocked
     assert store.span(number).excluded is None
@@ -223,23 +220,23 @@ def test_an_excluded_span_is_not_what_others_are_compared_with(
     store: SpanStore, landed: Path, tmp_path: Path
 ) -> None:
     bad = land(store, spoiled(landed / "3.zip", tmp_path / "bad.zip", inverted))
-    check(store, bad, tmp_path, action="block")
+    check(store, bad, action="block")
     number = land(store, landed / "1.zip")
-    report = check(store, number, tmp_path)
+    report = check(store, number)
     assert report.reference == (1, 2)
     assert report.findings == ()
-    assert check(store, number, tmp_path, reference_spans=1).reference == (2,)
+    assert check(store, number, reference_spans=1).reference == (2,)
 
 
-def test_a_first_span_has_nothing_to_drift_from(store: SpanStore, tmp_path: Path) -> None:
-    report = check(store, 1, tmp_path, action="block")
+def test_a_first_span_has_nothing_to_drift_from(store: SpanStore) -> None:
+    report = check(store, 1, action="block")
     assert (report.measurements, report.notes) == ((), ("no earlier span to compare with",))
     assert not report.blocked
 
 
-def test_the_report_is_written_whole(store: SpanStore, tmp_path: Path) -> None:
-    report = check(store, 2, tmp_path)
-    written = json.loads((tmp_path / "reports" / "span-2.json").read_text())
+def test_the_report_is_written_whole(store: SpanStore) -> None:
+    report = check(store, 2)
+    written = json.loads((store.root.parent / "drift" / "span-2.json").read_text())
     assert written == json.loads(json.dumps(report.document()))
     assert written["reference"] == [1]
 
@@ -282,9 +279,9 @@ def accuracy_drop(report: drift.DriftReport) -> drift.Measurement:
 
 
 def test_accuracy_is_compared_on_classes_that_no_model_is_trained_on(
-    store: SpanStore, landed: Path, tmp_path: Path, model: Path
+    store: SpanStore, landed: Path, model: Path
 ) -> None:
-    report = check(store, land(store, landed / "3.zip"), tmp_path, model=model, trials=120)
+    report = check(store, land(store, landed / "3.zip"), model=model, trials=120)
     assert report.accuracy is not None
     assert report.accuracy["way"] == 6
     assert report.accuracy["span"]["n"] == 120
@@ -305,7 +302,7 @@ def test_drawings_under_wrong_labels_are_found_by_accuracy_alone(
         shuffled = np.random.default_rng(1).permutation(len(names))
         for name, other in zip(names, shuffled, strict=True):
             changed.writestr(name, clean.read(names[other]))
-    report = check(store, land(store, mixed), tmp_path, model=model, trials=200)
+    report = check(store, land(store, mixed), model=model, trials=200)
     assert [one.measure for one in report.findings] == [ACCURACY_DROP]
 
 
@@ -318,7 +315,7 @@ def test_a_span_without_such_classes_is_measured_on_all_of_it(
         for name in clean.namelist():
             if f"/{trained}/" in name:
                 kept.writestr(name, clean.read(name))
-    report = check(store, land(store, one), tmp_path, model=model, trials=50)
+    report = check(store, land(store, one), model=model, trials=50)
     assert report.accuracy is not None
     assert report.accuracy["span"]["groups"] == 1
 
@@ -329,15 +326,15 @@ def test_a_span_too_small_for_trials_is_told_apart_from_one_without_drift(
     single = tmp_path / "single.zip"
     with zipfile.ZipFile(landed / "3.zip") as clean, zipfile.ZipFile(single, "w") as kept:
         kept.writestr("g/c/one.png", clean.read(clean.namelist()[0]))
-    report = check(store, land(store, single), tmp_path, model=model)
+    report = check(store, land(store, single), model=model)
     assert report.accuracy is None
     assert any("accuracy was not measured" in note for note in report.notes)
 
 
 def test_a_folder_without_a_model_is_refused(store: SpanStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no saved_model\.pb here"):
-        check(store, 2, tmp_path, model=tmp_path)
-    assert not (tmp_path / "reports").exists()
+        check(store, 2, model=tmp_path)
+    assert not (store.root.parent / "drift").exists()
 
 
 def test_labels_are_compared_by_class_where_there_are_no_groups() -> None:
