@@ -19,7 +19,7 @@ def test_every_acknowledged_enrolment_survives_kill_9_in_postgresql() -> None:
     with tempfile.TemporaryDirectory(prefix="gallery-") as folder:
         Path(folder).chmod(0o755)
         server = Server(Path(folder) / "pg")
-        outcome = kill_often(server.url, 2, longest=2.0, server=server)
+        outcome = kill_often(server.url, 4, longest=2.0, server=server)
         server.stop()
-    assert (outcome.kills, outcome.server_crashes) == (2, 1)
-    assert outcome.acknowledged > 2
+    assert (outcome.kills, outcome.server_crashes) == (4, 2)
+    assert outcome.acknowledged > 4
