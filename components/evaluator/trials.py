@@ -34,9 +34,9 @@ class TrialImages:
         """The bytes of an image.
 
         Raises:
-          UnreadableImageError: it is no longer there.
+          ImageRejected: it is no longer there, or no longer what it was.
         """
-        return self.reader.read(self.files[row])
+        return self.reader.image(self.files[row])
 
 
 def sound_images(

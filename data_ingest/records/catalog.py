@@ -9,7 +9,8 @@ import numpy as np
 
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
-from data_ingest.sources.layout import ImageFile, image_digest
+from data_ingest.sources.images import image_digest
+from data_ingest.sources.layout import ImageFile
 
 BACKGROUND: Final = "background"
 EVALUATION: Final = "evaluation"

@@ -1,12 +1,8 @@
 """Lists, reads and checks images in place: `<group>/<class>/<image>` in a folder or a zip."""
 
-import hashlib
-import io
 import logging
 import os
 import re
-import struct
-import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -15,25 +11,22 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-from PIL import Image
-
 from data_ingest.errors import InputError
-
-MAX_BYTES: Final = 16 * 2**20
-MAX_SIDE: Final = 4096
-MIN_SIDE: Final = 4
+from data_ingest.sources.images import MAX_BYTES, ImageRejected, stored_form
 
 _IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 _MAX_DEPTH: Final = 12
 _WRITER: Final = re.compile(r"^\d{4}_(\d{2})$")
 _ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
-_JPEG_MAGIC: Final = b"\xff\xd8\xff"
 _log = logging.getLogger(__name__)
 
 
-class UnreadableImageError(Exception):
+class UnreadableImageError(ImageRejected):
     """The bytes of one image cannot be had from its folder or zip."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unreadable")
+        self.args = (message,)
 
 
 class ImageFile(NamedTuple):
@@ -160,84 +153,29 @@ class ImageReader(ExitStack):
         except (OSError, KeyError, *_ZIP_ERRORS) as error:
             raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
 
+    def image(self, file: ImageFile) -> bytes:
+        """Returns an image in its stored form.
+
+        Raises:
+          ImageRejected: it cannot be read, or not be used: see `stored_form`.
+        """
+        return stored_form(self.read(file))
+
     def sound(
         self, files: Iterable[ImageFile], rejected: list[tuple[ImageFile, str]] | None = None
     ) -> Iterator[tuple[int, ImageFile, bytes]]:
-        """Position, file and bytes of each image that can be used; the others go to `rejected`.
+        """Position, file and stored form of each image that can be used.
 
-        The reason is as `check_image` gives it.
+        The others go to `rejected`, with the reason as `ImageRejected` gives it.
         """
         for position, file in enumerate(files):
             try:
-                data = self.read(file)
-                reason = check_image(data)
-            except UnreadableImageError:
-                reason = "unreadable"
-            if reason is None:
+                data = self.image(file)
+            except ImageRejected as error:
+                if rejected is not None:
+                    rejected.append((file, error.reason))
+            else:
                 yield position, file, data
-            elif rejected is not None:
-                rejected.append((file, reason))
-
-
-def check_image(data: bytes) -> str | None:
-    """Says why an encoded image must be rejected, or None where it is sound.
-
-    Stricter than Pillow: damage that Pillow skips over (a wrong checksum in a PNG) stops
-    TensorFlow's decoder in the middle of training.
-
-    Returns:
-      One of `empty`, `not PNG or JPEG`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE` pixels
-      a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`; or None.
-    """
-    if not data:
-        return "empty"
-    if len(data) > MAX_BYTES:
-        return "too large"
-    if data.startswith(_PNG_MAGIC):
-        reason = _check_png_chunks(data)
-        if reason is not None:
-            return reason
-    elif not data.startswith(_JPEG_MAGIC):
-        return "not PNG or JPEG"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        if max(image.size) > MAX_SIDE:
-            return "too large"
-        if min(image.size) < MIN_SIDE:
-            return "too small"
-        image.load()
-    except Image.DecompressionBombError:
-        return "too large"
-    except OSError as error:
-        return "truncated" if "truncated" in str(error) else "unreadable"
-    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error):
-        return "unreadable"
-    return None
-
-
-def image_digest(data: bytes) -> bytes:
-    """16 bytes that tell an encoded image from all others; those of copies are equal."""
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _check_png_chunks(data: bytes) -> str | None:
-    view = memoryview(data)
-    position = len(_PNG_MAGIC)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            return "truncated"
-        critical = not kind[0] & 0x20
-        crc = int.from_bytes(view[end - 4 : end], "big")
-        if critical and zlib.crc32(view[position + 4 : end - 4]) != crc:
-            return "unreadable"
-        if kind == b"IEND":
-            return None
-        position = end
-    return "truncated"
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:

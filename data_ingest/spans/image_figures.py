@@ -144,7 +144,7 @@ def divergence(one: Floats, other: Floats) -> Floats:
 
 
 def image_statistics(data: bytes) -> ImageStatistics:
-    """Measures an encoded image that `check_image` has found sound.
+    """Measures an encoded image in its stored form.
 
     Transparent pixels are white, as for the model.
     """

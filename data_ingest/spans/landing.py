@@ -22,13 +22,8 @@ from data_ingest.records.catalog import (
 from data_ingest.records.plan import too_many_rejected
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex
-from data_ingest.sources.layout import (
-    ImageFile,
-    ImageReader,
-    UnreadableImageError,
-    image_digest,
-    list_images,
-)
+from data_ingest.sources.images import ImageRejected, image_digest
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 
 _PROGRESS_EVERY: Final = 10_000
 _log = logging.getLogger(__name__)
@@ -82,8 +77,8 @@ class NewImages:
         with naming(path), ImageReader() as reader, zipfile.ZipFile(path, "x") as archive:
             for image in images:
                 try:
-                    data = reader.read(image.file)
-                except UnreadableImageError:
+                    data = reader.image(image.file)
+                except ImageRejected:
                     data = b""
                 if image_digest(data) != image.found.digest:
                     raise InputError(

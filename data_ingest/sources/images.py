@@ -1,0 +1,297 @@
+"""Judges encoded images, and brings them to the form that the network decodes as they look."""
+
+import hashlib
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_BYTES: Final = 16 * 2**20
+"""Largest encoded image, bytes."""
+MAX_SIDE: Final = 4096
+"""Largest height or width, pixels."""
+MIN_SIDE: Final = 4
+"""Smallest height or width, pixels."""
+MIN_CONTRAST: Final = 18
+"""Least difference between the lightest and the darkest pixel, of 255 levels of gray.
+
+Two levels more than an exported model asks for, whose decoder may round a pixel the other way.
+"""
+
+_FORMATS: Final[tuple[str, ...]] = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "GIF",
+    "PPM",
+    "AVIF",
+    "HEIF",
+)
+_HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
+_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC: Final = b"\xff\xd8\xff"
+_PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7: Final = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""x and y of the first pixel of each pass of an interlaced PNG, and the steps (PNG, 8.2)."""
+_JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
+_JPEG_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD, 0xE0, 0xEE})
+_JPEG_METADATA: Final = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+_NEXT_MARKER: Final = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_JPEG_QUALITY: Final = 95
+
+
+class ImageRejected(Exception):
+    """An encoded image cannot be used; `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def stored_form(data: bytes) -> bytes:
+    """Returns an image as the pipeline stores it and as clients send it.
+
+    That is the same bytes where they are a PNG (gray or RGB, at most 8 bits, nothing transparent)
+    or a JPEG (gray or colour, without metadata) that TensorFlow decodes to what every viewer shows.
+    A JPEG with metadata is stored without it. All else that Pillow reads (see `upright`) becomes a
+    PNG of 8 bits, or a JPEG of quality 95 where that would be larger than `MAX_BYTES`.
+
+    Raises:
+      ImageRejected: `empty`, `not an image`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE`
+        pixels a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`,
+        `nothing is drawn on it` (contrast under `MIN_CONTRAST`), or `needs the heic extra`.
+    """
+    if not data:
+        raise ImageRejected("empty")
+    if len(data) > MAX_BYTES:
+        raise ImageRejected("too large")
+    plain = None
+    if data.startswith(_PNG_MAGIC):
+        plain = _plain_png(data)
+    elif data.startswith(_JPEG_MAGIC):
+        plain = _plain_jpeg(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _open(data)
+            if plain is not None and _orientation(image) == 1:
+                image.draft("L", image.size)  # of a JPEG, as TensorFlow does
+                _check_contrast(image.convert("L"))
+                return plain
+            image = upright(image)
+            _check_contrast(image.convert("L"))
+            return _encoded(image)
+    except (ImageRejected, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
+        truncated = "truncated" in str(error).lower()
+        raise ImageRejected("truncated" if truncated else "unreadable") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Returns an image as it looks: mode L or RGB, turned by its EXIF, transparent parts white.
+
+    Of 16 bits the upper 8 are kept.
+
+    Raises:
+      ImageRejected: its values have no fixed range (32-bit integers beyond 16 bits, or floats).
+      OSError: its file is damaged.
+    """
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    transparency = image.info.get("transparency")
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+            raise ImageRejected("unreadable")
+        pixels = (values >> 8).astype(np.uint8)
+        if isinstance(transparency, int):
+            pixels[values == transparency] = 255
+        return Image.fromarray(pixels)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        image = image.convert("RGB")
+    elif image.mode != "RGB":
+        image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if image.mode == "RGB" and _is_gray(image):
+        return image.getchannel(0)
+    return image
+
+
+def image_digest(data: bytes) -> bytes:
+    """16 bytes that tell an encoded image from all others; those of copies are equal."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _open(data: bytes) -> Image.Image:
+    """Opens an image of bounded size; its pixels are not read yet."""
+    heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+    if heic:
+        try:
+            import pi_heif  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            raise ImageRejected("needs the heic extra") from None
+        pi_heif.register_heif_opener()
+    Image.init()
+    try:
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        known = heic or data.startswith((_PNG_MAGIC, _JPEG_MAGIC))
+        raise ImageRejected("unreadable" if known else "not an image") from None
+    except Image.DecompressionBombError:
+        raise ImageRejected("too large") from None
+    if max(image.size) > MAX_SIDE:
+        raise ImageRejected("too large")
+    if min(image.size) < MIN_SIDE:
+        raise ImageRejected("too small")
+    if image.format == "PNG":
+        _scale_transparency(image, depth=data[24])
+    return image
+
+
+def _scale_transparency(image: Image.Image, *, depth: int) -> None:
+    """Makes Pillow compare the transparent colour of a PNG with pixels as it has scaled them."""
+    colour = image.info.get("transparency")
+    if image.mode == "L" and depth in (2, 4) and isinstance(colour, int):
+        image.info["transparency"] = colour * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16 and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF is no reason not to look at the picture
+        return 1
+
+
+def _check_contrast(gray: Image.Image) -> None:
+    darkest, lightest = gray.getextrema()
+    if lightest - darkest < MIN_CONTRAST:  # type: ignore[operator]
+        raise ImageRejected("nothing is drawn on it")
+
+
+def _is_gray(image: Image.Image) -> bool:
+    red, green, blue = (np.asarray(image.getchannel(channel)) for channel in range(3))
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _encoded(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.info.clear()
+    image.save(stream, "PNG")
+    if stream.tell() > MAX_BYTES:
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+def _plain_png(data: bytes) -> bytes | None:
+    """The same PNG where TensorFlow decodes it as Pillow does, else None.
+
+    Raises:
+      ImageRejected: it is incomplete or damaged, though Pillow may open it.
+    """
+    chunks = list(_png_chunks(data))
+    names = [name for name, _ in chunks]
+    critical = [name for name in names if not name[0] & 0x20]
+    pictures = [at for at, name in enumerate(names) if name == b"IDAT"]
+    sound = (
+        names[0] == b"IHDR"
+        and len(chunks[0][1]) == 13
+        and pictures
+        and pictures[-1] - pictures[0] == len(pictures) - 1
+        and critical.count(b"IHDR") == critical.count(b"IEND") == 1
+        and critical.count(b"PLTE") <= 1
+        and not set(critical) - {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+    )
+    if not sound:
+        raise ImageRejected("unreadable")
+    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    palette = names.index(b"PLTE") if b"PLTE" in names else None
+    if colour == 3 and (palette is None or palette > pictures[0]):
+        raise ImageRejected("unreadable")
+    if max(width, height) > MAX_SIDE:
+        return None
+    bits = _PNG_CHANNELS.get(colour, 0) * depth
+    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in passes]
+    size = sum(down * (1 + (across * bits + 7) // 8) for across, down in sides if across > 0 < down)
+    unpack = zlib.decompressobj()
+    stream = b"".join(content for name, content in chunks if name == b"IDAT")
+    try:
+        rows = unpack.decompress(stream, size + 1)
+    except zlib.error:
+        raise ImageRejected("unreadable") from None
+    if len(rows) < size:
+        raise ImageRejected("truncated")
+    if interlace or colour not in (0, 2) or depth > 8 or {b"tRNS", b"eXIf"} & set(names):
+        return None
+    whole = unpack.eof and not unpack.unused_data and len(rows) == size
+    return data if whole and max(rows[:: size // height]) <= 4 else None
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and contents of a PNG's chunks up to its end. Checksums of the critical ones hold."""
+    position = len(_PNG_MAGIC)
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        crc = int.from_bytes(data[end - 4 : end], "big")
+        if not name[0] & 0x20 and zlib.crc32(data[position + 4 : end - 4]) != crc:
+            raise ImageRejected("unreadable")
+        yield name, data[position + 8 : end - 4]
+        if name == b"IEND":
+            return
+        position = end
+    raise ImageRejected("truncated")
+
+
+def _plain_jpeg(data: bytes) -> bytes | None:
+    """The JPEG without metadata where TensorFlow decodes it as Pillow does, else None."""
+    kept = [data[:2]]
+    position, colours = 2, 0
+    while position + 2 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xD9:
+            return b"".join([*kept, data[position : position + 2]]) if colours else None
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        segment = data[position:end]
+        if marker in _JPEG_FRAMES and len(segment) > 9 and not colours:
+            colours = segment[9]
+            if segment[4] != 8 or colours not in (1, 3):
+                return None
+        elif marker == 0xDA and colours:
+            found = _NEXT_MARKER.search(data, end)
+            if found is None:
+                return None
+            end = found.start()
+            segment = data[position:end]
+        elif marker not in _JPEG_TABLES | _JPEG_METADATA:
+            return None
+        if segment[4:9] == b"Adobe" and segment[15:16] != b"\x01":
+            return None
+        if marker not in _JPEG_METADATA:
+            kept.append(segment)
+        position = end
+    return None
