@@ -30,6 +30,7 @@ from data_ingest.sources.dataset import Dataset
 
 _SETTINGS: Final = "pair_settings"
 _MAX_REJECTED_SHARE: Final = "max_rejected_share"
+_WRITER_PATTERN: Final = "writer_pattern"
 _DATASET: Final = "dataset"
 _SOURCE_HASH: Final = "source_hash"
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
@@ -62,7 +63,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         config = _custom_config(exec_properties)
         examples = artifact_utils.get_single_instance(output_dict[specs.EXAMPLES_KEY])
         try:
-            inputs = list_inputs(_dataset(exec_properties).containers())
+            inputs = list_inputs(
+                _dataset(exec_properties).containers(), writer_pattern=config[_WRITER_PATTERN]
+            )
             _log.info("Reading %d images", sum(len(portion.images) for portion in inputs.portions))
             with self._make_beam_pipeline() as pipeline:
                 write_pairs(
@@ -162,6 +165,7 @@ class PairExampleGen(component.FileBasedExampleGen):
         pair_settings: PairSettings,
         max_rejected_share: float,
         source_hash: str,
+        writer_pattern: str | None = None,
         dataset: str = "folder",
         range_config: range_config_pb2.RangeConfig | None = None,
     ) -> None:
@@ -173,6 +177,7 @@ class PairExampleGen(component.FileBasedExampleGen):
           pair_settings: what is sampled.
           max_rejected_share: share of unusable images, 0 to 1, above which the node fails.
           source_hash: hash of the code that makes the records; part of the cache key.
+          writer_pattern: `DatasetSettings.writer_pattern`.
           dataset: kind of the images (`omniglot`, `folder`, `synthetic`), noted in `sampling.json`.
           range_config: which span to take; the latest where None.
         """
@@ -181,6 +186,7 @@ class PairExampleGen(component.FileBasedExampleGen):
             {
                 _SETTINGS: pair_settings.model_dump_json(),
                 _MAX_REJECTED_SHARE: max_rejected_share,
+                _WRITER_PATTERN: writer_pattern,
                 _DATASET: dataset,
                 _SOURCE_HASH: source_hash,
             }

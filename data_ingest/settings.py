@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+
+from data_ingest.sources.writers import checked_pattern
 
 PosixPath = Annotated[Path, PlainSerializer(str, return_type=str)]
 
@@ -32,6 +34,11 @@ class DatasetSettings(Settings):
     data: PosixPath | None = Field(
         default=None,
         description="folder or zip of images; {SPAN} and {VERSION} in it pick the latest",
+    )
+    writer_pattern: str | None = Field(
+        default=None,
+        description="regular expression, searched for in file names, whose one group is who drew "
+        "the image; null: known of Omniglot's and generated ones only",
     )
     cache_dir: PosixPath = Field(
         default=Path("~/.cache/oneshot"),
@@ -72,6 +79,11 @@ class DatasetSettings(Settings):
         le=1,
         description="share of unreadable or absurd images above which the run fails",
     )
+
+    @field_validator("writer_pattern")
+    @classmethod
+    def _names_a_writer(cls, pattern: str | None) -> str | None:
+        return None if pattern is None else checked_pattern(pattern)
 
 
 Way = Annotated[int, Field(ge=2, le=1000)]

@@ -60,6 +60,7 @@ def create_pipeline(
         input_config=make_input_config(dataset.inputs),
         pair_settings=config.pairs,
         max_rejected_share=config.dataset.max_rejected_share,
+        writer_pattern=config.dataset.writer_pattern,
         source_hash=source_hash("components.example_gen"),
         dataset=dataset.kind,
     )

@@ -14,7 +14,12 @@ from data_ingest.sampling.index import ImageRef
 from data_ingest.sampling.official_runs import OfficialRuns, read_official_runs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.settings import PairSettings
-from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from data_ingest.sources.layout import (
+    ImageFile,
+    ImageReader,
+    list_images,
+    refuse_useless_pattern,
+)
 
 NAMESPACE: Final = "oneshot"
 """Of all counters."""
@@ -42,20 +47,29 @@ class Inputs(NamedTuple):
     official: OfficialRuns
 
 
-def list_inputs(containers: Mapping[str, Sequence[Path]]) -> Inputs:
+def list_inputs(
+    containers: Mapping[str, Sequence[Path]], *, writer_pattern: str | None = None
+) -> Inputs:
     """Lists the images of all inputs, without reading them.
 
     Args:
       containers: zips and root folders by source (`background`, `evaluation`, `runs`; or
         `images`).
+      writer_pattern: `DatasetSettings.writer_pattern`.
 
     Raises:
-      InputError: a container cannot be listed, or there are several of the official runs.
+      InputError: a container cannot be listed, there are several of the official runs, or the
+        pattern finds no writer.
     """
     official = OfficialRuns([], [])
     portions: list[Portion] = []
     for source, places in containers.items():
-        files = [file for place in places if source != RUNS for file in list_images(place)]
+        files = [
+            file
+            for place in places
+            if source != RUNS
+            for file in list_images(place, writer_pattern)
+        ]
         if source == RUNS:
             if len(places) != 1:
                 raise InputError(f"expected one archive of official runs, got {len(places)}")
@@ -64,11 +78,17 @@ def list_inputs(containers: Mapping[str, Sequence[Path]]) -> Inputs:
         for first in range(0, len(files), _PORTION_IMAGES):
             part = tuple(files[first : first + _PORTION_IMAGES])
             portions.append(Portion(source, len(portions), first, part))
+    if writer_pattern is not None:
+        files = [file for portion in portions for file in portion.images]
+        refuse_useless_pattern(files, writer_pattern)
     return Inputs(tuple(portions), official)
 
 
 def expected_protocols(
-    containers: Mapping[str, Sequence[Path]], settings: PairSettings
+    containers: Mapping[str, Sequence[Path]],
+    settings: PairSettings,
+    *,
+    writer_pattern: str | None = None,
 ) -> set[tuple[str, int]]:
     """Which (protocol, way) the `one_shot` split of these inputs will hold, without reading images.
 
@@ -77,11 +97,12 @@ def expected_protocols(
     Args:
       containers: zips and root folders by input split, as `Dataset.containers()` gives them.
       settings: how they are to be sampled.
+      writer_pattern: `DatasetSettings.writer_pattern`.
 
     Raises:
       InputError: the inputs cannot be listed, or there is too little for the splits.
     """
-    inputs = list_inputs(containers)
+    inputs = list_inputs(containers, writer_pattern=writer_pattern)
     parts = []
     for portion in inputs.portions:
         # Going by names: an image is another than all others if its name is.

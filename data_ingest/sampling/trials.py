@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count, islice
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.pairs import Pairs
 from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.settings import PairSettings
-
-UNKNOWN_WRITER: Final = 0
+from data_ingest.sources.writers import UNKNOWN_WRITER
 
 
 class NotEnoughClasses(InputError):

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import zipfile
 import zlib
 from collections import Counter
@@ -13,10 +12,10 @@ from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError
 from data_ingest.sources.images import MAX_BYTES, ImageRejected, stored_form
+from data_ingest.sources.writers import writer_of
 
 _IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 _MAX_DEPTH: Final = 12
-_WRITER: Final = re.compile(r"^\d{4}_(\d{2})$")
 _ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class ImageFile(NamedTuple):
     class_name: str
     """`Greek/character03`, or `digit3` where there are no groups. Unique over groups."""
     writer: int
-    """Omniglot's drawer (1 to 20) from names like `0394_07.png`; 0 where unknown."""
+    """Who drew it, as `writer_of` tells (Omniglot's drawers: 1 to 20); 0 where unknown."""
     container: str
     """Path of the zip, or of the root folder."""
     member: str
@@ -58,11 +57,15 @@ class ImageFile(NamedTuple):
         return f"{self.container}/{self.member}"
 
 
-def list_images(container: Path) -> list[ImageFile]:
+def list_images(container: Path, writer_pattern: str | None = None) -> list[ImageFile]:
     """Lists the images of a folder or zip, sorted, without reading them.
 
     Leading folders common to all images are stripped while more than `<group>/<class>` is left.
     Hidden files, `__MACOSX` and files that are not named `.png`, `.jpg` or `.jpeg` are ignored.
+
+    Args:
+      container: the folder or zip.
+      writer_pattern: of `writer_of`, where the images are not Omniglot's.
 
     Raises:
       InputError: the container cannot be read, is empty, holds no images, holds images at
@@ -79,7 +82,7 @@ def list_images(container: Path) -> list[ImageFile]:
     for member in members:
         refuse_unsafe_name(container, member)
     root = _common_root(container, members)
-    images = sorted(_image_file(container, root, member) for member in members)
+    images = sorted(_image_file(container, root, member, writer_pattern) for member in members)
     _log.debug("%s: %d images, %d other files", container, len(images), len(names) - len(members))
     return images
 
@@ -121,6 +124,16 @@ def refuse_unsafe_name(container: Path, member: str) -> None:
         raise InputError(
             f"{container}: unsafe file name {member!r}: names must be plain relative paths "
             "with forward slashes and readable characters"
+        )
+
+
+def refuse_useless_pattern(images: Sequence[ImageFile], writer_pattern: str) -> None:
+    """Raises InputError where no image's writer is known by the pattern."""
+    if not any(image.writer for image in images):
+        example = f", such as {images[0].path}," if images else ""
+        raise InputError(
+            f"writer pattern {writer_pattern}: none of {len(images)} images{example} has a name in "
+            "which it finds a writer: mend the pattern, or leave it out"
         )
 
 
@@ -225,13 +238,13 @@ def _common_root(container: Path, members: Sequence[str]) -> int:
     return root
 
 
-def _image_file(container: Path, root: int, member: str) -> ImageFile:
+def _image_file(container: Path, root: int, member: str, writer_pattern: str | None) -> ImageFile:
     *folders, name = member.split("/")[root:]
-    writer = _WRITER.match(PurePosixPath(name).stem)
+    class_name = "/".join(folders)
     return ImageFile(
         group=folders[0] if len(folders) == 2 else "",
-        class_name="/".join(folders),
-        writer=int(writer.group(1)) if writer else 0,
+        class_name=class_name,
+        writer=writer_of(f"{class_name}/{name}", writer_pattern),
         container=str(container),
         member=member,
     )

@@ -101,7 +101,11 @@ def _compile(context: Context) -> None:
         compiled = compile_pipeline(
             config=config,
             dataset=there,
-            protocols=expected_protocols(dataset.containers(), config.pairs),
+            protocols=expected_protocols(
+                dataset.containers(),
+                config.pairs,
+                writer_pattern=config.dataset.writer_pattern,
+            ),
             cluster=cluster,
         )
         texts = {options.out: compiled.yaml() if file_format == "yaml" else compiled.json()}

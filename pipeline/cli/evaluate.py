@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from data_ingest.errors import InputError
+from data_ingest.sources.writers import checked_pattern
 from pipeline.cli.shared import Context, add_command, table
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--trials", type=int, metavar="N", help="trials of each way (400)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the trials (1)")
     parser.add_argument(
+        "--writer-pattern",
+        type=_writer_pattern,
+        metavar="REGEX",
+        help="is searched for in file names; its one group is who drew the image (known of "
+        "Omniglot's and generated images only)",
+    )
+    parser.add_argument(
         "--baselines",
         action="store_true",
         help="recognisers without learning on the same trials: pixel 1-NN and Modified Hausdorff "
@@ -75,6 +83,13 @@ def _ways(text: str) -> list[int]:
     return list(range(first, last + 1))
 
 
+def _writer_pattern(text: str) -> str:
+    try:
+        return checked_pattern(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 def _evaluate(context: Context) -> None:
     """Asks a model which of --way classes of one group (alphabet) a query image belongs to, each
     class shown by --shots reference images.
@@ -86,7 +101,9 @@ def _evaluate(context: Context) -> None:
     """
     options = context.options
     chosen = {name: getattr(options, name) for name in _DEFAULTS}
+    pattern = options.writer_pattern
     given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    given += ["--writer-pattern"] if pattern is not None else []
     if options.official is not None and given:
         raise InputError(f"{' and '.join(given)}: the trials of --official leave no choice of that")
     picture = options.confusions
@@ -97,7 +114,11 @@ def _evaluate(context: Context) -> None:
         from components.evaluator.mistakes import draw_confusions
         from components.evaluator.offline import check_model, evaluate_model
         from components.evaluator.trials import official_trials, within_trials
-        from data_ingest.sources.layout import ImageReader, list_images
+        from data_ingest.sources.layout import (
+            ImageReader,
+            list_images,
+            refuse_useless_pattern,
+        )
 
         check_model(options.model)
         with ImageReader() as reader:
@@ -105,7 +126,9 @@ def _evaluate(context: Context) -> None:
                 trials = official_trials(options.official, reader)
             else:
                 ways = list(dict.fromkeys(way for part in chosen.pop("way") for way in part))
-                files = list_images(options.images)
+                files = list_images(options.images, pattern)
+                if pattern is not None:
+                    refuse_useless_pattern(files, pattern)
                 trials = within_trials(files, reader, ways=ways, **chosen)
             result = evaluate_model(options.model, trials, baselines=options.baselines)
             if picture is not None:

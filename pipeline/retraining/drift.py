@@ -132,7 +132,13 @@ def check_drift(
             notes.append("no model is served yet: its accuracy was not measured")
         else:
             try:
-                accuracy, drop = compare_accuracy(span, reference, model, settings)
+                accuracy, drop = compare_accuracy(
+                    span,
+                    reference,
+                    model,
+                    settings,
+                    writer_pattern=config.dataset.writer_pattern,
+                )
                 measurements.append(drop)
             except NotEnoughClasses as error:
                 notes.append(f"accuracy was not measured: {error}")
@@ -211,7 +217,12 @@ def compare_labels(
 
 
 def compare_accuracy(
-    span: Span, reference: Sequence[Span], model: Path, settings: DriftSettings
+    span: Span,
+    reference: Sequence[Span],
+    model: Path,
+    settings: DriftSettings,
+    *,
+    writer_pattern: str | None = None,
 ) -> tuple[dict[str, Any], Measurement]:
     """One-shot accuracy of a model on a span against that on earlier spans.
 
@@ -222,11 +233,15 @@ def compare_accuracy(
     Raises:
       NotEnoughClasses: one side cannot make a trial of two candidates.
     """
-    kept = _images([path for one in reference if (path := one.container(EVALUATION))])
+
+    def images(containers: Sequence[Path]) -> list[ImageFile]:
+        return [file for one in containers for file in list_images(one, writer_pattern)]
+
+    kept = images([path for one in reference if (path := one.container(EVALUATION))])
     own = span.container(EVALUATION)
-    new = _images([] if own is None else [own])
+    new = images([] if own is None else [own])
     if _way(new) < 2:
-        new = _images(span.containers)
+        new = images(span.containers)
     way = min(_WAY, max(2, min(_way(new), _way(kept))))
     with LoadedModel(model) as loaded:
         (now, groups), (before, earlier) = (
@@ -244,10 +259,6 @@ def compare_accuracy(
     }
     drop = before.accuracy - now.accuracy
     return {"way": way, **accuracy}, Measurement(f"{way}-way", ACCURACY_DROP, drop, threshold)
-
-
-def _images(containers: Sequence[Path]) -> list[ImageFile]:
-    return [file for container in containers for file in list_images(container)]
 
 
 def _way(files: Sequence[ImageFile]) -> int:

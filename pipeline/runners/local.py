@@ -68,7 +68,11 @@ def run_pipeline(
         create_pipeline(
             config=config,
             dataset=dataset,
-            protocols=expected_protocols(dataset.containers(), config.pairs),
+            protocols=expected_protocols(
+                dataset.containers(),
+                config.pairs,
+                writer_pattern=config.dataset.writer_pattern,
+            ),
             pipeline_root=str(workspace.artifacts),
             serving_model_dir=str(workspace.serving_model),
             checkpoint_dir=str(workspace.checkpoints),

@@ -67,6 +67,8 @@ def test_an_unknown_section_is_named_with_the_sections_that_exist() -> None:
         ),
         ("dataset.background=some", r"dataset\.background: .*'small1'"),
         ("train.preset=best", r"train\.preset: .*'fast'"),
+        ("dataset.writer_pattern='form_['", r"dataset\.writer_pattern: not a regular expression"),
+        ("dataset.writer_pattern=form", r"writer_pattern: it needs exactly one group .*has 0"),
     ],
 )
 def test_a_wrong_type_or_range_is_told_with_what_is_allowed(override: str, said: str) -> None:

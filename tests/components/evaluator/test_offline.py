@@ -215,6 +215,24 @@ def test_more_shots_help_and_a_class_with_too_few_drawings_is_named(
     assert "4-way within trials of 4 shots need 4 classes with 5 images each" in err
 
 
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("^(0)", "0 are the most that any one group has"),
+        ("^(form)", "none of 48 images"),
+        ("0", "exactly one group"),
+    ],
+)
+def test_a_pattern_says_who_drew_the_images(
+    model: Path, images: Path, capfd: pytest.CaptureFixture[str], pattern: str, said: str
+) -> None:
+    argv = ["--model", model, "--images", images, "--way", "5", "--trials", "20"]
+    assert run(capfd, *argv, "--writer-pattern", r"_(\d+)\.")[0] == 0
+    code, _, err = run(capfd, *argv, "--writer-pattern", pattern)
+    assert code == 2
+    assert said in err
+
+
 def test_the_classes_that_are_taken_for_each_other_are_named_and_drawn(
     model: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,9 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, IMAGES, Rejected
 from data_ingest.records.plan import Plan, make_plan
 from data_ingest.records.read import expected_protocols, list_inputs
@@ -10,7 +12,7 @@ from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, SPLITS
 from data_ingest.settings import PairSettings
 from tests.data_ingest.catalogs import catalog_of, located
 from tests.data_ingest.sampling_strategies import index_of, omniglot_like
-from tests.data_ingest.tiny_images import omniglot_tree, runs_tree, write_zip
+from tests.data_ingest.tiny_images import omniglot_tree, png, runs_tree, write_zip
 
 SETTINGS = PairSettings(
     train_pairs=60,
@@ -137,3 +139,30 @@ def test_the_expected_protocols_are_those_of_the_plan(tmp_path: Path) -> None:
         ("between", 3),
     }
     assert len(list_inputs(containers).official.trials) == 6
+
+
+@pytest.mark.parametrize(
+    "name", ["n{0:06}/{1:04}_01.jpg", "set/dog{0}/{1}_03.png", "set/{0}/{1:04}_01.png"]
+)
+def test_numbers_in_the_names_of_ones_own_images_are_no_writers(tmp_path: Path, name: str) -> None:
+    names = [name.format(klass, 2000 + image) for klass in range(16) for image in range(3)]
+    images = write_zip(tmp_path / "own.zip", {one: png(one) for one in names})
+    assert {("within", 5), ("within", 3)} <= expected_protocols({"images": [images]}, SETTINGS)
+
+
+def test_a_pattern_makes_writers_known_and_one_that_finds_none_is_refused(tmp_path: Path) -> None:
+    names = [
+        f"{group}/{klass}/{hand}{image}.png"
+        for group in "xyz"
+        for klass in range(4)
+        for image, hand in enumerate(("ann", "ann", "bob"))
+    ]
+    containers = {"images": [write_zip(tmp_path / "own.zip", {one: png(one) for one in names})]}
+    inputs = list_inputs(containers, writer_pattern=r"^([a-z]+)")
+    writers = [image.writer for portion in inputs.portions for image in portion.images]
+    assert len(set(writers)) == 2
+    assert 0 not in writers
+    found = expected_protocols(containers, SETTINGS, writer_pattern=r"^([a-z]+)")
+    assert ("within", 4) in found
+    with pytest.raises(InputError, match=r"writer pattern \^\(\\d\+\): none of 36 images"):
+        list_inputs(containers, writer_pattern=r"^(\d+)")
