@@ -191,8 +191,9 @@ class Setup:
                 override = ["--no-deps", "--python-platform", "x86_64-manylinux_2_39"]
                 self.uv("install", *override, "-r", str(newer_file))
         with step("this project, editable"):
-            editable = ["--no-deps", "--no-build-isolation", "--editable", str(self.root)]
-            self.uv("install", *editable)
+            # By its name in its own folder: uv takes [ ] at the end of a path for extras.
+            here = ["--directory", str(self.root), "--editable", "."]
+            self.uv("install", "--no-deps", "--no-build-isolation", *here)
 
     def uv(self, action: str, *arguments: str) -> None:
         uv = [str(self.venv / "bin" / "uv"), "pip", action, "--quiet"]

@@ -14,6 +14,9 @@ from pathlib import Path
 OLDEST_GLIBC = (2, 34)  # symbols of newer versions have stand-ins, those of older ones do not
 NEEDED_BYTES = 5 * 2**30  # 3.3 GB of environment, and downloads on the same disk
 GPU_BYTES = 8 * 2**30
+# In a path: venv refuses the first, setuptools fails at braces, and scripts cannot name what is
+# not printable or not UTF-8.
+UNUSABLE = re.compile(r"[:{}\x00-\x1f\udc80-\udcff]")
 
 
 class SetupError(Exception):
@@ -37,8 +40,8 @@ def check_host(root: Path, *, gpu: bool) -> None:
     """Refuses hosts on which the set-up would fail later.
 
     Raises:
-        SetupError: wrong platform, glibc too old, no compiler where one is needed, or too little
-            disk space.
+        SetupError: wrong platform, glibc too old, no compiler where one is needed, a path that no
+            environment can be under, or too little disk space.
     """
     found = f"{platform.python_implementation()} on {platform.system()} {platform.machine()}"
     if found != "CPython on Linux x86_64":
@@ -52,6 +55,12 @@ def check_host(root: Path, *, gpu: bool) -> None:
             f"TFX's native parts need glibc {dotted(OLDEST_GLIBC)} or later; "
             f"this host has {dotted(glibc_version()) or 'another C library'}.\n"
             "Use Debian 12, Ubuntu 22.04 or later."
+        )
+    if unusable := UNUSABLE.search(str(root)):
+        raise SetupError(
+            f"{str(root)!a}: Python makes no environment under a path with "
+            f"{unusable[0]!a} in it.\n"
+            "Rename the folder, or clone the project to another place, and run the command again."
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if sys.version_info[:2] == (3, 10) and not (shutil.which("g++") and header.exists()):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,28 @@ def test_uv_comes_through_pip_where_it_cannot_be_downloaded(root: Path) -> None:
     with pytest.raises(SetupError, match="PIP_INDEX_URL") as caught:
         Setup(root, run=run, download=download).ensure()
     assert "certificate unknown" in str(caught.value)
+
+
+def test_the_project_is_installed_from_a_folder_of_any_name(root: Path) -> None:
+    odd = root.rename(root.with_name("it's 5%20, #é [1]"))
+    (odd / "setup.py").write_text("from setuptools import setup; setup(name='odd', version='7')")
+    machine, install = FakeMachine(odd / ".venv"), list[str]()
+
+    def run(command: Sequence[str], environ: Mapping[str, str]) -> None:
+        machine.run(command, environ)
+        if "--editable" in command:
+            install.extend(command)
+
+    Setup(odd, run=run, download=machine.download).ensure()
+    python = Path(sys.executable)
+    install[0], install[install.index("--python") + 1] = str(python.with_name("uv")), str(python)
+    run_quietly([*install, "--dry-run", "--offline"], uv_environment(os.environ))
+
+
+@pytest.mark.parametrize("name", ["a:b", "{a}", "a\nb", "a\udcff"])
+def test_a_folder_that_no_environment_can_be_in_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SetupError, match="Rename the folder"):
+        host.check_host(tmp_path / name, gpu=False)
 
 
 def test_two_set_ups_of_one_folder_take_turns(tmp_path: Path) -> None:
