@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
+import httptools
 import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -106,7 +107,7 @@ class Guard:
         if encoding in ("", "identity"):
             return body
         wrong = Code.INVALID_ARGUMENT.http
-        if encoding != "gzip":
+        if encoding not in ("gzip", "x-gzip"):  # one and the same (RFC 9110, 8.4.1.3)
             message = f"Content-Encoding {encoding!r} is not supported: send gzip, or none"
             raise HTTPException(wrong, message)
         try:
@@ -184,7 +185,7 @@ class RestConfig(uvicorn.Config):
 
 
 class RestProtocol(HttpToolsProtocol):
-    """A connection that is closed unless heads of requests arrive whole, soon and small."""
+    """A connection in HTTP/1 alone, closed unless heads of requests come whole, soon and small."""
 
     def __init__(
         self,
@@ -215,7 +216,11 @@ class RestProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the client."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._head_timer is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > self._options.max_header_bytes:
@@ -231,8 +236,15 @@ class RestProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
+        if self._offers_upgrade():
+            return
         self._head_is_here()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Its body is whole."""
+        if not self._offers_upgrade():
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP."""
@@ -244,6 +256,33 @@ class RestProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
+
+    def _parse(self, data: bytes) -> None:
+        """Reads on where a client offers another protocol (`Upgrade`) as if it did not.
+
+        The parser ends such a request with its head, and leaves the rest to the other protocol.
+        A server may keep to its own (RFC 9110, 7.8): a new parser reads the same head without the
+        offer, then the rest.
+
+        Raises:
+          httptools.HttpParserError: it is no HTTP.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                method, version = self.parser.get_method(), self.parser.get_http_version()
+                head = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+                head += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+                data = b"\r\n".join([*head, b"", data[upgrade.args[0] :]])
+                self.parser = httptools.HttpRequestParser(self)
+                # As uvicorn's own: what follows a `Connection: close` is no error.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _offers_upgrade(self) -> bool:
+        # A CONNECT counts as one too, with nothing to leave out; uvicorn refuses its target.
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _await_head(self) -> None:
         self._head_bytes = 0

@@ -1,6 +1,7 @@
 """Predict requests and replies in JSON, in TF Serving's row or column format."""
 
 import base64
+import codecs
 import contextlib
 import gc
 import json
@@ -42,7 +43,7 @@ def parse_body(body: bytes, *, max_values: int = 2_000_000) -> tuple[str, dict[s
     NaN, Infinity and -Infinity are numbers, as for TF Serving.
 
     Args:
-      body: UTF-8.
+      body: UTF-8, with or without a byte order mark.
       max_values: most values in all its lists and objects, counted a little generously. Three
         bytes can make a Python object of a hundred, so the size of a body is no limit enough.
 
@@ -67,6 +68,7 @@ def parse_body(body: bytes, *, max_values: int = 2_000_000) -> tuple[str, dict[s
 
 
 def _parse_json(body: bytes) -> Json:
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:

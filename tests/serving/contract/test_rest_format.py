@@ -189,6 +189,23 @@ def test_bodies_may_come_in_pieces(rest: RestApi) -> None:
     assert reply.status_code == 200
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/json; charset=UTF-8"},
+    ],
+    ids=["h2c", "text", "charset"],
+)
+def test_bodies_are_read_whatever_the_headers_say(rest: RestApi, headers: dict[str, str]) -> None:
+    # Some platforms begin every text with a byte order mark.
+    body = json.dumps({"signature_name": "embed", "instances": [B64]}).encode("utf-8-sig")
+    for _ in range(2):
+        reply = rest.http.post(f"{rest.path()}:predict", content=body, headers=headers)
+        assert reply.status_code == 200, reply.text
+
+
 def test_what_the_api_answers_is_what_the_helper_reads(api: Api, rest: RestApi) -> None:
     answer = api.predict("embed", {"image": drawings(1)})["embedding"]
     np.testing.assert_allclose(embedding(rest, instances=[B64]), answer, atol=1e-4)

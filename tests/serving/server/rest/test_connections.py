@@ -1,16 +1,21 @@
 """Connections of clients that are slow, endless or do not speak HTTP, on a real socket."""
 
+import asyncio
+import codecs
 import contextlib
+import gzip
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from serving.server.rest.app import rest_app
-from serving.server.rest.limits import RestConfig
+from serving.server.rest.limits import RestConfig, RestProtocol
 from serving.server.rest.protocol import RestOptions
 from tests.serving.server.rest.fakes import NAME, EchoState
 
@@ -150,9 +155,177 @@ def test_what_is_no_http_is_answered_or_hung_up_on(
     assert talk(address, GET).startswith(b"HTTP/1.1 200")
 
 
-def test_an_upgrade_is_an_ordinary_request(address: tuple[str, int]) -> None:
-    upgrade = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    assert talk(address, upgrade).startswith(b"HTTP/1.1 200")
+def head(
+    *fields: bytes, target: bytes = STATUS.encode() + b":predict", version: bytes = b"1.1"
+) -> bytes:
+    lines = [b"POST %s HTTP/%s" % (target, version), b"Host: localhost", *fields]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+BODY = b'{"signature_name":"one","instances":[1.5]}'
+SIZE = b"Content-Length: %d" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked"
+CHUNKS = b"3\r\n%s\r\n%x;a=b\r\n%s\r\n0\r\n" % (BODY[:3], len(BODY) - 3, BODY[3:])
+# As curl --http2, Java's HttpClient and browsers offer another protocol.
+H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAoAAA")
+WEBSOCKET = (
+    b"upgrade: WebSocket",
+    b"connection: keep-alive, upgrade",
+    b"Sec-WebSocket-Version: 13",
+)
+ANSWER = b'{"predictions":[1.5]}'
+SHOUTED = tuple(field.upper() for field in H2C)
+
+
+@pytest.mark.parametrize("offer", [H2C, SHOUTED, WEBSOCKET], ids=["h2c", "H2C", "websocket"])
+@pytest.mark.parametrize(
+    "sent",
+    [(SIZE, BODY), (CHUNKED, CHUNKS + b"\r\n"), (CHUNKED, CHUNKS + b"X-Sum: 1\r\n\r\n")],
+    ids=["sized", "chunked", "trailers"],
+)
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    address: tuple[str, int], offer: tuple[bytes, ...], sent: tuple[bytes, bytes]
+) -> None:
+    framing, body = sent
+    whole = head(*offer, framing) + body
+    assert talk(address, whole + whole + GET).count(ANSWER) == 2
+    kept = talk(address, whole, head(framing) + body, GET)
+    assert (kept.count(b"HTTP/1.1 200"), kept.count(ANSWER)) == (3, 2)
+
+
+def test_an_upgrade_without_a_body_is_an_ordinary_request(address: tuple[str, int]) -> None:
+    upgrade = b"\r\n".join([GET[:-4], *WEBSOCKET, b"", b""])
+    assert talk(address, upgrade * 50).count(b"HTTP/1.1 200") == 50
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [((b"Connection: close, Upgrade", b"Upgrade: h2c"), b"1.1"), (H2C, b"1.0")],
+)
+def test_an_upgrade_on_a_last_request_is_passed_over(
+    address: tuple[str, int], fields: tuple[bytes, ...], version: bytes
+) -> None:
+    received = talk(address, head(*fields, SIZE, version=version) + BODY + GET)
+    assert received.count(ANSWER) == received.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in received
+
+
+def test_a_body_is_asked_for_once_where_an_upgrade_is_offered(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head(*H2C, SIZE, b"Expect: 100-continue"))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_limits_hold_where_an_upgrade_is_offered(address: tuple[str, int]) -> None:
+    with_length = b"Content-Length: %d"
+    assert talk(address, head(*H2C, with_length % 1000), BODY).startswith(b"HTTP/1.1 408")
+    assert talk(address, head(*H2C, with_length % 10**9)).startswith(b"HTTP/1.1 413")
+    assert talk(address, head(*H2C)[:-2]).startswith(b"HTTP/1.1 408")
+    assert talk(address, head(*H2C, b"X: " + b"x" * 5000)[:-2]).startswith(b"HTTP/1.1 431")
+    smuggled = talk(address, head(*H2C, SIZE, CHUNKED) + CHUNKS + b"\r\n")
+    assert smuggled.startswith(b"HTTP/1.1 400")
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def answered(config: RestConfig, *segments: bytes) -> bytes:
+    """What a connection writes on these segments."""
+    state, wire = ServerState(), Wire()
+    protocol = RestProtocol(config, state, {})
+    protocol.connection_made(wire)
+    for segment in segments:
+        protocol.data_received(segment)
+    while state.tasks:
+        await asyncio.gather(*state.tasks)
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    return wire.written
+
+
+def test_requests_may_be_cut_anywhere() -> None:
+    config = RestConfig(rest_app(EchoState(), options=HASTY), HASTY)
+    config.load()
+    both = head(*H2C, SIZE) + BODY + head(*WEBSOCKET, CHUNKED) + CHUNKS + b"\r\n"
+
+    async def check() -> None:
+        for at in range(1, len(both)):
+            received = await answered(config, both[:at], both[at:])
+            assert (received.count(b"HTTP/1.1 200"), received.count(ANSWER)) == (2, 2), at
+        single = [both[at : at + 1] for at in range(len(both))]
+        assert (await answered(config, *single)).count(ANSWER) == 2
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        (b"content-type: application/json;charset=utf-8", BODY),
+        (b"Content-Type: application/x-www-form-urlencoded", BODY),
+        (b"Content-Type: text/plain", codecs.BOM_UTF8 + BODY + b"\r\n"),
+        (b"content-encoding: GZIP", gzip.compress(BODY)),
+        (b"Content-Encoding: x-gzip", gzip.compress(BODY)),
+        (b"Expect: 200-maybe", BODY),
+        (b"X-Name: J\xf6rg", BODY),
+    ],
+)
+def test_what_clients_say_of_a_body_is_taken_as_tf_serving_does(
+    address: tuple[str, int], field: bytes, body: bytes
+) -> None:
+    request = head(field, b"content-length: %d" % len(body)) + body
+    assert talk(address, request).count(ANSWER) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (head(SIZE, version=b"1.0") + BODY, 1),
+        (head(SIZE, b"Connection: Keep-Alive", version=b"1.0") + BODY, 1),
+        (head(SIZE, target=b"http://server:8501" + STATUS.encode() + b":predict") + BODY, 1),
+        (head(SIZE, target=STATUS.encode() + b":predict?key=1") + BODY, 1),
+        ((b"\r\n" + head(SIZE) + BODY) * 2 + b"\r\n", 2),
+        (head(SIZE, b"TE: trailers", b"Connection: TE, close") + BODY, 1),
+        (head(CHUNKED.swapcase()) + CHUNKS + b"X-Sum: 1\r\n\r\n" + head(SIZE) + BODY, 2),
+    ],
+    ids=["http10", "http10_keep", "absolute", "query", "empty_lines", "te", "trailers"],
+)
+def test_unusual_requests_are_answered(address: tuple[str, int], sent: bytes, answers: int) -> None:
+    received = talk(address, sent)
+    assert received.count(ANSWER) == received.count(b"HTTP/1.1 200") == answers
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS", b"PUT"])
+def test_methods_that_are_not_served_leave_the_connection_in_order(
+    address: tuple[str, int], method: bytes
+) -> None:
+    received = talk(address, GET.replace(b"GET", method), GET)
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1 200") == 1
 
 
 def test_a_huge_body_is_refused_before_it_is_sent(address: tuple[str, int]) -> None:
