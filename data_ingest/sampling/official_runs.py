@@ -12,13 +12,8 @@ from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError
 from data_ingest.sampling.trials import Trial
-from data_ingest.sources.layout import (
-    ImageFile,
-    ImageReader,
-    UnreadableImageError,
-    list_members,
-    refuse_unsafe_name,
-)
+from data_ingest.sources.containers import list_members, refuse_unsafe_name
+from data_ingest.sources.layout import ImageFile, ImageReader, UnreadableImageError
 
 _LABELS: Final = "class_labels.txt"
 _RUN: Final = re.compile(r"run\d+")

@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_ingest.errors import InputError
-from data_ingest.sources.layout import list_images
+from data_ingest.errors import InputError, ReadError, reading
+from data_ingest.sources.containers import open_zip
+from data_ingest.sources.layout import list_images, look_over
 
 _TOKEN = re.compile(r"\{(SPAN|VERSION)(?::(\d+))?\}|\{(YYYY|MM|DD)\}")
 _DATE_DIGITS = {"YYYY": r"\d{4}", "MM": r"\d{2}", "DD": r"\d{2}"}
@@ -44,11 +44,14 @@ class Dataset:
         """Looks the folders and tables of contents over, not the images; returns itself.
 
         Raises:
-          InputError: as `layout.list_images`.
+          InputError, ReadError: as `layout.list_images`.
         """
-        for containers in self.containers().values():
-            for container in containers:
-                list_images(container)
+        for split, containers in self.containers().items():
+            if split == "runs":
+                for container in containers:
+                    list_images(container)
+            else:
+                look_over(containers)
         return self
 
     def fingerprint(self) -> str:
@@ -115,13 +118,16 @@ def latest(base: Path, pattern: str) -> Path:
 
 def _contents(container: Path) -> Iterator[str]:
     if not container.is_dir():
-        with zipfile.ZipFile(container) as archive:
+        with open_zip(container) as archive:
             for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
                 yield f"{entry.filename}\0{entry.file_size}\0{entry.CRC}"
         return
     for image in list_images(container):
         try:
-            status = (container / image.member).stat()
+            with reading(image.path):
+                status = (container / image.member).stat()
+        except ReadError:
+            raise
         except OSError:
             yield f"{image.member}\0unreadable"
         else:

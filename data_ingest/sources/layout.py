@@ -1,22 +1,39 @@
 """Lists, reads and checks images in place: `<group>/<class>/<image>` in a folder or a zip."""
 
+import errno
 import logging
-import os
+import mimetypes
+import unicodedata
 import zipfile
-import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import Final, NamedTuple
 
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, ReadError, reading, shown
+from data_ingest.sources.containers import ZIP_ERRORS, list_members, open_zip, refuse_unsafe_name
 from data_ingest.sources.images import MAX_BYTES, ImageRejected, stored_form
 from data_ingest.sources.writers import writer_of
 
-_IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
-_MAX_DEPTH: Final = 12
-_ZIP_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+IMAGE_SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+) | {".pgm", ".ppm", ".pnm", ".pbm", ".avif", ".heic", ".heif"}
+"""Of the formats that `stored_form` reads. Other files are looked into, too, where images lie."""
+
+_OTHER_SUFFIXES: Final = frozenset(
+    {".aae", ".db", ".ini", ".log", ".md", ".toml", ".xmp", ".yaml", ".yml"}
+) | {
+    suffix
+    # Of Python's own table, not the machine's, which differ.
+    for suffix, kind in mimetypes.MimeTypes().types_map[True].items()
+    if not kind.startswith("image/")
+}
+"""Ignored: texts, tables, sound, films, what cameras and Windows lay beside images."""
+_MAX_OPEN: Final = 100
+"""Zips; a process may often have no more than 1,024 files open."""
+_NAMED: Final = 5
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +78,12 @@ def list_images(container: Path, writer_pattern: str | None = None) -> list[Imag
     """Lists the images of a folder or zip, sorted, without reading them.
 
     Leading folders common to all images are stripped while more than `<group>/<class>` is left.
-    Hidden files, `__MACOSX` and files that are not named `.png`, `.jpg` or `.jpeg` are ignored.
+    Names of groups and classes are in Unicode's normal form C: what macOS spells otherwise is the
+    same class.
+
+    What is an image shows when it is read: files that lie where images do are listed whatever
+    their names end in, but for endings of texts, tables and the like (`_OTHER_SUFFIXES`). Those
+    are ignored, and so are hidden files, `__MACOSX` and other files elsewhere.
 
     Args:
       container: the folder or zip.
@@ -70,61 +92,59 @@ def list_images(container: Path, writer_pattern: str | None = None) -> list[Imag
     Raises:
       InputError: the container cannot be read, is empty, holds no images, holds images at
         different depths, or has names that would lead out of it.
+      ReadError: as `data_ingest.errors.reading`.
     """
-    names = list_members(container)
-    members = [name for name in names if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES]
-    if not names:
-        raise InputError(f"{container} is empty: expected <group>/<class>/<image> inside")
-    if not members:
-        found = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
-        kinds = ", ".join(f"{count} x {kind}" for kind, count in found.most_common(5))
-        raise InputError(f"{container} holds no PNG or JPEG images (found {kinds})")
-    for member in members:
-        refuse_unsafe_name(container, member)
-    root = _common_root(container, members)
-    images = sorted(_image_file(container, root, member, writer_pattern) for member in members)
-    _log.debug("%s: %d images, %d other files", container, len(images), len(names) - len(members))
+    return _survey(container, writer_pattern).images
+
+
+def look_over(containers: Iterable[Path]) -> list[ImageFile]:
+    """Lists the images of several folders and zips, and logs what people should know of them.
+
+    That is which files are ignored, which may be no images, and which classes are so named that
+    one may have been meant.
+
+    Raises:
+      InputError, ReadError: as `list_images`.
+    """
+    images: list[ImageFile] = []
+    ignored: Counter[str] = Counter()
+    for container in containers:
+        survey = _survey(container, None)
+        images += survey.images
+        ignored += survey.ignored
+    odd = Counter(map(ending, (file.member for file in images)))
+    for suffix in IMAGE_SUFFIXES:
+        del odd[suffix]
+    if ignored:
+        _log.info("Ignored, because not named as images: %s", by_ending(ignored))
+    if odd:
+        _log.info("Not named as images, but looked at: %s", by_ending(odd))
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for file in images:
+        spellings[file.class_name.casefold()].add(file.class_name)
+    alike = [" and ".join(sorted(names)) for names in spellings.values() if len(names) > 1]
+    if alike:
+        more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
+        named = ", ".join(map(shown, sorted(alike)[:_NAMED]))
+        _log.warning("Classes told apart though only case differs: %s%s", named, more)
     return images
 
 
-def list_members(container: Path) -> list[str]:
-    """Paths of all files in a folder or zip, sorted, but hidden ones and `__MACOSX`.
-
-    Raises:
-      InputError: the container cannot be read.
-    """
-    if container.is_file():
-        try:
-            with zipfile.ZipFile(container) as archive:
-                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        except (OSError, *_ZIP_ERRORS) as error:
-            raise InputError(
-                f"{container} cannot be read as a zip archive ({error}): "
-                "give a folder or an undamaged zip of images"
-            ) from error
-        if any(entry.flag_bits & 0x1 for entry in entries):
-            raise InputError(
-                f"{container} is protected by a password: unpack it and give the folder"
-            )
-        return sorted({entry.filename for entry in entries if not _is_hidden(entry.filename)})
-    if not container.exists():
-        raise InputError(f"{container} does not exist: give a folder or a zip of images")
-    if not container.is_dir():
-        raise InputError(f"{container} is neither a folder nor a zip of images")
-    try:
-        return sorted(_walk(container, ""))
-    except OSError as error:
-        raise InputError(f"{container} cannot be listed: {error}") from error
+def normal_form(name: str) -> str:
+    """A name of a group or class in the spelling by which names are compared."""
+    return unicodedata.normalize("NFC", name)
 
 
-def refuse_unsafe_name(container: Path, member: str) -> None:
-    """Raises InputError where a name would lead out of its container."""
-    unsafe = member.startswith("/") or "\\" in member or "\0" in member or ".." in member.split("/")
-    if unsafe or any("\ud800" <= letter <= "\udfff" for letter in member):
-        raise InputError(
-            f"{container}: unsafe file name {member!r}: names must be plain relative paths "
-            "with forward slashes and readable characters"
-        )
+def ending(name: str) -> str:
+    """`.png` of `a/b/1.PNG`; empty where there is none."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def by_ending(counts: Counter[str]) -> str:
+    """`12 x .txt, 1 x no ending`: the most frequent endings."""
+    told = [f"{count:,} x {shown(suffix) or 'no ending'}" for suffix, count in counts.most_common()]
+    more = f" and {len(told) - _NAMED} other endings" if len(told) > _NAMED else ""
+    return ", ".join(told[:_NAMED]) + more
 
 
 def refuse_useless_pattern(images: Sequence[ImageFile], writer_pattern: str) -> None:
@@ -137,42 +157,73 @@ def refuse_useless_pattern(images: Sequence[ImageFile], writer_pattern: str) -> 
         )
 
 
-class ImageReader(ExitStack):
-    """Reads images one after another, keeping the zips that they lie in open.
+class ImageReader(AbstractContextManager["ImageReader"]):
+    """Reads images one after another, keeping the zips that they lie in open, a hundred at most.
 
     Not safe to share between threads; every worker makes its own.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._zips: dict[str, zipfile.ZipFile] = {}
+        """The one used last is at the end."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all zips; reading on opens them again."""
+        while self._zips:
+            self._zips.popitem()[1].close()
 
     def read(self, image: ImageFile) -> bytes:
-        """Returns the encoded image, at most `MAX_BYTES` + 1 bytes of it.
+        """Returns the encoded image as it lies there, at most `MAX_BYTES` + 1 bytes of it.
 
         Raises:
-          UnreadableImageError: the file or member is missing, damaged, encrypted or not readable.
+          UnreadableImageError: the file or member is missing, damaged or encrypted.
+          InputError: it may not be read, or its zip is no longer there, or damaged as a whole.
+          ReadError: as `data_ingest.errors.reading`: nothing can be said of the image.
         """
         try:
-            container = Path(image.container)
-            if container.is_dir():
-                with (container / image.member).open("rb") as stream:
-                    return stream.read(MAX_BYTES + 1)
-            if image.container not in self._zips:
-                archive = self.enter_context(zipfile.ZipFile(image.container))
-                self._zips[image.container] = archive
-            with self._zips[image.container].open(image.member) as member:
-                return member.read(MAX_BYTES + 1)
-        except (OSError, KeyError, *_ZIP_ERRORS) as error:
+            with reading(image.path):
+                if Path(image.container).is_dir():
+                    with Path(image.container, image.member).open("rb") as stream:
+                        return stream.read(MAX_BYTES + 1)
+                with self._zip(image.container).open(image.member) as member:
+                    return member.read(MAX_BYTES + 1)
+        except (InputError, ReadError):
+            raise
+        except (OSError, KeyError, *ZIP_ERRORS) as error:
             raise UnreadableImageError(f"{image.container}: {image.member}: {error}") from error
+
+    def _zip(self, path: str) -> zipfile.ZipFile:
+        archive = self._zips.pop(path, None)
+        if archive is None:
+            if len(self._zips) >= _MAX_OPEN:
+                self._zips.pop(next(iter(self._zips))).close()
+            try:
+                archive = open_zip(Path(path))
+            except ReadError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._zips:
+                    raise
+                self.close()
+                archive = open_zip(Path(path))
+        self._zips[path] = archive
+        return archive
 
     def image(self, file: ImageFile) -> bytes:
         """Returns an image in its stored form.
 
         Raises:
           ImageRejected: it cannot be read, or not be used: see `stored_form`.
+          InputError, ReadError: as `read`.
         """
-        return stored_form(self.read(file))
+        with reading(file.path):
+            return stored_form(self.read(file))
 
     def sound(
         self, files: Iterable[ImageFile], rejected: list[tuple[ImageFile, str]] | None = None
@@ -191,27 +242,36 @@ class ImageReader(ExitStack):
                 yield position, file, data
 
 
-def _walk(root: Path, folder: str) -> Iterator[str]:
-    if folder.count("/") > _MAX_DEPTH:
-        raise InputError(
-            f"{root}: folders are nested too deeply at {folder}: "
-            "expected <group>/<class>/<image>; is there a link that points back up?"
-        )
-    with os.scandir(root / folder) as entries:
-        for entry in entries:
-            if _is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                yield from _walk(root, f"{folder}{entry.name}/")
-            elif entry.is_file() or entry.is_symlink():
-                # A dangling link is kept: it is one unreadable image, to be counted as such.
-                yield f"{folder}{entry.name}"
+class _Survey(NamedTuple):
+    images: list[ImageFile]
+    """Sorted."""
+    ignored: Counter[str]
+    """Other files, by ending."""
 
 
-def _is_hidden(name: str) -> bool:
-    return any(
-        (part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/")
-    )
+def _survey(container: Path, writer_pattern: str | None) -> _Survey:
+    names = list_members(container)
+    if not names:
+        raise InputError(f"{container} is empty: expected <group>/<class>/<image> inside")
+    endings = Counter(map(ending, names))
+    named = [name for name in names if ending(name) in IMAGE_SUFFIXES]
+    others = [name for name in names if ending(name) not in IMAGE_SUFFIXES | _OTHER_SUFFIXES]
+    members = named or others
+    if not members:
+        inside = "; zips inside it are not opened" if ".zip" in endings else ""
+        raise InputError(f"{container} holds no images (found {by_ending(endings)}){inside}")
+    for member in members:
+        refuse_unsafe_name(container, member)
+    root = _common_root(container, members)
+    if named:
+        top = named[0].split("/")[:root]
+        depth = named[0].count("/")
+        for name in others:
+            if name.count("/") == depth and name.split("/")[:root] == top:
+                refuse_unsafe_name(container, name)
+                members.append(name)
+    images = sorted(_image_file(container, root, member, writer_pattern) for member in members)
+    return _Survey(images, endings - Counter(map(ending, members)))
 
 
 def _common_root(container: Path, members: Sequence[str]) -> int:
@@ -240,9 +300,9 @@ def _common_root(container: Path, members: Sequence[str]) -> int:
 
 def _image_file(container: Path, root: int, member: str, writer_pattern: str | None) -> ImageFile:
     *folders, name = member.split("/")[root:]
-    class_name = "/".join(folders)
+    class_name = normal_form("/".join(folders))
     return ImageFile(
-        group=folders[0] if len(folders) == 2 else "",
+        group=normal_form(folders[0]) if len(folders) == 2 else "",
         class_name=class_name,
         writer=writer_of(f"{class_name}/{name}", writer_pattern),
         container=str(container),

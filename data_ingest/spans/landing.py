@@ -22,8 +22,9 @@ from data_ingest.records.catalog import (
 from data_ingest.records.plan import too_many_rejected
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex
+from data_ingest.sources.containers import open_zip
 from data_ingest.sources.images import ImageRejected, image_digest
-from data_ingest.sources.layout import ImageFile, ImageReader, list_images
+from data_ingest.sources.layout import ImageFile, ImageReader, look_over, normal_form
 
 _PROGRESS_EVERY: Final = 10_000
 _log = logging.getLogger(__name__)
@@ -92,9 +93,10 @@ def read_images(sources: Sequence[Path]) -> Reading:
     """Reads and checks all images of some folders and zips.
 
     Raises:
-      InputError: a source cannot be listed.
+      InputError: a source cannot be listed, or an image may not be read.
+      ReadError: as `data_ingest.errors.reading`.
     """
-    files = [file for source in sources for file in list_images(source)]
+    files = look_over(sources)
     sound: list[NewImage] = []
     rejected: list[tuple[ImageFile, str]] = []
     with ImageReader() as reader:
@@ -148,12 +150,13 @@ def table_of_contents(path: Path) -> list[Entry]:
 
     Raises:
       InputError: it is gone or damaged.
+      ReadError: as `data_ingest.errors.reading`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return [Entry(info.filename, info.file_size, info.CRC) for info in archive.infolist()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it from a copy") from error
+    except InputError as error:
+        raise InputError(f"{error}; spans never change: restore it from a copy") from error
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:
@@ -170,14 +173,23 @@ def _of_other_classes(images: Sequence[NewImage], earlier: Sequence[Path]) -> se
     for image in images:
         alike[image.entry[1:]].append(image)
     others: set[NewImage] = set()
-    for path in earlier:
-        for entry in table_of_contents(path):
-            class_name = entry.name.rpartition("/")[0]
-            suspects = [
-                image for image in alike.get(entry[1:], ()) if image.file.class_name != class_name
-            ]
-            if suspects:
-                with zipfile.ZipFile(path) as archive:
-                    digest = image_digest(archive.read(entry.name))
-                others.update(image for image in suspects if image.found.digest == digest)
+    with ImageReader() as reader:
+        for path in earlier:
+            for entry in table_of_contents(path):
+                class_name = normal_form(entry.name.rpartition("/")[0])
+                suspects = [
+                    image
+                    for image in alike.get(entry[1:], ())
+                    if image.file.class_name != class_name
+                ]
+                if suspects:
+                    digest = image_digest(_landed(path, entry.name, reader))
+                    others.update(image for image in suspects if image.found.digest == digest)
     return others
+
+
+def _landed(path: Path, name: str, reader: ImageReader) -> bytes:
+    try:
+        return reader.read(ImageFile("", "", 0, str(path), name))
+    except ImageRejected as error:
+        raise InputError(f"{error}: restore the span from a copy") from error

@@ -24,6 +24,7 @@ from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index, unit_of
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset, refuse_wildcards
+from data_ingest.sources.layout import normal_form
 from data_ingest.spans.landing import NewImages, read_images, settle
 from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
 from data_ingest.spans.span import RECORD, RejectedImage, Span, read_span
@@ -211,7 +212,7 @@ class SpanStore:
         pairs: PairSettings,
     ) -> Span:
         index = images.index
-        known = {name: side for span in earlier for name, side in span.new.items()}
+        known = {normal_form(name): side for span in earlier for name, side in span.new.items()}
         unit = earlier[0].unit if earlier else unit_of(index)
         require_like_layout(index.groups, known, unit)
         new = new_sides(index, known, pairs, unit=unit)
