@@ -1,21 +1,39 @@
 """A model whose people are written in their images, so that what is near what is known."""
 
+import functools
 import hashlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
+from serving.client.images import encode_png
 from serving.errors import Code, ServingError
 from serving.gallery.embedder import probe_image
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
 
 BIAS = 6.0
+WIDTH = 16
 
 
 def photo(person: str, shot: int = 0) -> bytes:
-    """An "image" of someone; shots of one person are alike, people are not."""
-    return f"photo/{person}/{shot}/".encode() + hashlib.sha256(person.encode()).digest() * 8
+    """An image of someone; shots of one person are alike, people are not."""
+    return written(f"photo/{person}/{shot}/".encode())
+
+
+@functools.cache
+def written(text: bytes) -> bytes:
+    """A PNG whose pixels are this text and, at the end, its digest; uncompressed."""
+    pixels = text.ljust(-len(text) % WIDTH + len(text), b"\0") + hashlib.sha256(text).digest() * 8
+    return encode_png(np.frombuffer(pixels, np.uint8).reshape(-1, WIDTH), level=0)
+
+
+def text_of(image: bytes) -> bytes:
+    """What is written in the pixels of an image, digest and all."""
+    with Image.open(io.BytesIO(image)) as opened:
+        return opened.tobytes()
 
 
 class FakeModels:
@@ -61,12 +79,13 @@ class FakeModels:
         self.closed = True
 
     def _vector(self, image: bytes, version: str) -> Vectors:
-        if image.startswith(b"refused"):
+        text = text_of(image)
+        if text.startswith(b"refused"):
             raise ServingError(Code.INVALID_ARGUMENT, "not an image that the model can decode")
-        kind, _, rest = image.partition(b"/")
-        person = rest.split(b"/")[0] if kind == b"photo" else image
+        kind, _, rest = text.partition(b"/")
+        person = rest.split(b"/")[0] if kind == b"photo" else text
         center = _normal(f"{self.salt}/{version}/".encode() + person, self.dimensions)
-        noise = _normal(f"{self.salt}/{version}/".encode() + image, self.dimensions)
+        noise = _normal(f"{self.salt}/{version}/".encode() + text, self.dimensions)
         return (center + 0.05 * noise).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from serving.gallery.gallery import MAX_NAME, Gallery
 from serving.gallery.records import CohortImage
 from serving.gallery.sqlite.store import SqliteStore
 from tests.serving.gallery.conftest import OpenStore
-from tests.serving.gallery.fakes import BIAS, FakeModels, photo
+from tests.serving.gallery.fakes import BIAS, FakeModels, photo, written
 
 PEOPLE = [f"person {number}" for number in range(12)]
 
@@ -106,7 +106,12 @@ def test_logits_are_those_of_the_match_signature(gallery: Gallery) -> None:
 
 def test_nothing_is_stored_of_a_call_with_a_bad_image(gallery: Gallery) -> None:
     gallery.enroll("Bob", [photo("Bob")])
-    for images in ([photo("Ada"), b"refused"], [photo("Ada"), b""], [], [b"x" * (17 << 20)]):
+    for images in (
+        [photo("Ada"), written(b"refused")],
+        [photo("Ada"), b""],
+        [],
+        [b"x" * (17 << 20)],
+    ):
         with pytest.raises(ServingError) as error:
             gallery.enroll("Ada", images)
         assert error.value.code is Code.INVALID_ARGUMENT
@@ -255,7 +260,7 @@ def test_a_cohort_of_outsiders_is_what_thresholds_rest_on(gallery: Gallery) -> N
     assert gallery.identify(photo("Ada", 1)).name == "Ada"
     assert gallery.identify(cohort[0].content).name is None
     with pytest.raises(ServingError):
-        gallery.calibrate([CohortImage("x", b"refused")])
+        gallery.calibrate([CohortImage("x", written(b"refused"))])
     assert own_pairs(gallery) == known
 
 

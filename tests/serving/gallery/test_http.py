@@ -20,7 +20,7 @@ from serving.server.models import ServerState
 from serving.server.rest.app import rest_app
 from serving.server.rest.protocol import RestOptions
 from tests.serving.gallery.conftest import OpenStore
-from tests.serving.gallery.fakes import FakeModels, photo
+from tests.serving.gallery.fakes import FakeModels, photo, written
 
 PEOPLE = [f"person {number}" for number in range(8)]
 
@@ -113,7 +113,7 @@ def test_without_the_token_nobody_is_told_anything(app: Starlette) -> None:
         ("identify", {"image": "abc"}, 400, "base64"),
         ("identify", {"image": {"b64": "?"}}, 400, "base64"),
         ("identify", {"image": {"b64": ""}}, 400, "bytes"),
-        ("identify", {"image": b64(b"refused")}, 400, "not an image"),
+        ("identify", {"image": b64(written(b"refused"))}, 400, "not an image"),
         ("identify", {"image": b64(b"x"), "limit": 0}, 400, "limit"),
         ("identify", {"image": b64(b"x"), "limit": True}, 400, "integer"),
         ("identify", {"image": b64(b"x"), "false_accept_rate": 2}, 400, "false-accept rate"),
@@ -123,7 +123,7 @@ def test_without_the_token_nobody_is_told_anything(app: Starlette) -> None:
         ("enroll", {"name": 5, "images": [b64(b"x")]}, 400, "name is a string"),
         ("enroll", {"name": "A", "images": b64(b"x")}, 400, "list of images"),
         ("enroll", {"name": "A", "images": [b64(photo(PEOPLE[1]))]}, 409, "already enrolled"),
-        ("verify", {"name": "nobody", "image": b64(b"x")}, 404, "nobody is enrolled"),
+        ("verify", {"name": "nobody", "image": b64(photo("x"))}, 404, "nobody is enrolled"),
     ],
 )
 def test_wrong_requests_are_told_what_is_wrong(

@@ -12,7 +12,7 @@ from serving.gallery import rebuild as rebuild_module
 from serving.gallery.gallery import Gallery
 from serving.gallery.records import CohortImage, Vectors
 from tests.serving.gallery.conftest import OpenStore
-from tests.serving.gallery.fakes import FakeModels, photo
+from tests.serving.gallery.fakes import FakeModels, photo, text_of
 
 PEOPLE = [f"person {number}" for number in range(20)]
 
@@ -32,7 +32,7 @@ class Watched(FakeModels):
 
     def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:
         vectors = super().embed(images, version=version)
-        if version == "2" and images[0].startswith(b"photo"):
+        if version == "2" and text_of(images[0]).startswith(b"photo"):
             self.done += len(images)
             self.during(self.done)
         return vectors
@@ -187,7 +187,7 @@ def test_questions_and_enrolments_that_meet_the_switch_are_asked_again(
 
     def embed(images: Sequence[bytes], *, version: str) -> Vectors:
         vectors = original(images, version=version)
-        if images[0].startswith(b"photo") and not switched:
+        if text_of(images[0]).startswith(b"photo") and not switched:
             switched.append(rebuilder.rebuild().version)
         return vectors
 
