@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -86,22 +87,24 @@ def stored_form(data: bytes) -> bytes:
         plain = _plain_png(data)
     elif data.startswith(_JPEG_MAGIC):
         plain = _plain_jpeg(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _open(data)
-            if plain is not None and _orientation(image) == 1:
-                image.draft("L", image.size)  # of a JPEG, as TensorFlow does
-                _check_contrast(image.convert("L"))
-                return plain
-            image = upright(image)
+    with _rejecting():
+        image = _open(data)
+        if plain is not None and _orientation(image) == 1:
+            image.draft("L", image.size)  # of a JPEG, as TensorFlow does
             _check_contrast(image.convert("L"))
-            return _encoded(image)
-    except (ImageRejected, MemoryError):
-        raise
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
-        truncated = "truncated" in str(error).lower()
-        raise ImageRejected("truncated" if truncated else "unreadable") from error
+            return plain
+        return _encoded(image)
+
+
+def stored_form_of(image: Image.Image) -> bytes:
+    """Returns an image in memory as the pipeline stores it and as clients send it.
+
+    Raises:
+      ImageRejected: as `stored_form`; `unreadable` also where `upright` finds no fixed range.
+    """
+    with _rejecting():
+        _check_size(image)
+        return _encoded(image)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -140,6 +143,20 @@ def image_digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """Gives whatever Pillow's plugins raise of a damaged file the words of `stored_form`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (ImageRejected, MemoryError):
+        raise
+    except Exception as error:
+        truncated = "truncated" in str(error).lower()
+        raise ImageRejected("truncated" if truncated else "unreadable") from error
+
+
 def _open(data: bytes) -> Image.Image:
     """Opens an image of bounded size; its pixels are not read yet."""
     heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
@@ -158,10 +175,7 @@ def _open(data: bytes) -> Image.Image:
         raise ImageRejected("unreadable" if known else "not an image") from None
     except Image.DecompressionBombError:
         raise ImageRejected("too large") from None
-    if max(image.size) > MAX_SIDE:
-        raise ImageRejected("too large")
-    if min(image.size) < MIN_SIDE:
-        raise ImageRejected("too small")
+    _check_size(image)
     if image.format == "PNG":
         _scale_transparency(image, depth=data[24])
     return image
@@ -183,6 +197,13 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _check_size(image: Image.Image) -> None:
+    if max(image.size) > MAX_SIDE:
+        raise ImageRejected("too large")
+    if min(image.size) < MIN_SIDE:
+        raise ImageRejected("too small")
+
+
 def _check_contrast(gray: Image.Image) -> None:
     darkest, lightest = gray.getextrema()
     if lightest - darkest < MIN_CONTRAST:  # type: ignore[operator]
@@ -195,6 +216,8 @@ def _is_gray(image: Image.Image) -> bool:
 
 
 def _encoded(image: Image.Image) -> bytes:
+    image = upright(image).copy()
+    _check_contrast(image.convert("L"))
     stream = io.BytesIO()
     image.info.clear()
     image.save(stream, "PNG")

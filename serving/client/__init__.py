@@ -1,7 +1,7 @@
 """Clients of a served model, over REST and gRPC, blocking and for asyncio.
 
-`from serving.client import Client` needs httpx and numpy, and imports neither TensorFlow nor gRPC;
-the same over gRPC is in `serving.client.grpc`.
+`from serving.client import Client` needs httpx, numpy and Pillow, and imports neither TensorFlow
+nor gRPC; the same over gRPC is in `serving.client.grpc`.
 """
 
 from serving.client.images import Image, Images

@@ -58,12 +58,13 @@ class AwaitingClient(BaseClient):
           `score` and `logit`, `float32[N]` each.
 
         Raises:
-          InvalidImage: one of them is no image.
+          InvalidImage: one of them is no image, or nothing is drawn on it.
           OSError: a path cannot be read.
           ClientError: there was no answer; see its subclasses.
         """
         deadline = self._deadline(timeout)
-        a, b = list(encode_images(images_a)), list(encode_images(images_b))
+        a = list(encode_images(images_a, name="image_a"))
+        b = list(encode_images(images_b, name="image_b"))
         if not a or not b:
             raise InvalidRequest("there is no image to send")
         if len(a) == 1:
@@ -86,7 +87,7 @@ class AwaitingClient(BaseClient):
           `float32[N, D]`, in the order of the images.
 
         Raises:
-          InvalidImage: one of them is no image.
+          InvalidImage: one of them is no image, or nothing is drawn on it.
           OSError: a path cannot be read.
           ClientError: there was no answer; see its subclasses.
         """

@@ -1,6 +1,5 @@
 """Encodes paths, bytes, arrays and PIL images as the files that a server takes."""
 
-import io
 import os
 import struct
 import sys
@@ -17,36 +16,54 @@ from serving.client.types import InvalidImage
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
+    from data_ingest.sources.images import ImageRejected
+
 Image: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[Any] | PillowImage.Image"
 )
-"""A path; a PNG or JPEG file's bytes; an array `[H, W]`, `[H, W, 1]` or `[H, W, 3]` of uint8, bool
-or floats in [0, 1]; or a PIL image."""
+"""A path; a file's bytes; an array `[H, W]`, `[H, W, 1]` or `[H, W, 3]` of uint8, bool or floats in
+[0, 1]; or a PIL image. Files are PNG, JPEG, WebP, BMP, TIFF, GIF, PGM, PPM, AVIF or HEIC."""
 Images: TypeAlias = "Image | Iterable[Image]"
 """One image or several."""
 
 COLOUR_TYPES: Final = {1: 0, 3: 2}
 """PNG's colour type, gray or RGB, by number of channels (PNG specification, 11.2.2)."""
-PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
-"""PIL modes that a PNG keeps and the server's decoder reads."""
+_ADVICE: Final = {
+    "empty": "it has no bytes",
+    "not an image": "give a PNG, JPEG, WebP, BMP, TIFF, GIF, PGM, PPM or AVIF file",
+    "needs the heic extra": "`pip install pi-heif`, or convert it to JPEG",
+    "too large": "16 MiB and 4096 pixels a side are the most: make it smaller",
+    "too small": "4 pixels a side are the least",
+    "truncated": "the end of the file is missing: get it again",
+    "unreadable": "the file is damaged: get it again, or save it anew with another program",
+    "nothing is drawn on it": "dark and light are hardly apart: give another picture",
+}
+"""What to do about an image, by the reason why it is rejected."""
 
 
 def encode_image(image: Image) -> bytes:
-    """The image as an encoded file. Bytes and files go unchanged: the server judges them.
+    """The image as an encoded file that every version of the model sees as it looks.
+
+    Files and bytes go unchanged where they are plain PNG or JPEG. What else can be read becomes
+    one of them: turned by its EXIF, on white where it is transparent, the first of several frames.
+    Arrays become PNG as they are, without Pillow.
 
     Raises:
-      InvalidImage: the type, shape or value range is none of those of `Image`, or it is empty.
+      InvalidImage: it is none of those of `Image`, or nothing is drawn on it; the message names
+        the path, the reason and what to do.
       OSError: the path cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        data = Path(image).read_bytes()
-        if not data:
-            raise InvalidImage(f"{os.fspath(image)} is empty")
-        return data
+        from data_ingest.sources.images import MAX_BYTES
+
+        with Path(image).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        try:
+            return _stored_form(data)
+        except InvalidImage as error:
+            raise InvalidImage(f"{os.fspath(image)}: {error.message}") from error
     if isinstance(image, (bytes, bytearray, memoryview)):
-        if not len(image):
-            raise InvalidImage("the image has no bytes")
-        return bytes(image)
+        return _stored_form(bytes(image))
     if isinstance(image, np.ndarray):
         return encode_png(_as_uint8(image))
     pillow = sys.modules.get("PIL.Image")  # not imported: then this is no image of it
@@ -57,21 +74,25 @@ def encode_image(image: Image) -> bytes:
     )
 
 
-def encode_images(images: Images) -> Iterator[bytes]:
+def encode_images(images: Images, *, name: str = "image") -> Iterator[bytes]:
     """One image or several, as encoded files. An array of four dimensions is several.
+
+    Args:
+      images: in the order in which they come out.
+      name: what they are to the request, for messages.
 
     Raises:
       InvalidImage: one of them is not an image; the message names its place.
       OSError: a path cannot be read.
     """
-    if _is_single(images):
-        yield encode_image(cast(Image, images))
-        return
-    for place, image in enumerate(cast(Iterable[Image], images)):
+    single = _is_single(images)
+    several = [cast(Image, images)] if single else cast(Iterable[Image], images)
+    for place, image in enumerate(several):
         try:
             encoded = encode_image(image)
         except InvalidImage as error:
-            raise InvalidImage(f"image {place}: {error.message}") from error
+            place_of_it = name if single else f"{name} {place}"
+            raise InvalidImage(f"{place_of_it}: {error.message}") from error
         yield encoded
 
 
@@ -131,14 +152,27 @@ def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _encode_pillow(image: "PillowImage.Image") -> bytes:
-    if 0 in image.size:
-        raise InvalidImage(f"the image has no pixels: its size is {image.size}")
-    if image.mode not in PNG_MODES:
-        if image.mode in ("F", "I") or image.mode.startswith("I;"):
+    from data_ingest.sources.images import ImageRejected, stored_form_of
+
+    try:
+        return stored_form_of(image)
+    except ImageRejected as error:
+        if error.reason == "unreadable" and image.mode in ("F", "I"):
             raise InvalidImage(
                 f"PIL mode {image.mode} has no fixed range: convert it to 'L' or 'RGB' first"
-            )
-        image = image.convert("RGB")
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+            ) from error
+        raise _invalid(error) from error
+
+
+def _stored_form(data: bytes) -> bytes:
+    # Pillow takes its time to be imported, which who sends arrays is spared.
+    from data_ingest.sources.images import ImageRejected, stored_form
+
+    try:
+        return stored_form(data)
+    except ImageRejected as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: "ImageRejected") -> InvalidImage:
+    return InvalidImage(f"{error.reason}; {_ADVICE[error.reason]}")

@@ -1,4 +1,4 @@
-"""Clients for the served model over REST. They need httpx and numpy, and no TensorFlow.
+"""Clients for the served model over REST. They need httpx, numpy and Pillow, no TensorFlow.
 
 Example:
   with Client("http://127.0.0.1:8501") as client:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from components.trainer.model import build_model
+from data_ingest.sources import images as source_images
 from serving.client import (
     AsyncClient,
     Client,
+    InvalidImage,
     InvalidRequest,
     Limits,
     NotFound,
@@ -103,7 +105,12 @@ def test_arrays_are_as_good_as_files(client: Any) -> None:
     np.testing.assert_allclose(client.embed(drawing), client.embed(colour), atol=0.02)
 
 
-def test_the_place_of_an_image_that_the_model_refuses_is_told(client: Any) -> None:
+def test_the_place_of_an_image_that_is_refused_is_told(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidImage, match="image_b 1: not an image; give a PNG"):
+        client.score(IMAGES[:2], [IMAGES[0], b"no image"])
+    monkeypatch.setattr(source_images, "stored_form", lambda data: data)
     with pytest.raises(InvalidRequest, match=r"in rows 0 to 2: .*image refused"):
         client.embed([IMAGES[0], b"no image", IMAGES[1]])
 

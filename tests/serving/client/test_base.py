@@ -32,6 +32,7 @@ from serving.client.types import (
 from serving.errors import Code, ServingError
 from tests.serving.client.fake_server import FakeModel, grpc_server, rest_server
 
+pytestmark = pytest.mark.usefixtures("raw_bytes")
 CLASSES: dict[str, type[Any]] = {
     "rest": Client,
     "rest-async": AsyncClient,

@@ -32,6 +32,7 @@ from serving.client.types import (
 )
 from serving.errors import Code
 
+pytestmark = pytest.mark.usefixtures("raw_bytes")
 MODEL = Target("siamese")
 
 

@@ -26,6 +26,8 @@ from serving.errors import Code, ServingError
 from tests.serving.certificates import make_certificate
 from tests.serving.client.fake_server import FakeModel, grpc_server
 
+pytestmark = pytest.mark.usefixtures("raw_bytes")
+
 
 def test_a_prediction_is_written_as_tensorflow_writes_tensors() -> None:
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -1,6 +1,8 @@
 """Encoding what people have of an image."""
 
+import inspect
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as PillowImage
 
-from serving.client.images import encode_image, encode_images
+from data_ingest.sources.images import MAX_BYTES, MAX_SIDE, stored_form
+from serving.client.images import _ADVICE, encode_image, encode_images
 from serving.client.types import ClientError, InvalidImage
+from tests.image_variants import pillow_view, variants
+from tests.pair_records import drawing, png
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([(), (1,), (3,)])).map(
     lambda parts: (parts[0], parts[1], *parts[2])
@@ -20,7 +25,6 @@ SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([(), (1
 
 def decoded(data: bytes) -> np.ndarray:
     with PillowImage.open(io.BytesIO(data)) as image:
-        assert image.format == "PNG"
         return np.asarray(image)
 
 
@@ -74,29 +78,100 @@ def test_arrays_that_are_no_image_are_refused(array: np.ndarray) -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_pil_images_of_every_usual_mode_are_encoded(mode: str) -> None:
     image = PillowImage.effect_noise((7, 5), 80).convert("RGB").convert(mode)
+    before = image.copy()
     assert decoded(encode_image(image)).shape[:2] == (5, 7)
+    assert (image, image.info) == (before, before.info)
 
 
-@pytest.mark.parametrize("mode", ["F", "I", "I;16"])
+def test_of_pil_images_of_16_bits_the_upper_8_are_sent() -> None:
+    values = np.array([[0, 300, 40_000, 65_535]] * 4, np.uint16)
+    for image in (PillowImage.fromarray(values), PillowImage.fromarray(values.astype(np.int32))):
+        np.testing.assert_array_equal(decoded(encode_image(image)), values >> 8)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
 def test_pil_images_without_a_fixed_range_are_refused(mode: str) -> None:
-    with pytest.raises(InvalidImage, match="convert"):
-        encode_image(PillowImage.new(mode, (2, 2)))
+    image = PillowImage.new(mode, (4, 4), 70_000)
+    with pytest.raises(InvalidImage, match=f"PIL mode {mode} has no fixed range: convert"):
+        encode_image(image)
 
 
-def test_files_and_bytes_go_as_they_are(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpg"
-    path.write_bytes(b"\xff\xd8\xff anything \0")
+LOOKS = {
+    variant.name: variant
+    for variant in variants()
+    if variant.name.startswith("jpeg orientation")
+    or variant.name
+    in {
+        *("png gray 16 bits", "png indexed 2 bits tRNS", "png with eXIf 6 big-endian"),
+        *("jpeg CMYK", "webp orientation 6", "webp with alpha", "bmp 24 bits"),
+        *("tiff 16 bits", "tiff orientation 6", "gif animated", "pgm", "ppm"),
+    }
+}
+"""Of every kind one: `stored_form` is tested on all."""
+
+
+@pytest.mark.parametrize("name", sorted(LOOKS))
+def test_files_are_sent_as_a_viewer_shows_them(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(LOOKS[name].data)
+    sent = encode_image(path)
+    assert sent == encode_image(path.read_bytes()) == encode_image(sent)
+    assert sent.startswith((b"\x89PNG", b"\xff\xd8"))
+    np.testing.assert_allclose(pillow_view(sent), LOOKS[name].looks, atol=2)
+    with PillowImage.open(path) as image:
+        np.testing.assert_allclose(decoded(encode_image(image)), decoded(sent), atol=2)
+
+
+def test_plain_files_and_bytes_go_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png(drawing(1, 1)))
     assert encode_image(path) == encode_image(str(path)) == path.read_bytes()
     for kind in (bytes, bytearray, memoryview):
-        assert encode_image(kind(b"abc\0")) == b"abc\0"
+        assert encode_image(kind(path.read_bytes())) == path.read_bytes()
 
 
-def test_empty_files_and_bytes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.png").touch()
-    with pytest.raises(InvalidImage, match=r"x\.png is empty"):
-        encode_image(tmp_path / "x.png")
-    with pytest.raises(InvalidImage, match="no bytes"):
-        encode_image(b"")
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty; "),
+        (b"not an image", "not an image; give a PNG, JPEG, WebP"),
+        (png(drawing(1, 1))[:-20], "truncated; "),
+        (png(np.full((9, 9), 7, np.uint8)), "nothing is drawn on it; "),
+        (png(np.eye(3, dtype=np.uint8) * 255), "too small; 4 pixels"),
+        (bytes(MAX_BYTES + 1), "too large; 16 MiB"),
+    ],
+    ids=lambda value: value[:12].decode("ascii", "replace") if isinstance(value, bytes) else "",
+)
+def test_what_cannot_be_used_is_refused_by_name_and_reason(
+    data: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    with pytest.raises(InvalidImage, match=f"^INVALID_ARGUMENT: {re.escape(str(path))}: {reason}"):
+        encode_image(path)
+    with pytest.raises(InvalidImage, match=f": image 1: {reason}"):
+        list(encode_images([png(drawing(1, 1)), data]))
+    with pytest.raises(InvalidImage, match=f": image_b: {reason}"):
+        list(encode_images(data, name="image_b"))
+
+
+def test_every_reason_has_advice() -> None:
+    text = inspect.getdoc(stored_form) or ""
+    reasons = set(re.findall(r"`([a-z][a-z ]+)`", text.partition("Raises:")[2]))
+    assert reasons == set(_ADVICE)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (PillowImage.new("RGB", (30, 30), "white"), "nothing is drawn on it"),
+        (PillowImage.new("L", (0, 30)), "too small"),
+        (PillowImage.new("L", (30, MAX_SIDE + 1)), "too large"),
+    ],
+)
+def test_pil_images_are_judged_as_files_are(image: PillowImage.Image, reason: str) -> None:
+    with pytest.raises(InvalidImage, match=reason):
+        encode_image(image)
 
 
 def test_a_missing_file_is_an_os_error_that_names_it(tmp_path: Path) -> None:
@@ -113,14 +188,10 @@ def test_other_things_are_refused_by_their_type(thing: object) -> None:
 def test_several_images_keep_their_order_and_a_batch_array_is_several() -> None:
     batch = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 1)
     assert list(encode_images(batch)) == [encode_image(batch[0]), encode_image(batch[1])]
-    assert list(encode_images([b"a", bytearray(b"b")])) == [b"a", b"b"]
-    assert list(encode_images(name for name in (b"a", b"b"))) == [b"a", b"b"]
-    assert list(encode_images(b"ab")) == [b"ab"]
-
-
-def test_the_place_of_a_refused_image_is_named() -> None:
-    with pytest.raises(InvalidImage, match="image 1: the image has no bytes"):
-        list(encode_images([b"a", b"", b"c"]))
+    a, b = png(drawing(1, 1)), png(drawing(2, 1))
+    assert list(encode_images([a, bytearray(b)])) == [a, b]
+    assert list(encode_images(name for name in (a, b))) == [a, b]
+    assert list(encode_images(a)) == [a]
 
 
 def test_a_refused_image_is_an_error_of_the_client_and_a_value_error() -> None:

@@ -36,6 +36,7 @@ from serving.errors import Code
 from tests.serving.certificates import make_certificate
 
 ONCE = Retries(attempts=1)
+pytestmark = pytest.mark.usefixtures("raw_bytes")
 EMBED = Predict(Target("siamese"), "embed", {"image": [b"\0\xff"]}, ("embedding",))
 VECTOR = b'{"outputs": [[1.0, 2.0]]}'
 
