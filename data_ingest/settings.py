@@ -3,11 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from data_ingest.sources.writers import checked_pattern
 
-PosixPath = Annotated[Path, PlainSerializer(str, return_type=str)]
+
+def _named(path: object) -> object:
+    # Path("") is the working folder.
+    if path == "" or "\0" in str(path):
+        raise ValueError("give a path")
+    return path
+
+
+PosixPath = Annotated[Path, BeforeValidator(_named), PlainSerializer(str, return_type=str)]
 
 
 class Settings(BaseModel):
@@ -16,7 +24,9 @@ class Settings(BaseModel):
     Settings travel through TFX as JSON; `model_validate_json(s.model_dump_json()) == s` holds.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class DatasetSettings(Settings):
@@ -46,7 +56,7 @@ class DatasetSettings(Settings):
     )
     download_url: str = Field(
         default="https://github.com/brendenlake/omniglot/raw/master/python/",
-        pattern=r"^https?://.+",
+        pattern=r"^https?://\S+$",
         description="where the official archives are; a mirror must hold the same files",
     )
     connect_timeout_seconds: float = Field(

@@ -1,8 +1,8 @@
 """Settings of the pipeline itself: runners, releases, retrainings, drift and notices."""
 
-from typing import Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from data_ingest.settings import Settings
 
@@ -16,17 +16,27 @@ Event = Literal["blessed", "not_blessed", "failed", "drift"]
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 
 
+MODELS_CONFIG: Final = "models.config"
+"""TF Serving's list of models, beside their folders."""
+BeamArgument = Annotated[str, Field(pattern=r"^--[A-Za-z]")]
+Address = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f][^\x00-\x1f]*$")]
+
+
 class BeamSettings(Settings):
     """How Beam runs the ingestion, statistics and evaluation steps."""
 
     runner: str = Field(
-        "FnApiRunner", description="Beam runner, for example FnApiRunner, FlinkRunner"
+        "FnApiRunner",
+        pattern=r"^[A-Za-z][A-Za-z0-9_.]*$",
+        description="Beam runner, for example FnApiRunner, FlinkRunner",
     )
     running_mode: Literal["in_memory", "multi_threading", "multi_processing"] = Field(
         "in_memory", description="how FnApiRunner runs workers on one machine"
     )
     workers: int = Field(1, ge=0, le=1024, description="workers of FnApiRunner; 0 is one per core")
-    extra_args: tuple[str, ...] = Field((), description="further Beam arguments, each --name=value")
+    extra_args: tuple[BeamArgument, ...] = Field(
+        (), description="further Beam arguments, each --name=value"
+    )
 
     def pipeline_args(self) -> list[str]:
         """Beam arguments, complete: nothing is left for Beam to find on the network."""
@@ -45,7 +55,8 @@ class PushSettings(Settings):
 
     model_name: str = Field(
         "siamese",
-        pattern=r"^[A-Za-z0-9_.-]+$",
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        max_length=63,
         description="TF Serving model name; versions appear in <output>/serving_model/<model_name>",
     )
     server_base_path: str | None = Field(
@@ -61,6 +72,15 @@ class PushSettings(Settings):
         description="servers read models.config again within this time; a label moves to a version "
         "only after they could load it",
     )
+
+    @field_validator("model_name")
+    @classmethod
+    def _is_its_own(cls, name: str) -> str:
+        if name.isdigit():
+            raise ValueError("a number is the name of a version")
+        if name == MODELS_CONFIG:
+            raise ValueError("this is the name of the file beside it")
+        return name
 
 
 class MetadataSettings(Settings):
@@ -169,7 +189,9 @@ class NotifySettings(Settings):
     webhook_format: Literal["json", "slack"] = Field(
         "json", description="json: all details; slack: a text, as Slack and Mattermost take it"
     )
-    smtp_host: str | None = Field(None, description="mail server; null: no mail")
+    smtp_host: str | None = Field(
+        None, pattern=r"^[^\s/@]+$", description="mail server; null: no mail"
+    )
     smtp_port: int = Field(587, ge=1, le=65_535, description="its port")
     smtp_security: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="how the connection is encrypted"
@@ -177,8 +199,8 @@ class NotifySettings(Settings):
     smtp_user: str | None = Field(
         None, description="name to log in with; the password is ONESHOT_SMTP_PASSWORD"
     )
-    mail_from: str | None = Field(None, description="sender's address")
-    mail_to: tuple[str, ...] = Field((), description="receivers' addresses")
+    mail_from: Address | None = Field(None, description="sender's address")
+    mail_to: tuple[Address, ...] = Field((), description="receivers' addresses")
 
     @model_validator(mode="after")
     def _mail_is_complete(self) -> "NotifySettings":

@@ -79,7 +79,7 @@ class GateSettings(Settings):
     latency_requests: int = Field(
         default=100, ge=1, le=10_000, description="requests a latency figure is measured over"
     )
-    max_p99_ms: Annotated[float, Field(gt=0)] | None = Field(
+    max_p99_ms: Annotated[float, Field(gt=0, le=3_600_000)] | None = Field(
         default=None,
         description="99th percentile of embedding one image, in ms, above which it is not blessed",
     )

@@ -4,13 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from data_ingest.settings import Settings
 from serving.saved_model.contract import Framing, Polarity, Preprocessing
 
 Preset = Literal["fast", "accurate", "koch2015"]
-Switch = Literal["auto", "on", "off"]
+
+
+def _on_or_off(value: object) -> object:
+    word = str(value).lower()
+    return {"true": "on", "yes": "on", "false": "off", "no": "off"}.get(word, word)
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+"""YAML 1.1, and people, take `on`, `true` and `yes` for the same."""
 Width = Annotated[int, Field(ge=1, le=4096)]
 
 PRESET_ONLY: Final = ("network", "warmup_steps", "validation_trials", "gpu_batch")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.settings import MODELS_CONFIG
+
 
 def new_run_id() -> str:
     """Sortable, and unique to the millisecond; for example `20260131-184501-203`."""
@@ -52,7 +54,7 @@ class Workspace:
     @property
     def models_config(self) -> Path:
         """TF Serving's list of models: which versions are loaded, and their labels."""
-        return self.root / "serving_model" / "models.config"
+        return self.root / "serving_model" / MODELS_CONFIG
 
     @property
     def runs(self) -> Path:

@@ -1,11 +1,16 @@
 """The configuration: every fault is told with its key and what is allowed."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from components.evaluator.settings import Threshold
+from components.trainer.recipe import PRESETS
+from data_ingest.settings import Settings
 from pipeline.config import ConfigError, PipelineConfig, load_config
 from pipeline.fingerprint import PROJECT_ROOT
 
@@ -47,12 +52,15 @@ def test_overrides_win_and_keep_their_yaml_types(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_is_named_with_the_keys_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.stepz: unknown key; allowed here: .*steps"):
+    with pytest.raises(ConfigError, match=r"train\.stepz: unknown key; .*allowed here: .*steps"):
         load_config(_write(tmp_path, "train: {stepz: 10}\n"))
 
 
 def test_an_unknown_section_is_named_with_the_sections_that_exist() -> None:
-    with pytest.raises(ConfigError, match=r"trian: unknown key; allowed here: .*dataset.*train"):
+    with pytest.raises(
+        ConfigError,
+        match=r"trian: unknown key; .*allowed here: .*dataset.*train",
+    ):
         load_config(SHIPPED, ["trian.steps=1"])
 
 
@@ -89,6 +97,13 @@ def test_all_faults_are_told_at_once() -> None:
         ("train: [", "not valid YAML"),
         ("- a list", "expected `key: value`"),
         ("train:\n  seed: 1\n  seed: 2\n", "'seed' appears twice"),
+        ("train:\n\tseed: 1\n", "line 2"),
+        ("train.seed: 1", "in a file write train: {seed: ...}"),
+        ("train: {seed: !!int 1}", "not valid YAML"),
+        ("train: " + "[" * 600, "not valid YAML"),
+        ("unknown:\n", "unknown: unknown key"),
+        ("dataset: {data: {SPAN}}", "in quotes where it begins with [ or {"),
+        ("dataset: {data: ''}", "dataset.data: give a path"),
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_refused(
@@ -98,6 +113,205 @@ def test_a_file_that_is_not_a_configuration_is_refused(
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         load_config(path)
     assert str(path) in str(caught.value)
+
+
+def _option(text: str) -> Any:
+    """What an option is set to by `section.key=value`."""
+    value: Any = load_config(SHIPPED, [text])
+    for name in text.partition("=")[0].split("."):
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize("name", ["xla", "mixed_precision"])
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        (("on", "On", "true", "yes"), "on"),
+        (("off", "OFF", "false", "no"), "off"),
+        (("auto",), "auto"),
+    ],
+)
+def test_a_switch_takes_every_word_for_on_and_off(
+    tmp_path: Path, name: str, words: tuple[str, ...], meaning: str
+) -> None:
+    for word in words:
+        path = _write(tmp_path, f"train: {{{name}: {word}}}\n")
+        assert getattr(load_config(path).train, name) == meaning, word
+        assert _option(f"train.{name}={word}") == meaning, word
+        train = {name: {"true": True, "false": False}.get(word, word)}
+        assert getattr(PipelineConfig.model_validate({"train": train}).train, name) == meaning
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.views=yes", True),
+        ("train.quarter_turns=Off", False),
+        ("train.steps=010", 10),
+        ("train.steps=08", 8),
+        ("train.learning_rate=1e-3", 0.001),
+        ("train.learning_rate=.5", 0.5),
+        ("train.steps=", None),
+        ("train.steps=~", None),
+        ("push.model_name=no", "no"),
+        ("push.model_name=2026-01-31", "2026-01-31"),
+        ("notify.smtp_user=007", "007"),
+        ("notify.smtp_user=a=b", "a=b"),
+        ("notify.smtp_user='a'", "a"),
+        ("dataset.data=/a b/c #1", Path("/a b/c #1")),
+        ("dataset.data={SPAN}/images", Path("{SPAN}/images")),
+        ("dataset.writer_pattern=[^_]+_(\\d+)", r"[^_]+_(\d+)"),
+        ("dataset.data=null", None),
+        ("beam.extra_args=[--a=1, '--b=, c']", ("--a=1", "--b=, c")),
+    ],
+)
+def test_the_type_of_an_option_says_what_a_text_means(override: str, value: object) -> None:
+    assert _option(override) == value
+    assert type(_option(override)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["1:30", "0x10", "true", "2026-01-31", "1e400", "nan", "-.inf", "5s"]
+)
+def test_what_only_looks_like_a_number_is_refused(text: str) -> None:
+    for key in ("train.steps", "train.learning_rate"):
+        with pytest.raises(ConfigError, match=rf"{key}: Input should be a"):
+            load_config(SHIPPED, [f"{key}={text}"])
+
+
+def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
+    text = """
+evaluate:
+  thresholds:
+    auc: &strict {min: 0.9}
+    verification_accuracy: &both
+      <<: *strict
+      max_drop: 0.1
+    official_5way_accuracy: {<<: [*both, *strict], min: 0.8}
+    eer: &loose {max: 0.2}
+    ece: *loose
+"""
+    thresholds = load_config(_write(tmp_path, text)).evaluate.thresholds
+    assert thresholds == {
+        "auc": Threshold(min=0.9),
+        "verification_accuracy": Threshold(min=0.9, max_drop=0.1),
+        "official_5way_accuracy": Threshold(min=0.8, max_drop=0.1),
+        "eer": Threshold(max=0.2),
+        "ece": Threshold(max=0.2),
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_any_editor_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes("train:\r\n  steps: 7 # ä\r\npairs:\r\n  # seed: 3\r\n".encode(encoding))
+    assert load_config(path) == load_config(SHIPPED, ["train.steps=7"])
+    path.write_bytes(b"train: {steps: 7} # \xe4\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: not valid YAML: .*#x00e4"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("train.stepz", r"steps\?"),
+        ("train.warm-start", r"warm_start\?"),
+        ("train.train_pairs", r"pairs\.train_pairs\?"),
+        ("steps", r"train\.steps\?"),
+        ("seed", r"pairs\.seed or train\.seed\?"),
+        ("Train.steps", r"train\?"),
+        ("evaluate.thresholds.auc.mim", r"min\?"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_what_was_meant(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key; did you mean {meant}"):
+        load_config(SHIPPED, [f"{key}=1"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(
+            f"push.model_name={name}"
+            for name in ("..", ".", ".x", "-x", "a/b", "a b", "a:b", "é", "")
+        ),
+        *(f"push.model_name={name}" for name in ("1700000000", "models.config", "a" * 64)),
+        *(f"pipeline_name={name}" for name in ("..", "a/b", "a_b", "A", "0a", "a-", "a" * 64, "")),
+        *(f"beam.runner={name}" for name in ("Flink Runner", "--x", "")),
+        "beam.extra_args=[flink_master=x]",
+        *(f"notify.smtp_host={name}" for name in ("a b", "user@host", "http://host")),
+        'notify.mail_from="a@b.org\\nBcc: c@d.org"',
+        'notify.mail_to=["a@b.org\\r\\n"]',
+        "notify.mail_to=['']",
+        "dataset.download_url=file:///etc",
+        "dataset.download_url=https://a b",
+        'dataset.data="a\\0b"',
+        'dataset.cache_dir=""',
+    ],
+)
+def test_a_name_that_cannot_be_a_path_host_or_address_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        load_config(SHIPPED, [override])
+
+
+def _numbers(settings: Settings, prefix: str = "") -> Iterator[str]:
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif {int, float} & {field.annotation, *_arguments(field.annotation)}:
+            yield prefix + name
+
+
+def _arguments(annotation: Any) -> Iterator[Any]:
+    for argument in get_args(annotation):
+        yield argument
+        yield from _arguments(argument)
+
+
+def test_every_number_has_bounds(tmp_path: Path) -> None:
+    path = _write(tmp_path, "")
+    keys = list(_numbers(PipelineConfig()))
+    assert {"train.steps", "train.widths", "gate.max_p99_ms", "pairs.ways"} <= set(keys)
+    assert len(keys) > 50
+    keys += [f"evaluate.thresholds.auc.{name}" for name in ("min", "max", "max_drop")]
+    for key in keys:
+        for absurd in ("-1e30", "1e30", "9" * 5000, "-1", "nan", "inf", "many", "true"):
+            text = f"[{absurd}]" if key in ("train.widths", "pairs.ways") else absurd
+            with pytest.raises(ConfigError, match=rf"\n  {key}(\.0)?: "):
+                load_config(path, [f"{key}={text}"])
+
+
+_EXPLAINED = r"(?:^|; |, or )((?:\w+(?:, or |, | or ))*\w+): "
+
+
+def _choices() -> Iterator[tuple[str, str]]:
+    """Each option with a word that its description explains, or that its type lists."""
+    for section, settings in PipelineConfig():
+        if not isinstance(settings, Settings):
+            continue
+        for name, field in type(settings).model_fields.items():
+            listed = {str(one) for one in _arguments(field.annotation) if isinstance(one, str)}
+            told = re.findall(_EXPLAINED, field.description or "")
+            explained = {word for words in told for word in re.split(r", or |, | or ", words)}
+            explained -= set() if name == "preset" else set(PRESETS)
+            for word in listed | explained:
+                yield f"{section}.{name}", word
+
+
+def test_every_choice_of_an_option_is_taken(tmp_path: Path) -> None:
+    path, choices = _write(tmp_path, ""), set(_choices())
+    assert {
+        ("train.xla", "auto"),
+        ("train.xla", "off"),
+        ("train.preset", "koch2015"),
+        ("retrain.label", "null"),
+        ("dataset.source", "folder"),
+        ("notify.events", "drift"),
+    } <= choices
+    for key, word in choices:
+        load_config(path, [f"{key}=[{word}]" if key == "notify.events" else f"{key}={word}"])
 
 
 def test_a_missing_file_is_refused_when_it_was_asked_for(tmp_path: Path) -> None:
