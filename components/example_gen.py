@@ -5,7 +5,9 @@ import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +23,10 @@ from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
 from tfx.utils import proto_utils
 
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, ReadError, shown
+from data_ingest.records.catalog import told_reasons
 from data_ingest.records.read import list_inputs
-from data_ingest.records.write import SUMMARY_FILE, write_pairs
+from data_ingest.records.write import REJECTED_FILE, SUMMARY_FILE, write_pairs
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset
@@ -33,6 +36,8 @@ _MAX_REJECTED_SHARE: Final = "max_rejected_share"
 _WRITER_PATTERN: Final = "writer_pattern"
 _DATASET: Final = "dataset"
 _SOURCE_HASH: Final = "source_hash"
+_NAMED_REJECTED: Final = 5
+_WORKER_ERROR: Final = re.compile(r"data_ingest\.errors\.(InputError|ReadError): (.+) \[while runn")
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
 
 _log = logging.getLogger(__name__)
@@ -55,6 +60,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         Raises:
           InputError: the images do not do, or too many are rejected.
+          ReadError: this machine keeps an image from being read.
           OSError: the disk is full.
 
         Nothing is left behind where it fails.
@@ -86,8 +92,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             if _NO_SPACE in str(error):
                 message = "the disk is full: free some space and run again"
                 raise OSError(errno.ENOSPC, message, examples.uri) from error
+            plain = _worker_error(error)
+            if plain is not None:
+                raise plain from error
             raise
-        _log_summary(summary)
+        _log_summary(summary, f"{examples.uri}/{REJECTED_FILE}")
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, exec_properties[specs.OUTPUT_DATA_FORMAT_KEY])
         examples_utils.set_file_format(
@@ -233,6 +242,15 @@ def _custom_config(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
     return unpacked
 
 
+def _worker_error(error: BaseException) -> InputError | ReadError | None:
+    """The error of ours that reading met in a worker, without what Beam puts around it."""
+    text = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
+    found = _WORKER_ERROR.search(text)
+    if found is None:
+        return None
+    return InputError(found[2]) if found[1] == "InputError" else ReadError(found[2])
+
+
 def _clear(directory: str) -> None:
     """Empties the folder but leaves it: TFX, too, removes it, and fails where it is not there."""
     if fileio.isdir(directory):
@@ -240,11 +258,13 @@ def _clear(directory: str) -> None:
         fileio.makedirs(directory)
 
 
-def _log_summary(summary: Mapping[str, Any]) -> None:
-    rejected = summary["images"]["rejected"]
-    if rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-        _log.warning("Images left out: %s (listed in rejected.jsonl)", reasons)
+def _log_summary(summary: Mapping[str, Any], rejected_file: str) -> None:
+    counts = summary["images"]["rejected"]
+    if counts:
+        with fileio.open(rejected_file) as lines:
+            names = [shown(json.loads(line)["file"]) for line in islice(lines, _NAMED_REJECTED)]
+        told = f"{told_reasons(counts)}, such as {', '.join(names)}"
+        _log.warning("Images left out: %s; listed in %s", told, rejected_file)
     written = ", ".join(
         f"{sum(kind['pairs'] for kind in split['pairs']):,} {name}"
         for name, split in summary["splits"].items()

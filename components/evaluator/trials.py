@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-from data_ingest.errors import InputError
-from data_ingest.records.catalog import Found, locate
+from data_ingest.errors import InputError, shown
+from data_ingest.records.catalog import Found, count_reasons, locate, told_reasons
 from data_ingest.records.features import read_pairs
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.official_runs import read_official_runs
@@ -15,6 +16,7 @@ from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PR
 from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
 from data_ingest.sources.layout import ImageFile, ImageReader
 
+_NAMED_REJECTED: Final = 5
 _log = logging.getLogger(__name__)
 
 
@@ -58,10 +60,14 @@ def sound_images(
     for position, file, data in reader.sound(files, rejected):
         one = Found.of(file, data, position)
         found.setdefault(position if copies else (file.class_name, one.digest), one)
-    for bad, reason in rejected:
-        _log.warning("%s left out: %s", bad.member, reason)
+    reasons = told_reasons(count_reasons((bad.member, reason) for bad, reason in rejected))
     if not found:
-        raise InputError(f"{files[0].container}: none of its {len(files)} images can be read")
+        raise InputError(
+            f"{files[0].container}: none of its {len(files)} images can be used: {reasons}"
+        )
+    if rejected:
+        names = ", ".join(shown(bad.member) for bad, _ in rejected[:_NAMED_REJECTED])
+        _log.warning("Images left out: %s, such as %s", reasons, names)
     located = locate(list(found.values()))
     return TrialImages(
         index=located.index,

@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from data_ingest.errors import shown
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
-from data_ingest.sources.images import image_digest
-from data_ingest.sources.layout import ImageFile
+from data_ingest.sources.images import NEEDS_HEIC, NOT_AN_IMAGE, image_digest
+from data_ingest.sources.layout import ImageFile, ending
 
 BACKGROUND: Final = "background"
 EVALUATION: Final = "evaluation"
@@ -18,6 +19,8 @@ IMAGES: Final = "images"
 RUNS: Final = "runs"
 
 TWO_CLASSES: Final = "same image in two classes"
+_TOLD: Final = 8
+_HEIC_REMEDY: Final = " (`pip install 'siamese-oneshot[heic]'`, in a checkout `make setup`)"
 
 
 class Rejected(NamedTuple):
@@ -142,6 +145,25 @@ def _distinct(source: str, found: Sequence[Found]) -> tuple[list[Found], list[Re
     return list(distinct.values()), contradictory
 
 
-def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """How many images were rejected for each reason, most frequent first."""
-    return dict(Counter(reject.reason for reject in rejected).most_common())
+def count_reasons(rejected: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """How many files were rejected for each reason, most frequent first.
+
+    Args:
+      rejected: name and reason of each. Those that are no images are counted by ending.
+    """
+    return dict(
+        Counter(
+            f"{reason}: {ending(name) or 'no ending'}" if reason == NOT_AN_IMAGE else reason
+            for name, reason in rejected
+        ).most_common()
+    )
+
+
+def told_reasons(counts: Mapping[str, int]) -> str:
+    """What `count_reasons` has counted, in a line for people: `96 not an image: .xcf, 1 empty`."""
+    told = [
+        f"{count:,} {shown(reason)}" + (_HEIC_REMEDY if reason == NEEDS_HEIC else "")
+        for reason, count in counts.items()
+    ]
+    more = f" and {len(told) - _TOLD} more reasons" if len(told) > _TOLD else ""
+    return ", ".join(told[:_TOLD]) + more

@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final, NamedTuple
 
-from data_ingest.errors import InputError
-from data_ingest.records.catalog import BACKGROUND, EVALUATION, IMAGES, RUNS, Catalog, LocatedIndex
+from data_ingest.errors import InputError, shown
+from data_ingest.records.catalog import (
+    BACKGROUND,
+    EVALUATION,
+    IMAGES,
+    RUNS,
+    Catalog,
+    LocatedIndex,
+    count_reasons,
+    told_reasons,
+)
 from data_ingest.sampling.pairs import Pairs, pair_sampler
 from data_ingest.sampling.protocols import (
     EVAL_SPLIT,
@@ -153,12 +162,15 @@ def _pieces(stream: Stream) -> Iterator[tuple[int, int]]:
 
 
 def too_many_rejected(catalog: Catalog, max_rejected_share: float) -> str:
-    """Says so for people, and names the first ten images."""
-    named = [f"{bad.file} ({bad.reason})" for bad in catalog.rejected[:_NAMED_REJECTED]]
+    """Says so for people, with the reasons, and names the first ten images."""
+    counts = count_reasons(bad[1:] for bad in catalog.rejected)
+    named = [f"{shown(bad.file)} ({bad.reason})" for bad in catalog.rejected[:_NAMED_REJECTED]]
     more = len(catalog.rejected) - len(named)
     return (
         f"{len(catalog.rejected)} of {sum(catalog.read.values())} images "
         f"({catalog.rejected_share:.1%}) cannot be used, more than "
-        f"dataset.max_rejected_share = {max_rejected_share:.1%} allows. Remove or repair them, or "
-        "raise that share:\n  " + "\n  ".join(named) + (f"\n  and {more} more" if more else "")
+        f"dataset.max_rejected_share = {max_rejected_share:.1%} allows: {told_reasons(counts)}. "
+        "Remove or repair them, or raise that share:\n  "
+        + "\n  ".join(named)
+        + (f"\n  and {more} more" if more else "")
     )

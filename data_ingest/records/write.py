@@ -187,7 +187,7 @@ def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, data
         "images": {
             "read": dict(catalog.read),
             "duplicates": dict(catalog.duplicates),
-            "rejected": count_reasons(catalog.rejected),
+            "rejected": count_reasons(bad[1:] for bad in catalog.rejected),
         },
         "splits": splits,
     }

@@ -24,6 +24,8 @@ MIN_CONTRAST: Final = 18
 
 Two levels more than an exported model asks for, whose decoder may round a pixel the other way.
 """
+NOT_AN_IMAGE: Final = "not an image"
+NEEDS_HEIC: Final = "needs the heic extra"
 
 _FORMATS: Final[tuple[str, ...]] = (
     "PNG",
@@ -164,7 +166,7 @@ def _open(data: bytes) -> Image.Image:
         try:
             import pi_heif  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
-            raise ImageRejected("needs the heic extra") from None
+            raise ImageRejected(NEEDS_HEIC) from None
         pi_heif.register_heif_opener()
     Image.init()
     try:
@@ -172,7 +174,7 @@ def _open(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         known = heic or data.startswith((_PNG_MAGIC, _JPEG_MAGIC))
-        raise ImageRejected("unreadable" if known else "not an image") from None
+        raise ImageRejected("unreadable" if known else NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
         raise ImageRejected("too large") from None
     _check_size(image)

@@ -97,11 +97,15 @@ def list_images(container: Path, writer_pattern: str | None = None) -> list[Imag
     return _survey(container, writer_pattern).images
 
 
-def look_over(containers: Iterable[Path]) -> list[ImageFile]:
+def look_over(containers: Iterable[Path], writer_pattern: str | None = None) -> list[ImageFile]:
     """Lists the images of several folders and zips, and logs what people should know of them.
 
     That is which files are ignored, which may be no images, and which classes are so named that
     one may have been meant.
+
+    Args:
+      containers: the folders and zips.
+      writer_pattern: as of `list_images`.
 
     Raises:
       InputError, ReadError: as `list_images`.
@@ -109,7 +113,7 @@ def look_over(containers: Iterable[Path]) -> list[ImageFile]:
     images: list[ImageFile] = []
     ignored: Counter[str] = Counter()
     for container in containers:
-        survey = _survey(container, None)
+        survey = _survey(container, writer_pattern)
         images += survey.images
         ignored += survey.ignored
     odd = Counter(map(ending, (file.member for file in images)))

@@ -89,11 +89,13 @@ def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigur
         sizes = Counter(file.class_name for file in files)
         listed += [(file, sizes[file.class_name]) for file in files]
     listed.sort(key=lambda item: (stable_hash(0, item[0].uri), item[0].container))
+    # One zip after another: there may be more than can be open.
+    chosen = sorted(listed[:limit], key=lambda item: item[0].container)
     kept: list[ImageFile] = []
     measured: list[dict[str, float | str]] = []
     with ImageReader() as reader:
-        for at, file, data in reader.sound(file for file, _ in listed[:limit]):
-            measured.append({**image_statistics(data)._asdict(), "class_size": listed[at][1]})
+        for at, file, data in reader.sound(file for file, _ in chosen):
+            measured.append({**image_statistics(data)._asdict(), "class_size": chosen[at][1]})
             kept.append(file)
     return ImageFigures(
         tuple(file.group for file in kept),

@@ -116,7 +116,7 @@ def _evaluate(context: Context) -> None:
         from components.evaluator.trials import official_trials, within_trials
         from data_ingest.sources.layout import (
             ImageReader,
-            list_images,
+            look_over,
             refuse_useless_pattern,
         )
 
@@ -126,7 +126,7 @@ def _evaluate(context: Context) -> None:
                 trials = official_trials(options.official, reader)
             else:
                 ways = list(dict.fromkeys(way for part in chosen.pop("way") for way in part))
-                files = list_images(options.images, pattern)
+                files = look_over([options.images], pattern)
                 if pattern is not None:
                     refuse_useless_pattern(files, pattern)
                 trials = within_trials(files, reader, ways=ways, **chosen)
@@ -152,7 +152,7 @@ def _notes(result: "Evaluation", picture: Path | None) -> Iterator[str]:
             + (f" and {more} more classes" if more > 0 else "")
         )
     if trials.images.rejected:
-        yield f"{trials.images.rejected} unreadable images were left out"
+        yield f"{trials.images.rejected} unusable images were left out"
     if trials.protocol == "official" and result.results[0].baselines:
         published = "Published for Omniglot's own runs (Lake et al. 2015)"
         yield f"{published}: Modified Hausdorff 38.8 % wrong"

@@ -209,16 +209,20 @@ def _advise(advice: str | None) -> None:
 
 
 def _cohort(images: Path) -> "list[CohortImage]":
-    from data_ingest.sources.layout import ImageReader, list_images
+    from data_ingest.records.catalog import count_reasons, told_reasons
+    from data_ingest.sources.layout import ImageFile, ImageReader, look_over
     from serving.gallery import CohortImage
 
+    rejected: list[tuple[ImageFile, str]] = []
     with ImageReader() as reader:
         cohort = [
             CohortImage(f"{file.group}/{file.class_name}", content)
-            for _, file, content in reader.sound(list_images(images))
+            for _, file, content in reader.sound(look_over([images]), rejected)
         ]
+    reasons = told_reasons(count_reasons((bad.member, reason) for bad, reason in rejected))
     if not cohort:
-        raise InputError(f"--images {images}: none of the images can be read")
+        raise InputError(f"--images {images}: none of the images can be used: {reasons}")
+    _advise(f"images left out: {reasons}" if rejected else None)
     return cohort
 
 

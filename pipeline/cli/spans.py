@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import RenderableType
 
-from data_ingest.records.catalog import BACKGROUND, EVALUATION
+from data_ingest.errors import shown
+from data_ingest.records.catalog import BACKGROUND, EVALUATION, count_reasons, told_reasons
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, table
 from pipeline.runs.status import ExitCode
 
@@ -150,10 +151,11 @@ def _told(span: "Span", *, landed: bool) -> Iterator[str]:
     if span.duplicates:
         yield f"{span.duplicates:,} copies left out"
     if span.rejected:
-        reasons = sorted({bad.reason for bad in span.rejected})
+        counts = count_reasons((bad.file, bad.reason) for bad in span.rejected)
+        names = ", ".join(shown(bad.file) for bad in span.rejected[:_NAMED])
         yield (
-            f"{len(span.rejected):,} unusable images left out ({', '.join(reasons)}), listed in "
-            f"{span.path / 'span.json'}"
+            f"{len(span.rejected):,} unusable images left out ({told_reasons(counts)}), such as "
+            f"{names}; listed in {span.path / 'span.json'}"
         )
 
 

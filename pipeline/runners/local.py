@@ -12,7 +12,7 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.orchestration.portable.data_types import ExecutionInfo
 
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, ReadError
 from data_ingest.records.read import expected_protocols
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
@@ -147,6 +147,8 @@ def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
     for cause in causes:
         if isinstance(cause, InputError):
             return cause
+        if isinstance(cause, ReadError):
+            return RunFailedError(str(cause))
     if not isinstance(error, Exception):
         return error
     if any(_is_disk_full(cause) for cause in causes):

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 
 from components.example_gen import PairExampleGen, make_input_config
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, ReadError
 from data_ingest.records import write
 from data_ingest.records.plan import Shard
 from data_ingest.settings import PairSettings
@@ -20,7 +22,6 @@ from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
 
 BEAM_ARGS = [
     "--runner=FnApiRunner",
-    "--direct_running_mode=in_memory",
     "--sdk_container_image=none",
 ]
 SETTINGS = PairSettings(
@@ -47,6 +48,7 @@ class Runs:
         *,
         source_hash: str = "code",
         share: float = 0.0,
+        mode: str = "in_memory",
     ) -> None:
         node = PairExampleGen(
             input_base=str(base),
@@ -64,7 +66,7 @@ class Runs:
                 metadata_connection_config=metadata.sqlite_metadata_connection_config(
                     self._database
                 ),
-                beam_pipeline_args=BEAM_ARGS,
+                beam_pipeline_args=[*BEAM_ARGS, f"--direct_running_mode={mode}"],
             )
         )
 
@@ -182,14 +184,50 @@ def test_broken_images_over_the_share_fail_by_name_and_leave_nothing(
     assert files(runs.root) == []
 
 
-def test_broken_images_below_the_share_are_listed_beside_the_splits(
-    runs: Runs, tmp_path: Path
+def test_broken_images_below_the_share_are_told_and_listed_beside_the_splits(
+    runs: Runs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = dict.fromkeys(sorted(TREE)[:2], b"broken")
-    write_zip(tmp_path / "data/images.zip", {**TREE, **broken})
+    first = min(TREE)
+    write_zip(tmp_path / "data/images.zip", {**TREE, first: b"", f"{first}.xcf": b"gimp xcf"})
     runs.run(tmp_path / "data", {"images": "images.zip"}, share=0.06)
     (artifact,) = runs.artifacts()
-    assert len((Path(artifact.uri) / "rejected.jsonl").read_text().splitlines()) == 2
+    listed = Path(artifact.uri) / "rejected.jsonl"
+    assert len(listed.read_text().splitlines()) == 2
+    (told,) = (line for line in caplog.messages if line.startswith("Images left out"))
+    assert "1 empty" in told
+    assert "1 not an image: .xcf" in told
+    assert f"{first}.xcf; listed in {listed}" in told
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (
+            errno.EIO,
+            ReadError,
+            r"^/\S+\.zip/\S+\.png: Input/output error: .* run the command again$",
+        ),
+        (errno.EACCES, InputError, r"^/\S+\.zip/\S+\.png may not be read: .*, or take it away$"),
+    ],
+)
+def test_what_keeps_an_image_from_being_read_is_told_without_what_beam_adds(
+    runs: Runs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    number: int,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
+    write_zip(tmp_path / "data/images.zip", TREE)
+    with pytest.raises(kind, match=message):
+        runs.run(tmp_path / "data", {"images": "images.zip"}, share=1.0, mode=mode)
+    assert files(runs.root) == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from data_ingest.records.catalog import (
     Rejected,
     build_catalog,
     count_reasons,
+    told_reasons,
 )
 from data_ingest.sampling.index import ImageRef
 
@@ -86,5 +87,28 @@ def test_the_rejected_are_counted_over_all_sources() -> None:
     catalog = build_catalog(parts)
     assert catalog.read == {BACKGROUND: 2, EVALUATION: 3}
     assert catalog.rejected_share == 0.6
-    assert count_reasons(catalog.rejected) == {"b": 2, "c": 1}
+    assert count_reasons(bad[1:] for bad in catalog.rejected) == {"b": 2, "c": 1}
     assert [reject.file for reject in catalog.rejected] == ["f", "a", "g"]
+
+
+def test_files_that_are_no_images_are_counted_by_ending() -> None:
+    names = ["a/1.XCF", "a/2.xcf", "a/3", "a/4.png"]
+    counts = count_reasons([*((name, "not an image") for name in names), ("b/5.png", "empty")])
+    assert counts == {
+        "not an image: .xcf": 2,
+        "not an image: no ending": 1,
+        "not an image: .png": 1,
+        "empty": 1,
+    }
+    assert told_reasons(counts).startswith("2 not an image: .xcf, 1 not an image: no ending")
+
+
+def test_what_reads_heic_is_told() -> None:
+    told = told_reasons(count_reasons([("a/1.heic", "needs the heic extra")]))
+    assert told.startswith("1 needs the heic extra (`pip install 'siamese-oneshot[heic]'`")
+
+
+def test_however_many_reasons_there_are_the_line_is_short() -> None:
+    told = told_reasons(count_reasons((f"{at}.{at}", "not an image") for at in range(1000)))
+    assert told.endswith("and 992 more reasons")
+    assert len(told) < 300

@@ -42,11 +42,13 @@ def test_a_person_is_told_what_landed_and_what_was_left_out(
     output: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "a0" / "character01" / "empty.png").touch()
+    (images / "a0" / "character01" / "drawing.xcf").write_bytes(b"gimp xcf")
     assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.1") == 0
     told = capsys.readouterr().out
     assert "span 1: 24 images" in told
     assert "4 new groups" in told
-    assert "1 unusable images left out (empty)" in told
+    assert "2 unusable images left out (1 not an image: .xcf, 1 empty)" in told
+    assert "character01/empty.png; listed in" in told
     assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.1") == 0
     assert "nothing to do" in capsys.readouterr().out
 
