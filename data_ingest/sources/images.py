@@ -42,6 +42,8 @@ _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC: Final = b"\xff\xd8\xff"
 _PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_COLOUR_SPACES: Final = frozenset({b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP"})
+"""By which TensorFlow's decoder, unlike Pillow, reckons the brightness of a colour."""
 _ADAM7: Final = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -72,8 +74,9 @@ def stored_form(data: bytes) -> bytes:
 
     That is the same bytes where they are a PNG (gray or RGB, at most 8 bits, nothing transparent)
     or a JPEG (gray or colour, without metadata) that TensorFlow decodes to what every viewer shows.
-    A JPEG with metadata is stored without it. All else that Pillow reads (see `upright`) becomes a
-    PNG of 8 bits, or a JPEG of quality 95 where that would be larger than `MAX_BYTES`.
+    A JPEG with metadata, and an RGB PNG with a colour space, is stored without it. All else that
+    Pillow reads (see `upright`) becomes a PNG of 8 bits, or a JPEG of quality 95 where that would
+    be larger than `MAX_BYTES`.
 
     Raises:
       ImageRejected: `empty`, `not an image`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE`
@@ -250,28 +253,30 @@ def _plain_png(data: bytes) -> bytes | None:
     )
     if not sound:
         raise ImageRejected("unreadable")
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    header = struct.unpack(">IIBBBBB", chunks[0][1])
+    width, height, depth, colour, compression, filtering, interlace = header
+    if compression or filtering or interlace > 1:
+        raise ImageRejected("unreadable")
     palette = names.index(b"PLTE") if b"PLTE" in names else None
     if colour == 3 and (palette is None or palette > pictures[0]):
         raise ImageRejected("unreadable")
-    if max(width, height) > MAX_SIDE:
+    if max(width, height) > MAX_SIDE or not min(width, height):
         return None
     bits = _PNG_CHANNELS.get(colour, 0) * depth
     passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
     sides = [(-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in passes]
     size = sum(down * (1 + (across * bits + 7) // 8) for across, down in sides if across > 0 < down)
-    unpack = zlib.decompressobj()
-    stream = b"".join(content for name, content in chunks if name == b"IDAT")
-    try:
-        rows = unpack.decompress(stream, size + 1)
-    except zlib.error:
-        raise ImageRejected("unreadable") from None
+    rows, whole = _unpacked(b"".join(part for name, part in chunks if name == b"IDAT"), size)
     if len(rows) < size:
         raise ImageRejected("truncated")
-    if interlace or colour not in (0, 2) or depth > 8 or {b"tRNS", b"eXIf"} & set(names):
+    if interlace or colour not in (0, 2) or depth > 8 or {b"tRNS", b"eXIf", b"fcTL"} & set(names):
         return None
-    whole = unpack.eof and not unpack.unused_data and len(rows) == size
-    return data if whole and max(rows[:: size // height]) <= 4 else None
+    if not whole or max(rows[:: size // height]) > 4:
+        return None
+    if colour == 2 and _PNG_COLOUR_SPACES & set(names):
+        parts = ((name, content) for name, content in chunks if name in critical)
+        return _PNG_MAGIC + b"".join(_png_chunk(name, content) for name, content in parts)
+    return data
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -290,6 +295,31 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             return
         position = end
     raise ImageRejected("truncated")
+
+
+def _unpacked(stream: bytes, size: int) -> tuple[bytes, bool]:
+    """The rows of a PNG, of which there are to be `size` bytes, or a byte more.
+
+    Returns:
+      rows, and whether TensorFlow unpacks as many and finds nothing behind them.
+
+    Raises:
+      ImageRejected: the stream is damaged.
+    """
+    unpack = zlib.decompressobj()
+    try:
+        rows = unpack.decompress(stream, size + 1)
+    except zlib.error:
+        raise ImageRejected("unreadable") from None
+    # TensorFlow looks back no further than the stream says that it need.
+    window = 2 ** ((stream[0] >> 4) + 8) if stream else 0
+    whole = unpack.eof and not unpack.unused_data and len(rows) == size
+    return rows, whole and window >= min(size, 2**zlib.MAX_WBITS)
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I4s", len(content), name) + content + struct.pack(">I", checksum)
 
 
 def _plain_jpeg(data: bytes) -> bytes | None:
