@@ -34,7 +34,6 @@ from serving.client.types import (
 DEFAULT_MODEL: Final = "siamese"
 DEFAULT_LIMITS: Final = Limits()
 DEFAULT_RETRIES: Final = Retries()
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 POLL_TIMEOUT_SECONDS: Final = 5.0
 
 Self = TypeVar("Self", bound="BaseClient")
@@ -78,7 +77,8 @@ class BaseClient(abc.ABC):
       target: the model, and the version or label that requests are pinned to.
 
     Raises:
-      ValueError: the address, the pin or the certificates make no sense.
+      InvalidSetting: the address, or a proxy that the environment names, makes no sense.
+      ValueError: likewise, or the pin or the certificates.
     """
 
     model: str = DEFAULT_MODEL

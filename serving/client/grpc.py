@@ -10,6 +10,7 @@ import inspect
 import logging
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
@@ -23,8 +24,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.client.base import LOOPBACK, BlockingWire, Wire
+from serving.client.base import BlockingWire, Wire
 from serving.client.calls import AwaitingClient, BlockingClient
+from serving.client.proxies import Proxy, is_own_machine, proxy_of, split_authority, through
 from serving.client.types import (
     ClientError,
     GetMetadata,
@@ -94,8 +96,9 @@ class _Channel(Wire):
             contents = (None if file is None else file.read_bytes() for file in files)
             self._credentials = grpc.ssl_channel_credentials(*contents)
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        host = address.rsplit(":", 1)[0].rsplit("/", 1)[-1].strip("[]")
-        local = host in LOOPBACK or address.startswith("unix:")
+        host, port = split_address(address)
+        local = not host or is_own_machine(host)
+        self._proxy = None if local else proxy_of("grpc", host, port)
         if token is not None and tls is None and not local:
             _log.warning("The bearer token is sent to %s unencrypted: use tls.", address)
         self._channel: Any = None
@@ -109,7 +112,7 @@ class _Channel(Wire):
             if inspect.isawaitable(answer):
                 answer = await answer
         except grpc.RpcError as error:
-            raise _client_error(error.code(), error.details()) from error
+            raise _client_error(error.code(), error.details(), self._proxy) from error
         return read_message(request, answer)
 
     async def close(self) -> None:
@@ -119,12 +122,11 @@ class _Channel(Wire):
                 await closing
 
     def _open(self) -> None:
+        options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(self._proxy is not None)))
         if self._credentials is None:
-            channel = self._library.insecure_channel(self._address, CHANNEL_OPTIONS)
+            channel = self._library.insecure_channel(self._address, options)
         else:
-            channel = self._library.secure_channel(
-                self._address, self._credentials, CHANNEL_OPTIONS
-            )
+            channel = self._library.secure_channel(self._address, self._credentials, options)
         prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         models = model_service_pb2_grpc.ModelServiceStub(channel)
         self._methods = {
@@ -143,6 +145,19 @@ class _BlockingChannel(_Channel, BlockingWire):
     def __init__(self, address: str, token: str | None, tls: Tls | None) -> None:
         super().__init__(address, token, tls)
         self._open()
+
+
+def split_address(address: str) -> tuple[str, int | None]:
+    """Host and port of what gRPC resolves: `host:port`, `dns:///host:port`, `ipv6:[::1]:port`, ...
+
+    Of several addresses it is the first; a socket's path has no host: ''.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme in ("unix", "unix-abstract", "vsock"):
+        return "", None
+    if scheme in ("dns", "ipv4", "ipv6", "xds"):
+        address = rest
+    return split_authority(unquote(address.rpartition("/")[2].partition(",")[0]))
 
 
 def write_message(request: Request) -> Any:
@@ -191,9 +206,11 @@ def _read_status(status: Any) -> VersionStatus:
     return VersionStatus(int(status.version), state, code, status.status.error_message)
 
 
-def _client_error(status: grpc.StatusCode, details: str | None) -> ClientError:
+def _client_error(status: grpc.StatusCode, details: str | None, proxy: Proxy | None) -> ClientError:
     code = Code(status.value[0])
     message = details or "no explanation"
+    if code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+        message += through(proxy)
     if code is Code.RESOURCE_EXHAUSTED and "larger than max" in message:
         # A full queue has room again later; a message never becomes smaller.
         return InvalidRequest(message, code=code)

@@ -10,31 +10,35 @@ Example:
 
 import asyncio
 import base64
+import importlib
 import json
 import logging
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 
-from serving.client.base import LOOPBACK, BlockingWire, Wire
+from serving.client.base import BlockingWire, Wire
 from serving.client.calls import AwaitingClient, BlockingClient
+from serving.client.proxies import Proxy, is_own_machine, proxy_of, split_authority, through
 from serving.client.types import (
     ClientError,
     DeadlineExceeded,
     Floats,
     GetMetadata,
     GetStatus,
+    InvalidSetting,
     Predict,
     Request,
     ServerError,
     Target,
     Tls,
+    Unauthorized,
     Unavailable,
     VersionStatus,
     error_of_http,
@@ -43,6 +47,11 @@ from serving.errors import Code
 
 DEFAULT_URL: Final = "http://127.0.0.1:8501"
 LONGEST_ERROR: Final = 1024
+try:
+    _SOCKS_ERRORS: tuple[type[Exception], ...] = (importlib.import_module("socksio").SOCKSError,)
+except ImportError:
+    _SOCKS_ERRORS = ()
+_FAILURES: tuple[type[Exception], ...] = (httpx.HTTPError, asyncio.TimeoutError, *_SOCKS_ERRORS)
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +69,8 @@ class Client(BlockingClient):
     transport: httpx.BaseTransport | None = field(default=None, kw_only=True, repr=False)
 
     def _connect(self) -> BlockingWire:
-        settings = _settings(self.url, self.token, self.tls)
-        return _BlockingHttp(httpx.Client(transport=self.transport, **settings))
+        settings, proxy = _settings(self.url, self.token, self.tls, own=self.transport is not None)
+        return _BlockingHttp(httpx.Client(transport=self.transport, **settings), proxy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +81,14 @@ class AsyncClient(AwaitingClient):
     transport: httpx.AsyncBaseTransport | None = field(default=None, kw_only=True, repr=False)
 
     def _connect(self) -> Wire:
-        settings = _settings(self.url, self.token, self.tls)
-        return _AsyncHttp(httpx.AsyncClient(transport=self.transport, **settings))
+        settings, proxy = _settings(self.url, self.token, self.tls, own=self.transport is not None)
+        return _AsyncHttp(httpx.AsyncClient(transport=self.transport, **settings), proxy)
 
 
 class _BlockingHttp(BlockingWire):
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, proxy: Proxy | None) -> None:
         self._client = client
+        self._proxy = proxy
 
     async def send(self, request: Request, timeout: float) -> Any:
         method, path, body = write_request(request)
@@ -92,17 +102,19 @@ class _BlockingHttp(BlockingWire):
                     received.append(part)
                     if left.seconds() <= 0:
                         raise httpx.ReadTimeout("the body came too slowly")
-        except httpx.HTTPError as error:
-            raise _client_error(error, timeout) from error
-        return read_answer(request, response.status_code, response.headers, b"".join(received))
+        except _FAILURES as error:
+            raise _client_error(error, timeout, self._proxy) from error
+        body = b"".join(received)
+        return read_answer(request, response.status_code, response.headers, body, self._proxy)
 
     async def close(self) -> None:
         self._client.close()
 
 
 class _AsyncHttp(Wire):
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, proxy: Proxy | None) -> None:
         self._client = client
+        self._proxy = proxy
 
     async def send(self, request: Request, timeout: float) -> Any:
         method, path, body = write_request(request)
@@ -110,9 +122,10 @@ class _AsyncHttp(Wire):
             response = await asyncio.wait_for(
                 self._client.request(method, path, content=body), timeout
             )
-        except (httpx.HTTPError, asyncio.TimeoutError) as error:
-            raise _client_error(error, timeout) from error
-        return read_answer(request, response.status_code, response.headers, response.content)
+        except _FAILURES as error:
+            raise _client_error(error, timeout, self._proxy) from error
+        status, body = response.status_code, response.content
+        return read_answer(request, status, response.headers, body, self._proxy)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -136,47 +149,105 @@ class _TimeLeft(dict[str, float]):
         return max(self.seconds(), 0.001)
 
 
-def _client_error(error: Exception, timeout: float) -> ClientError:
+def _client_error(error: Exception, timeout: float, proxy: Proxy | None) -> ClientError:
     if isinstance(error, (httpx.TimeoutException, asyncio.TimeoutError)):
-        return DeadlineExceeded(f"no answer within {timeout:.3g} s")
-    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)):
-        return Unavailable(f"{type(error).__name__}: {error}")
-    return ServerError(f"{type(error).__name__}: {error}")
+        return DeadlineExceeded(f"no answer within {timeout:.3g} s{through(proxy)}")
+    message = f"{type(error).__name__}: {error}{through(proxy)}"
+    if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
+        return Unauthorized(message)
+    passing = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
+    if isinstance(error, (passing, _SOCKS_ERRORS)):
+        return Unavailable(message)
+    return ServerError(message)
 
 
-def _settings(url: str, token: str | None, tls: Tls | None) -> dict[str, Any]:
-    """Arguments of both of httpx's clients.
+def _settings(
+    url: str, token: str | None, tls: Tls | None, *, own: bool
+) -> tuple[dict[str, Any], Proxy | None]:
+    """Arguments of both of httpx's clients, and the proxy among them.
+
+    Args:
+      own: the transport is the caller's own, for which the environment's proxies do not count.
 
     Raises:
-      ValueError: the URL or the certificates make no sense.
+      InvalidSetting: the URL, or the proxy that leads to it, makes no sense.
+      ValueError: the certificates make none.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"the server's URL is http://host:port or https://host:port, not {url!r}")
-    secure, local = parts.scheme == "https", parts.hostname in LOOPBACK
+    scheme, host, port = _server(url)
+    secure, local = scheme == "https", is_own_machine(host)
     headers = {"content-type": "application/json"}
     if token is not None:
         if not secure and not local:
             _log.warning("The bearer token is sent to %s unencrypted: use https.", url)
         headers["authorization"] = f"Bearer {token}"
-    verify: ssl.SSLContext | bool = True
+    verify: ssl.SSLContext
     if not secure:
         if tls is not None:
             raise ValueError(f"certificates are given, but {url} is not https")
         # Trusts nobody; reading the system's authorities takes longer than many a request.
         verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    elif tls is not None:
+    elif tls is None:
+        verify = httpx.create_ssl_context()
+    else:
         verify = ssl.create_default_context(cafile=tls.ca)
         if tls.certificate is not None:
             verify.load_cert_chain(tls.certificate, tls.key)
-    return {
+    proxy = None if own else proxy_of(scheme, host, port)
+    settings = {
         "base_url": url,
         "headers": headers,
         "verify": verify,
         "limits": httpx.Limits(max_connections=100, max_keepalive_connections=100),
         "timeout": None,  # the wires keep the deadline around the whole exchange
-        "trust_env": not local,  # HTTP_PROXY and the like: no proxy leads to one's own machine
+        "proxy": None if proxy is None else _known(proxy),
+        "trust_env": False,  # `proxy_of` has read it
     }
+    return settings, proxy
+
+
+def _server(url: str) -> tuple[Literal["http", "https"], str, int]:
+    """Scheme, host and port of a URL."""
+    try:
+        parts = _url(url)
+    except ValueError:
+        parts = httpx.URL()
+    host, _ = split_authority(parts.host)
+    if not host or parts.scheme not in ("http", "https"):
+        raise InvalidSetting(
+            f"the server's URL is http://host:port or https://host:port, not {url!r}"
+        )
+    if parts.scheme == "http":
+        return "http", host, parts.port or 80
+    return "https", host, parts.port or 443
+
+
+def _known(proxy: Proxy) -> httpx.Proxy:
+    """The proxy, if it is one that httpx can ask."""
+    try:
+        known = httpx.Proxy(_url(proxy.url))
+    except ValueError:
+        fault = "it is no URL of http://, https://, socks5:// or socks5h://"
+    else:
+        if not known.url.host:
+            fault = "it has no host"
+        elif known.url.scheme.startswith("socks") and not _SOCKS_ERRORS:
+            fault = "SOCKS takes another package (`pip install 'httpx[socks]'`)"
+        else:
+            return known
+    raise InvalidSetting(
+        f"{proxy} cannot be used: {fault}; correct {proxy.variable}, or name the server in NO_PROXY"
+    )
+
+
+def _url(text: str) -> httpx.URL:
+    """Raises ValueError."""
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ValueError(str(error)) from error
+    if not 0 <= (url.port or 0) < 2**16:
+        raise ValueError("there are 65,535 ports")
+    return url
 
 
 class HttpRequest(NamedTuple):
@@ -200,14 +271,20 @@ def write_request(request: Request) -> HttpRequest:
     return HttpRequest("GET", _path(unlabelled), None)
 
 
-def read_answer(request: Request, status: int, headers: Mapping[str, str], body: bytes) -> Any:
-    """What `request` is answered by.
+def read_answer(
+    request: Request,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    proxy: Proxy | None = None,
+) -> Any:
+    """What `request` is answered by, through `proxy` if there is one.
 
     Raises:
       ClientError: the status is not 200, or the body is not what the request asks for.
     """
     if status != 200:
-        raise _read_error(status, headers, body)
+        raise _read_error(status, headers, body, proxy)
     try:
         answer = json.loads(body)
         if isinstance(request, Predict):
@@ -252,12 +329,15 @@ def _read_status(entry: Mapping[str, Any]) -> VersionStatus:
     )
 
 
-def _read_error(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
+def _read_error(
+    status: int, headers: Mapping[str, str], body: bytes, proxy: Proxy | None
+) -> ClientError:
     try:
         message = str(json.loads(body)["error"])
     except (ValueError, TypeError, KeyError, RecursionError):
         # A proxy's page, not TF Serving's answer.
-        message = body[:LONGEST_ERROR].decode("utf-8", "replace").strip() or "no explanation"
+        text = body[:LONGEST_ERROR].decode("utf-8", "replace").strip() or "no explanation"
+        message = f"{text}{through(proxy)}"
     try:
         retry_after = max(0.0, float(headers.get("retry-after", "")))
     except ValueError:  # absent, or a date

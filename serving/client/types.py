@@ -41,6 +41,12 @@ class InvalidImage(InvalidRequest, ValueError):
     """Not an image that can be sent. Raised before anything is."""
 
 
+class InvalidSetting(ClientError, ValueError):
+    """No client can be made: the address, or a variable of the environment, makes no sense."""
+
+    default_code = Code.FAILED_PRECONDITION
+
+
 class NotFound(ClientError):
     """The server does not have this model or version, or not yet."""
 
@@ -86,6 +92,7 @@ _CLASSES: Final[Mapping[Code, type[ClientError]]] = {kind.default_code: kind for
 
 # Of several codes that are answered with one status, the first, unless named below.
 _HTTP_CODES: Final = {code.http: code for code in reversed(Code)} | {
+    407: Code.UNAUTHENTICATED,  # a proxy asks for a password
     409: Code.ABORTED,
     413: Code.OUT_OF_RANGE,  # the body is larger than the server takes
     500: Code.INTERNAL,
