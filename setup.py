@@ -58,6 +58,8 @@ setup(
         ],
         "postgres": ["pgvector", "psycopg[binary,pool]"],
         "mysql": ["pymysql"],
+        # Reads HEIC, in which phones store photos. It has no encoder, whose licence is the GPL.
+        "heic": ["pi-heif"],
         # What `oneshot compile` needs, and the image in which the compiled steps run.
         "kubeflow": ["kfp-pipeline-spec>=2.16,<3"],
         "dev": [
