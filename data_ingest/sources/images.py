@@ -167,7 +167,7 @@ def _open(data: bytes) -> Image.Image:
     heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
     if heic:
         try:
-            import pi_heif  # type: ignore[import-not-found,unused-ignore]
+            import pi_heif  # type: ignore[import-untyped]
         except ImportError:
             raise ImageRejected(NEEDS_HEIC) from None
         pi_heif.register_heif_opener()
