@@ -1,16 +1,31 @@
 import base64
+import functools
 import io
+import os
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from data_ingest.sources.glyphs import encode_png
 from data_ingest.sources.images import ImageRejected, stored_form
+from serving.saved_model.contract import Preprocessing
+from serving.saved_model.preprocessing import decode_images
+from tests.image_damage import damaged
+from tests.image_variants import Levels, Variant, pillow_view, variants
+
+REASONS = {
+    *("empty", "not an image", "too large", "too small", "truncated", "unreadable"),
+    *("nothing is drawn on it", "needs the heic extra"),
+}
+DAMAGED = int(os.environ.get("DAMAGED_IMAGES", "2000"))
+"""How many damaged images are tried; more take longer and find more."""
 
 
 def png(side: int = 8) -> bytes:
@@ -93,3 +108,77 @@ def test_without_its_extra_heic_is_rejected_by_that_name(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     with pytest.raises(ImageRejected, match="needs the heic extra"):
         stored_form(HEIC)
+
+
+@functools.cache
+def decoder(side: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What the exported graph makes of images whose longer side has so many pixels: gray as is."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode(images: tf.Tensor) -> tf.Tensor:
+        return decode_images(images, Preprocessing(side, "light_on_dark"))
+
+    return decode
+
+
+def decoded(stored: bytes, shape: tuple[int, ...]) -> Levels:
+    """What the exported graph sees of an image of `[H, W]` pixels, in 0 to 255."""
+    height, width = shape
+    side = max(shape)
+    square = np.asarray(decoder(side)(tf.constant([stored])), np.float64)[0, ..., 0] * 255
+    top, left = (side - height) // 2, (side - width) // 2
+    return square[top : top + height, left : left + width]
+
+
+def shown(stored: bytes) -> Levels:
+    """What Pillow makes of a stored form: of a JPEG its own brightness, before it was coloured."""
+    image = Image.open(io.BytesIO(stored))
+    image.draft("L", image.size)
+    return np.asarray(image.convert("L"), np.float64)
+
+
+def judged(data: bytes) -> bytes | str:
+    """The stored form of an image, or why there is none."""
+    try:
+        return stored_form(data)
+    except ImageRejected as rejected:
+        return rejected.reason
+
+
+@pytest.mark.parametrize("variant", variants(), ids=lambda variant: variant.name)
+def test_an_image_is_rejected_or_decoded_as_it_looks(variant: Variant) -> None:
+    stored = judged(variant.data)
+    if isinstance(stored, str):
+        small = variant.looks is not None and min(variant.looks.shape) < 4
+        assert stored in REASONS
+        assert variant.blank or variant.broken or small
+        return
+    assert not variant.blank
+    assert stored_form(stored) == stored
+    looks = pillow_view(variant.data) if variant.looks is None else variant.looks
+    levels = decoded(stored, looks.shape)
+    np.testing.assert_allclose(levels, shown(stored), atol=1.01)
+    if stored.startswith(b"\xff\xd8"):
+        # Brightness is stored apart from colour; in few pixels their colour could not be shown.
+        assert np.abs(levels - looks).mean() < 2
+    else:
+        np.testing.assert_allclose(levels, looks, atol=1.5)
+
+
+def test_whatever_is_wrong_with_an_image_only_what_is_decoded_alike_is_stored() -> None:
+    images = [variant.data for variant in variants() if len(variant.data) < 20_000]
+    stored = 0
+    for number in range(DAMAGED):
+        rng = np.random.default_rng([13, number])
+        data = damaged(rng, images[rng.integers(len(images))])
+        form = judged(data)
+        if isinstance(form, str):
+            assert form in REASONS
+            continue
+        stored += 1
+        expected = shown(form)
+        np.testing.assert_allclose(
+            decoded(form, expected.shape), expected, atol=1.01, err_msg=f"image {number}"
+        )
+        assert stored_form(form) == form, f"image {number}"
+    assert DAMAGED / 10 < stored < DAMAGED / 2
