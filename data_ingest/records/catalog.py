@@ -19,6 +19,7 @@ IMAGES: Final = "images"
 RUNS: Final = "runs"
 
 TWO_CLASSES: Final = "same image in two classes"
+"""Of such an image's reason the beginning; the end names the other file."""
 _TOLD: Final = 8
 _HEIC_REMEDY: Final = " (`pip install 'siamese-oneshot[heic]'`, in a checkout `make setup`)"
 
@@ -132,14 +133,16 @@ def locate(found: Sequence[Found]) -> LocatedIndex:
 
 
 def _distinct(source: str, found: Sequence[Found]) -> tuple[list[Found], list[Rejected]]:
-    classes_of: dict[bytes, set[str]] = {}
+    first_of: dict[bytes, dict[str, str]] = {}
     for one in found:
-        classes_of.setdefault(one.digest, set()).add(one.ref.class_name)
+        first_of.setdefault(one.digest, {}).setdefault(one.ref.class_name, one.file)
     distinct: dict[bytes, Found] = {}
     contradictory: list[Rejected] = []
     for one in found:
-        if len(classes_of[one.digest]) > 1:
-            contradictory.append(Rejected(source, one.file, TWO_CLASSES))
+        others = (file for name, file in first_of[one.digest].items() if name != one.ref.class_name)
+        other = next(others, None)
+        if other is not None:
+            contradictory.append(Rejected(source, one.file, f"{TWO_CLASSES}: {other}"))
         else:
             distinct.setdefault(one.digest, one)
     return list(distinct.values()), contradictory
@@ -153,7 +156,9 @@ def count_reasons(rejected: Iterable[tuple[str, str]]) -> dict[str, int]:
     """
     return dict(
         Counter(
-            f"{reason}: {ending(name) or 'no ending'}" if reason == NOT_AN_IMAGE else reason
+            f"{reason}: {ending(name) or 'no ending'}"
+            if reason == NOT_AN_IMAGE
+            else reason.partition(": ")[0]
             for name, reason in rejected
         ).most_common()
     )

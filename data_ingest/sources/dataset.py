@@ -12,6 +12,7 @@ from data_ingest.sources.containers import open_zip
 from data_ingest.sources.layout import list_images, look_over
 
 _TOKEN = re.compile(r"\{(SPAN|VERSION)(?::(\d+))?\}|\{(YYYY|MM|DD)\}")
+_WILDCARDS = frozenset("*?[]{}\\")
 _DATE_DIGITS = {"YYYY": r"\d{4}", "MM": r"\d{2}", "DD": r"\d{2}"}
 
 
@@ -86,7 +87,7 @@ def split_at_span(path: Path) -> tuple[Path, str]:
 
 def refuse_wildcards(path: Path, *, named_by: str) -> None:
     """Raises InputError where a fixed path would be taken for a pattern."""
-    found = sorted(set("*?[]{}\\") & set(str(path)))
+    found = sorted(_WILDCARDS & set(str(path)))
     if found:
         raise InputError(
             f"{named_by}: {path} has {' '.join(found)} in its name, which would be taken for "
@@ -143,6 +144,8 @@ def _check_tokens(pattern: str, tokens: list[str]) -> None:
         problem = "needs either {SPAN} or all of {YYYY}, {MM} and {DD}"
     elif "VERSION" in tokens and len(tokens) == 1:
         problem = "needs a {SPAN} with its {VERSION}"
+    elif wild := _WILDCARDS & set(_TOKEN.sub("", pattern)):
+        problem = f"has {' '.join(sorted(wild))} besides, which would be taken for wildcards"
     if problem:
         raise InputError(f"dataset.data: {pattern} {problem}")
 

@@ -126,7 +126,10 @@ def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: flo
     contradictory = _of_other_classes(reading.sound, earlier)
     rejected = [
         *reading.rejected,
-        *(Rejected(IMAGES, image.file.path, TWO_CLASSES) for image in contradictory),
+        *(
+            Rejected(IMAGES, image.file.path, f"{TWO_CLASSES}: {other}")
+            for image, other in contradictory.items()
+        ),
     ]
     sound = [image.found for image in reading.sound if image not in contradictory]
     catalog = build_catalog([CatalogPart(IMAGES, tuple(sound), tuple(rejected))])
@@ -167,12 +170,12 @@ def fingerprint(entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-def _of_other_classes(images: Sequence[NewImage], earlier: Sequence[Path]) -> set[NewImage]:
-    """Which of the images an earlier span has in another class."""
+def _of_other_classes(images: Sequence[NewImage], earlier: Sequence[Path]) -> dict[NewImage, str]:
+    """Which of the images an earlier span has in another class, and where."""
     alike: dict[tuple[int, int], list[NewImage]] = defaultdict(list)
     for image in images:
         alike[image.entry[1:]].append(image)
-    others: set[NewImage] = set()
+    others: dict[NewImage, str] = {}
     with ImageReader() as reader:
         for path in earlier:
             for entry in table_of_contents(path):
@@ -184,7 +187,9 @@ def _of_other_classes(images: Sequence[NewImage], earlier: Sequence[Path]) -> se
                 ]
                 if suspects:
                     digest = image_digest(_landed(path, entry.name, reader))
-                    others.update(image for image in suspects if image.found.digest == digest)
+                    for image in suspects:
+                        if image.found.digest == digest:
+                            others.setdefault(image, f"{path}/{entry.name}")
     return others
 
 

@@ -59,8 +59,8 @@ def test_an_image_that_lies_in_two_classes_is_rejected_in_both() -> None:
     catalog = build_catalog([part])
     assert len(catalog.sources[BACKGROUND].index) == 1
     assert catalog.rejected == (
-        Rejected(BACKGROUND, "/data/a/x/1", TWO_CLASSES),
-        Rejected(BACKGROUND, "/data/a/y/2", TWO_CLASSES),
+        Rejected(BACKGROUND, "/data/a/x/1", f"{TWO_CLASSES}: /data/a/y/2"),
+        Rejected(BACKGROUND, "/data/a/y/2", f"{TWO_CLASSES}: /data/a/x/1"),
     )
     assert catalog.duplicates == {BACKGROUND: 0}
 
@@ -94,6 +94,9 @@ def test_the_rejected_are_counted_over_all_sources() -> None:
 def test_files_that_are_no_images_are_counted_by_ending() -> None:
     names = ["a/1.XCF", "a/2.xcf", "a/3", "a/4.png"]
     counts = count_reasons([*((name, "not an image") for name in names), ("b/5.png", "empty")])
+    assert count_reasons([("a", f"{TWO_CLASSES}: b"), ("b", f"{TWO_CLASSES}: a")]) == {
+        TWO_CLASSES: 2
+    }
     assert counts == {
         "not an image: .xcf": 2,
         "not an image: no ending": 1,

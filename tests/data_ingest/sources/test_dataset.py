@@ -53,6 +53,7 @@ def test_the_latest_span_is_the_one_that_tfx_takes(
         ("{YYYY}-{MM}", "all of {YYYY}"),
         ("{SPAN}-{YYYY}-{MM}-{DD}", "either {SPAN}"),
         ("nothing-{SPAN}", "nothing matches"),
+        ("[1]*-{SPAN}", "has [*] [\\[] [\\]] besides, which would be taken for wildcards"),
     ],
 )
 def test_an_impossible_pattern_is_refused(tmp_path: Path, pattern: str, message: str) -> None:

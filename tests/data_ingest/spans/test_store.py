@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, ReadError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, TWO_CLASSES
 from data_ingest.records.read import list_inputs
 from data_ingest.settings import PairSettings
+from data_ingest.sources import layout
 from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore, window_name
 from tests.data_ingest.tiny_images import omniglot_tree, png, write_folder, write_zip
@@ -225,13 +226,61 @@ def test_an_image_that_an_earlier_span_has_in_another_class_is_rejected(
     store: SpanStore, tmp_path: Path, first: Path
 ) -> None:
     land(store, 1, first)
+    (landed,) = [path for path in store.span(1).containers if "a2" in groups_in([path])]
     known = png("a2/character02/0002_01.png")
     files = {**alphabets("b"), "b0/character01/copied.png": known}
     source = write_folder(tmp_path / "copied", files)
     span = land(store, 2, source, share=0.1)
     assert [(Path(bad.file).name, bad.reason) for bad in span.rejected] == [
-        ("copied.png", TWO_CLASSES)
+        ("copied.png", f"{TWO_CLASSES}: {landed}/a2/character02/0002_01.png")
     ]
+
+
+def test_an_earlier_span_whose_images_are_damaged_is_named(
+    store: SpanStore, tmp_path: Path, first: Path
+) -> None:
+    known = png("a2/character02/0002_01.png")
+    land(store, 1, first)
+    (landed,) = [path for path in store.span(1).containers if "a2" in groups_in([path])]
+    landed.chmod(0o644)
+    landed.write_bytes(landed.read_bytes().replace(known, known[:-9] + b"x" + known[-8:]))
+    source = write_folder(tmp_path / "copied", {**alphabets("b"), "b0/character01/c.png": known})
+    with pytest.raises(InputError, match=rf"{landed}.*0002_01.*restore the span from a copy"):
+        land(store, 2, source)
+
+
+def test_a_group_keeps_its_side_in_another_spelling(
+    store: SpanStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, decomposed = "\u00e9", "e\u0301"
+    monkeypatch.setattr(layout, "normal_form", str)  # as it was when the first span landed
+    land(store, 1, write_folder(tmp_path / "macos", alphabets(decomposed)))
+    monkeypatch.undo()
+    assert f"{decomposed}0" in store.span(1).new
+    tree = omniglot_tree(composed, groups=4, classes=4, writers=2)
+    added = {name: data for name, data in tree.items() if "character04" in name}
+    span = land(store, 2, write_folder(tmp_path / "linux", added))
+    assert span.new == {}
+    assert sum(span.images.values()) == 8
+
+
+@pytest.mark.parametrize("reads", [5, 30], ids=["while checking", "while writing"])
+def test_a_failing_disk_is_told_and_leaves_nothing(
+    store: SpanStore, first: Path, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    done: list[int] = []
+    original = zipfile.ZipExtFile.read
+
+    def read(member: zipfile.ZipExtFile, size: int) -> bytes:
+        done.append(size)
+        if len(done) > reads:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(member, size)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", read)
+    with pytest.raises(ReadError, match=r"first\.zip/.*\.png: Input/output error: .*again$"):
+        land(store, 1, first, share=1.0)
+    assert left_in(store.root) == []
 
 
 def test_too_few_classes_to_train_and_to_judge_do_not_make_a_first_span(

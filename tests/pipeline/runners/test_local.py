@@ -7,7 +7,9 @@ import pytest
 from tfx import v1 as tfx
 from tfx.orchestration.portable import launcher
 
-from pipeline.runners.local import announced_nodes
+from data_ingest.errors import ReadError
+from pipeline.runners.local import RunFailedError, _for_people, announced_nodes
+from pipeline.runs.workspace import Workspace
 
 
 def test_every_node_is_announced_once_the_lease_has_been_checked(
@@ -36,3 +38,15 @@ def test_every_node_is_announced_once_the_lease_has_been_checked(
     said = [one.getMessage() for one in caplog.records if one.name == "pipeline.runners.local"]
     assert sorted(said[::2]) == ["[1/2] First", "[2/2] Second"]
     assert launcher.Launcher.launch is original
+
+
+def test_what_keeps_images_from_being_read_is_told_in_its_own_words(tmp_path: Path) -> None:
+    said = "/data/1.zip/a/b/1.png: Stale file handle: see that its share works, and run it again"
+    try:
+        try:
+            raise ReadError(said)
+        except ReadError as error:
+            raise RuntimeError("Traceback of Beam") from error
+    except RuntimeError as error:
+        told = _for_people(error, Workspace(tmp_path))
+    assert (type(told), str(told)) == (RunFailedError, said)
