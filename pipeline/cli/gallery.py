@@ -85,13 +85,23 @@ def add_parsers(commands: Any) -> None:
 
 
 def _enroll(context: Context) -> None:
-    images = [_read(path) for path in context.options.images]
+    from serving.gallery import AlreadyEnrolled
+
+    paths = context.options.images
+    images = [_read(path) for path in paths]
     with _open(context) as (gallery, _):
-        enrolment = gallery.enroll(context.options.name, images)
+        try:
+            enrolment = gallery.enroll(context.options.name, images)
+        except AlreadyEnrolled as error:
+            raise InputError(f"{paths[error.place]}: {error.message}") from error
+        namesakes = gallery.namesakes(enrolment.name)
         advice = gallery.status().threshold.advice
     text = f"{enrolment.name}: {_images(enrolment.added)} enrolled"
     if enrolment.known:
         text += f", {enrolment.known} there already"
+    if namesakes:
+        others = ", ".join(map(repr, namesakes))
+        _advise(f"{others} is another identity than {enrolment.name!r}: upper case matters")
     _advise(advice)
     _show(context, enrolment, text)
 
@@ -203,7 +213,7 @@ def _erase(context: Context) -> None:
 
 
 def _advise(advice: str | None) -> None:
-    """What is to be known of the threshold; apart from the answer, which scripts read."""
+    """What is to be known besides; apart from the answer, which scripts read."""
     if advice is not None:
         print(f"note: {advice}", file=sys.stderr)
 
@@ -227,9 +237,15 @@ def _cohort(images: Path) -> "list[CohortImage]":
 
 
 def _read(path: Path) -> bytes:
+    """The image in the form that galleries keep."""
+    from serving.client.images import encode_image
+    from serving.client.types import InvalidImage
+
     try:
         with naming(path):
-            return path.read_bytes()
+            return encode_image(path)
+    except InvalidImage as error:
+        raise InputError(error.message) from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: {error.strerror}; give the file of an image") from error
 

@@ -8,6 +8,7 @@ SQLite and PostgreSQL fill in, and asks `threshold` from which logit on an answe
 from serving.gallery.gallery import Gallery
 from serving.gallery.open import open_gallery
 from serving.gallery.records import (
+    AlreadyEnrolled,
     Candidate,
     CohortImage,
     Enrolment,
@@ -19,6 +20,7 @@ from serving.gallery.records import (
 )
 
 __all__ = [
+    "AlreadyEnrolled",
     "Candidate",
     "CohortImage",
     "Enrolment",

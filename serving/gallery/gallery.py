@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 from scipy.special import expit
 
+from serving.client.images import encode_image, encode_images
 from serving.errors import Code, ServingError, invalid
 from serving.gallery.embedder import Embedder
 from serving.gallery.rebuild import (
@@ -37,7 +38,6 @@ from serving.gallery.records import (
 )
 from serving.gallery.store import Store
 from serving.gallery.threshold import threshold
-from serving.saved_model.contract import MAX_BYTES
 
 FALSE_ACCEPT_RATE: Final = 0.01
 MAX_COHORT: Final = 1000
@@ -59,6 +59,9 @@ class Gallery:
     An identity has one or more images, used together: a query is compared with the mean of their
     vectors, `logit = b0 - ||v - mean_i v_i||` in Manhattan distance. So one vector an identity and
     one nearest-neighbour search answer however many images there are.
+
+    Images are files of any kind that `encode_image` takes. What is kept and embedded is what it
+    makes of them: the image as it looks.
 
     Example:
       with open_gallery("output/gallery.db", FolderEmbedder(models)) as gallery:
@@ -84,16 +87,19 @@ class Gallery:
         self._calibrating = threading.Lock()
 
     def enroll(self, name: str, images: Sequence[bytes]) -> Enrolment:
-        """Enrols images (PNG or JPEG) under a name, new or known; all of them or none.
+        """Enrols images under a name, new or known; all of them or none.
 
         Doing it again changes nothing. When it returns it is on the disk.
 
         Raises:
-          ServingError: INVALID_ARGUMENT: an unusable name or image; ALREADY_EXISTS: an image is
-            enrolled under another name; UNAVAILABLE: no model or no database at the moment.
+          AlreadyEnrolled: an image is enrolled under another name.
+          ServingError: INVALID_ARGUMENT: an unusable name or image, such as one on which nothing
+            is drawn; UNAVAILABLE: no model or no database at the moment.
         """
-        added = self.enroll_many([(name, images)])
-        return Enrolment(checked_name(name), added, len({*images}) - added)
+        enrolment = _usable(name, images)
+        added = self._enroll([enrolment])
+        name, usable = enrolment
+        return Enrolment(name, added, len({*usable}) - added)
 
     def enroll_many(self, enrolments: Iterable[tuple[str, Sequence[bytes]]]) -> int:
         """Enrols several names in one transaction: much faster for many of them.
@@ -104,10 +110,9 @@ class Gallery:
         Raises:
           ServingError: as for `enroll`; then none is enrolled.
         """
-        named = [(checked_name(name), list(dict.fromkeys(images))) for name, images in enrolments]
-        for _, images in named:
-            check_images(images)
+        return self._enroll([_usable(name, images) for name, images in enrolments])
 
+    def _enroll(self, named: Sequence[tuple[str, Sequence[bytes]]]) -> int:
         def enrolled(model: GalleryModel) -> int:
             flat = [image for _, images in named for image in images]
             vectors = iter(self._embed(flat, model))
@@ -127,7 +132,7 @@ class Gallery:
         """Whom an image shows, and the most alike identities.
 
         Args:
-          image: encoded.
+          image: a file's bytes.
           limit: how many candidates to name.
           false_accept_rate: instead of the gallery's.
 
@@ -135,14 +140,14 @@ class Gallery:
           ServingError: INVALID_ARGUMENT: the image is refused; FAILED_PRECONDITION: nobody is
             enrolled yet, or the gallery's model is gone and a rebuild is due.
         """
-        check_images([image])
         if not 1 <= limit <= MAX_IMAGES:
             raise invalid(f"limit is 1 to {MAX_IMAGES}, not {limit}")
         rate = self._rate if false_accept_rate is None else checked_rate(false_accept_rate)
+        usable = encode_image(image)
 
         def identified(model: GalleryModel) -> Identification:
             bias = model.facts.bias
-            vector = self._embed([image], model)[0]
+            vector = self._embed([usable], model)[0]
             candidates = [
                 Candidate(name, float(expit(bias - distance)), bias - distance)
                 for name, distance in self._store.nearest(vector, limit, model=model)
@@ -168,14 +173,14 @@ class Gallery:
           ServingError: NOT_FOUND: nobody of that name is enrolled; else as for `identify`.
         """
         name = checked_name(name)
-        check_images([image])
         rate = self._rate if false_accept_rate is None else checked_rate(false_accept_rate)
+        usable = encode_image(image)
 
         def verified(model: GalleryModel) -> Verification:
             mean = self._store.mean_of(name, model=model)
             if mean is None:
                 raise ServingError(Code.NOT_FOUND, f"nobody is enrolled as {name!r}")
-            vector = self._embed([image], model)[0]
+            vector = self._embed([usable], model)[0]
             logit = model.facts.bias - float(np.abs(mean - vector).sum())
             score = float(expit(logit))
             bound = self._bound(Candidate(name, score, logit), model, rate=rate, comparisons=1)
@@ -204,6 +209,13 @@ class Gallery:
     def identities(self, *, after: str = "", limit: int = 1000) -> list[Identity]:
         """Who is enrolled, in order of names, those after `after`."""
         return self._store.identities(after=after, limit=limit)
+
+    def namesakes(self, name: str) -> list[str]:
+        """Other names enrolled that differ in nothing but upper and lower case.
+
+        They are identities of their own. This looks at every name.
+        """
+        return self._store.namesakes(checked_name(name))
 
     def identity(self, name: str) -> Identity:
         """What is enrolled under a name.
@@ -235,9 +247,13 @@ class Gallery:
           ServingError: INVALID_ARGUMENT: an image is refused, or they are too many.
         """
         if cohort is not None:
-            if len(cohort) > MAX_COHORT:
-                raise invalid(f"a cohort has up to {MAX_COHORT} images")
-            check_images([image.content for image in cohort], most=MAX_COHORT)
+            if not 1 <= len(cohort) <= MAX_COHORT:
+                raise invalid(f"a cohort has 1 to {MAX_COHORT} images, not {len(cohort)}")
+            contents = encode_images([image.content for image in cohort], name="cohort image")
+            cohort = [
+                CohortImage(image.group, content)
+                for image, content in zip(cohort, contents, strict=True)
+            ]
 
         def learned(model: GalleryModel) -> None:
             if cohort is not None:
@@ -367,14 +383,13 @@ def checked_rate(rate: float) -> float:
     return rate
 
 
-def check_images(images: Sequence[bytes], *, most: int = MAX_IMAGES) -> None:
-    """Refuses what need not be sent to the model.
+def _usable(name: str, images: Sequence[bytes]) -> tuple[str, list[bytes]]:
+    """The name and the images in the forms in which they are stored.
 
     Raises:
-      ServingError: INVALID_ARGUMENT.
+      ServingError: INVALID_ARGUMENT; the message says whose image it is, and which.
     """
-    if not 1 <= len(images) <= most:
-        raise invalid(f"1 to {most} images, not {len(images)}")
-    for image in images:
-        if not 1 <= len(image) <= MAX_BYTES:
-            raise invalid(f"an image has 1 to {MAX_BYTES} bytes: {len(image)}")
+    name = checked_name(name)
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise invalid(f"1 to {MAX_IMAGES} images, not {len(images)}")
+    return name, list(encode_images(list(images), name=f"{name!r}, image"))

@@ -7,14 +7,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from serving.client.images import encode_image
+from serving.client.types import InvalidImage
 from serving.errors import Code, ServingError
 from serving.gallery.embedder import Embedder
 from serving.gallery.records import (
+    CohortImage,
     GalleryModel,
     ModelChanged,
     ModelFacts,
     Template,
     Unembedded,
+    Vectors,
 )
 from serving.gallery.store import Store
 from serving.gallery.threshold import Impostors
@@ -108,7 +112,7 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
     if not shipped and model.impostors is not None:
         # A server does not tell, but a folder may have before.
         shipped = model.impostors.shipped
-    if cohort := store.cohort():
+    if cohort := _usable(store.cohort()):
         vectors = embedder.embed([image.content for image in cohort], version=model.facts.version)
         identities = np.unique([image.group for image in cohort], return_inverse=True)[1]
     else:
@@ -154,9 +158,8 @@ def _build(
             # Once more from the beginning: some may have got more images meanwhile.
             after = 0
             continue
-        images = [image for identity in identities for image in identity.images]
         try:
-            vectors = iter(embedder.embed(images, version=version))
+            vectors = iter(_embedded(embedder, version, identities))
         except ServingError as error:
             if error.code is Code.INVALID_ARGUMENT:
                 raise _refused(embedder, version, identities) from error
@@ -168,7 +171,7 @@ def _build(
             templates.append(Template(identity.key, count, np.asarray(mean, np.float32)))
         store.put_templates(model, templates)
         after = identities[-1].key
-        done += len(images)
+        done += sum(template.images for template in templates)
         if progress is not None:
             progress(before + done, store.counts().images)
     impostors = calibrated(store, embedder, model)
@@ -177,11 +180,29 @@ def _build(
     return done
 
 
+def _embedded(embedder: Embedder, version: str, identities: Sequence[Unembedded]) -> Vectors:
+    """`[N, D]` vectors of all their images."""
+    # Earlier releases stored images as they were given.
+    images = [encode_image(image) for identity in identities for image in identity.images]
+    return embedder.embed(images, version=version)
+
+
+def _usable(cohort: Sequence[CohortImage]) -> list[CohortImage]:
+    """Those that every version can embed; earlier releases stored others, too."""
+    usable = []
+    for image in cohort:
+        try:
+            usable.append(CohortImage(image.group, encode_image(image.content)))
+        except InvalidImage as error:
+            _log.warning("an image of outsider %s is left out: %s", image.group, error.message)
+    return usable
+
+
 def _refused(embedder: Embedder, version: str, identities: Sequence[Unembedded]) -> ServingError:
     """Whose image it was."""
     for identity in identities:
         try:
-            embedder.embed(identity.images, version=version)
+            _embedded(embedder, version, [identity])
         except ServingError as error:
             return ServingError(
                 error.code,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from serving.errors import Code, ServingError
 from serving.gallery.threshold import Impostors, Threshold
 
 Vectors = npt.NDArray[np.float32]
@@ -87,6 +88,18 @@ class CohortImage(NamedTuple):
 
 class ModelChanged(Exception):
     """The gallery's vectors are of another version of the model by now: embed again."""
+
+
+class AlreadyEnrolled(ServingError):
+    """An image is enrolled under another name.
+
+    Attributes:
+      place: of the image among those given for its name, from 0.
+    """
+
+    def __init__(self, message: str, *, place: int) -> None:
+        super().__init__(Code.ALREADY_EXISTS, message)
+        self.place = place
 
 
 class Enrolment(NamedTuple):

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from serving.errors import Code, ServingError
 from serving.gallery.records import (
+    AlreadyEnrolled,
     CohortImage,
     Counts,
     GalleryModel,
@@ -146,7 +146,7 @@ class Store(ABC):
 
         Raises:
           ModelChanged: `model` is not the active one.
-          ServingError: ALREADY_EXISTS: one of them is enrolled under another name.
+          AlreadyEnrolled: one of them is enrolled under another name.
         """
         now = time.time()
         added = 0
@@ -269,6 +269,16 @@ class Store(ABC):
         """Those whose names come after `after` in order of code points."""
         return self._identities("name > ? ORDER BY name LIMIT ?", [after, limit])
 
+    def namesakes(self, name: str) -> list[str]:
+        """Other names that differ in nothing but upper and lower case, in order."""
+        with self._read() as session:
+            found = session.rows(
+                "SELECT name FROM oneshot.identity"
+                " WHERE lower(name) = lower(?) AND name <> ? ORDER BY name",
+                [name, name],
+            )
+        return [found_name for (found_name,) in found]
+
     def identity(self, name: str) -> Identity | None:
         """What is enrolled under a name; None if there is no such name."""
         found = self._identities("name = ?", [name])
@@ -372,7 +382,7 @@ def _add_images(
 ) -> list[Vectors]:
     """Stores what is not there yet, and gives the vectors of that."""
     new = []
-    for content, vector in images:
+    for place, (content, vector) in enumerate(images):
         digest = hashlib.sha256(content).digest()
         key = session.value(
             "INSERT INTO oneshot.image (identity, sha256, created, content)"
@@ -390,10 +400,10 @@ def _add_images(
         if not owner:  # removed in this very moment: again
             raise ModelChanged
         if owner[0][0] != identity:
-            raise ServingError(
-                Code.ALREADY_EXISTS,
-                f"the image with SHA-256 {digest.hex()[:16]}… is already enrolled as "
+            raise AlreadyEnrolled(
+                f"image {place} (SHA-256 {digest.hex()[:16]}…) is already enrolled as "
                 f"{owner[0][1]!r}; one image cannot have two names: remove it there first",
+                place=place,
             )
     return new
 

@@ -297,6 +297,8 @@ def _connect(path: Path) -> SqliteSession:
         connection.enable_load_extension(True)
         connection.load_extension(sqlite_vec.loadable_path())
         connection.enable_load_extension(False)
+        # SQLite's own knows the letters of English alone.
+        connection.create_scalar_function("lower", lambda *name: str(*name).lower(), 1)
         # First: what is somebody else's stays as it is, its journal too.
         _check(session, path)
         for pragma in (

@@ -1,5 +1,6 @@
 """Enrolling, recognising, forgetting: the same in SQLite and in PostgreSQL."""
 
+import hashlib
 import threading
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_ingest.sources.images import stored_form
 from serving.errors import Code, ServingError
 from serving.gallery.gallery import MAX_NAME, Gallery
-from serving.gallery.records import CohortImage
+from serving.gallery.records import AlreadyEnrolled, CohortImage
 from serving.gallery.sqlite.store import SqliteStore
+from tests.image_variants import variants
 from tests.serving.gallery.conftest import OpenStore
 from tests.serving.gallery.fakes import BIAS, FakeModels, photo, written
 
@@ -119,6 +122,46 @@ def test_nothing_is_stored_of_a_call_with_a_bad_image(gallery: Gallery) -> None:
     assert gallery.identify(photo("Ada")).candidates[0].name == "Bob"
 
 
+BLANK = [variant.data for variant in variants() if variant.blank]
+
+
+def test_a_page_on_which_nothing_is_drawn_is_neither_enrolled_nor_recognised(
+    gallery: Gallery,
+) -> None:
+    gallery.enroll("Ada", [photo("Ada")])
+    before = gallery.status()
+    for blank in BLANK:
+        with pytest.raises(ServingError, match=r"'Ada', image 1: (nothing is drawn|too small)"):
+            gallery.enroll("Ada", [photo("Ada", 1), blank])
+        for ask in (
+            lambda blank=blank: gallery.identify(blank),
+            lambda blank=blank: gallery.verify("Ada", blank),
+            lambda blank=blank: gallery.enroll_many([("Eve", [photo("Eve")]), ("Bob", [blank])]),
+            lambda blank=blank: gallery.calibrate([*outsiders(6), CohortImage("x", blank)]),
+        ):
+            with pytest.raises(ServingError, match=r"nothing is drawn on it|too small") as error:
+                ask()
+            assert error.value.code is Code.INVALID_ARGUMENT
+    assert gallery.status() == before
+
+
+TURNED = next(v.data for v in variants() if v.name == "jpeg orientation 6 big-endian")
+WEBP = next(v.data for v in variants() if v.name == "webp with alpha")
+
+
+def test_what_is_kept_and_embedded_is_the_image_as_it_looks(gallery: Gallery) -> None:
+    images = [stored_form(TURNED), stored_form(WEBP)]
+    assert gallery.enroll("Ada", [TURNED, WEBP]) == ("Ada", 2, 0)
+    assert gallery.enroll("Ada", [*images, TURNED]) == ("Ada", 0, 2)
+    digests = tuple(hashlib.sha256(image).hexdigest() for image in images)
+    assert gallery.identity("Ada").images == digests
+    assert gallery.identify(TURNED).candidates == gallery.identify(images[0]).candidates
+    assert gallery.verify("Ada", WEBP).logit == gallery.verify("Ada", images[1]).logit
+    with pytest.raises(AlreadyEnrolled, match=r"image 1 .* already enrolled as 'Ada'") as error:
+        gallery.enroll("Eve", [photo("Eve"), images[1]])
+    assert error.value.place == 1
+
+
 @pytest.mark.parametrize("name", ["", " Ada", "Ada\n", "A\0da", "A\u2028da", "\ud800", "x" * 201])
 def test_names_that_cannot_be_shown_on_a_line_are_refused(gallery: Gallery, name: str) -> None:
     with pytest.raises(ServingError, match="a name") as error:
@@ -177,6 +220,15 @@ def test_any_text_is_either_a_name_or_refused(tmp_path: Path, name: str) -> None
 def test_composed_and_decomposed_letters_are_one_name(gallery: Gallery) -> None:
     gallery.enroll("Zoe\u0308", [photo("Zoë")])
     assert gallery.verify("Zo\u00eb", photo("Zoë", 1)).same
+
+
+def test_upper_case_makes_another_name(gallery: Gallery) -> None:
+    for name in ("Ada", "ada", "ADA L.", "Zoe\u0308"):
+        gallery.enroll(name, [photo(name)])
+    assert gallery.identify(photo("ada", 1)).name == "ada"
+    assert gallery.namesakes("ada") == ["Ada"]
+    assert gallery.namesakes("ADA") == ["Ada", "ada"]
+    assert gallery.namesakes("Bob") == gallery.namesakes("Zo\u00eb") == []
 
 
 def test_an_empty_gallery_says_so(gallery: Gallery) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from serving.client.images import encode_png
 from serving.gallery.gallery import Gallery
 from serving.gallery.http import Follower, gallery_routes
 from serving.gallery.sqlite.store import SqliteStore
@@ -23,6 +25,7 @@ from tests.serving.gallery.conftest import OpenStore
 from tests.serving.gallery.fakes import FakeModels, photo, written
 
 PEOPLE = [f"person {number}" for number in range(8)]
+BLANK = encode_png(np.full((20, 20), 255, np.uint8))
 
 
 def b64(image: bytes) -> dict[str, str]:
@@ -112,8 +115,14 @@ def test_without_the_token_nobody_is_told_anything(app: Starlette) -> None:
         ("identify", {}, 400, "missing: image"),
         ("identify", {"image": "abc"}, 400, "base64"),
         ("identify", {"image": {"b64": "?"}}, 400, "base64"),
-        ("identify", {"image": {"b64": ""}}, 400, "bytes"),
+        ("identify", {"image": {"b64": ""}}, 400, "empty; "),
         ("identify", {"image": b64(written(b"refused"))}, 400, "not an image"),
+        ("identify", {"image": b64(BLANK)}, 400, "nothing is drawn on it; "),
+        ("verify", {"name": PEOPLE[0], "image": b64(BLANK)}, 400, "nothing is drawn on it; "),
+        (
+            *("enroll", {"name": "A", "images": [b64(photo("A")), b64(BLANK)]}, 400),
+            "'A', image 1: nothing is drawn on it; ",
+        ),
         ("identify", {"image": b64(b"x"), "limit": 0}, 400, "limit"),
         ("identify", {"image": b64(b"x"), "limit": True}, 400, "integer"),
         ("identify", {"image": b64(b"x"), "false_accept_rate": 2}, 400, "false-accept rate"),

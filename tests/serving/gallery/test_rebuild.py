@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from data_ingest.sources.images import stored_form
 from serving.errors import Code, ServingError
 from serving.gallery import rebuild as rebuild_module
 from serving.gallery.gallery import Gallery
 from serving.gallery.records import CohortImage, Vectors
+from tests.image_variants import variants
 from tests.serving.gallery.conftest import OpenStore
-from tests.serving.gallery.fakes import FakeModels, photo, text_of
+from tests.serving.gallery.fakes import BIAS, FakeModels, photo, text_of
 
 PEOPLE = [f"person {number}" for number in range(20)]
 
@@ -252,6 +254,34 @@ def test_an_image_that_the_new_version_refuses_is_named(gallery: Gallery, models
     assert gallery.identify(photo(PEOPLE[5], 1)).model_version == "1"
     gallery.remove(PEOPLE[5])
     assert gallery.rebuild().version == "2"
+
+
+def test_what_earlier_releases_stored_as_it_was_given_is_embedded_as_it_looks(
+    gallery: Gallery, models: Watched
+) -> None:
+    looks = {variant.name: variant.data for variant in variants()}
+    turned, blank = looks["jpeg orientation 6 big-endian"], looks["png white (blank)"]
+    outsiders = [CohortImage(f"o{number}", photo(f"o{number}")) for number in range(12)]
+    store, active = gallery._store, gallery._store.active()
+    assert active is not None
+    store.set_cohort([*outsiders, CohortImage("blank", blank)])
+    store.add([("Ada", [(turned, active.facts.probe)])], model=active)
+    models.newest = "2"
+    gallery.rebuild()
+    gallery.enroll("Ada's twin", [photo("Ada's twin")])
+    assert gallery.identify(turned).name == "Ada"
+    assert gallery.verify("Ada", stored_form(turned)).logit == pytest.approx(BIAS, abs=1e-3)
+    impostors = gallery.status().impostors
+    assert impostors is not None
+    assert impostors.own is not None
+    assert (impostors.own.source, impostors.own.identities) == ("cohort", 12)
+    active = store.active()
+    assert active is not None
+    store.add([("Nobody", [(blank, active.facts.probe)])], model=active)
+    models.newest = "3"
+    with pytest.raises(ServingError, match=r"image of 'Nobody' \(nothing is drawn on it"):
+        gallery.rebuild()
+    assert gallery.identify(turned).model_version == "2"
 
 
 def test_a_cohort_moves_to_the_new_version_with_the_gallery(
