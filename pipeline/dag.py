@@ -43,8 +43,7 @@ def create_pipeline(
     Args:
       config: the whole configuration.
       dataset: where the images lie.
-      protocols: the (protocol, way) trials this data can make; thresholds on others are left out,
-        since TFMA refuses a model over a slice that does not occur.
+      protocols: the (protocol, way) trials this data can make.
       pipeline_root: where artifacts go.
       serving_model_dir: TF Serving's model base path.
       checkpoint_dir: a folder that outlives a killed training.

@@ -11,6 +11,8 @@ LOCAL_BEAM_RUNNERS: Final = ("FnApiRunner", "DirectRunner", "PrismRunner")
 Stage = Literal["data", "train", "evaluate", "push"]
 """How far a run goes: validated examples, a model, both verdicts on it, or all the way."""
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+JUDGED_STAGES: Final[tuple[Stage, ...]] = ("evaluate", "push")
+"""Those that end with a verdict."""
 Event = Literal["blessed", "not_blessed", "failed", "drift"]
 """What people can be told of a retraining."""
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)

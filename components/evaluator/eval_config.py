@@ -12,14 +12,15 @@ from google.protobuf import wrappers_pb2
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator import extractors, metrics
+from components.evaluator.evidence import evidence
 from components.evaluator.metrics import MALFORMED, ONE_SHOT_ACCURACY
 from components.evaluator.settings import (
     LOWER_IS_BETTER,
-    ONE_SHOT_METRIC,
     VERIFICATION_METRICS,
     EvaluateSettings,
     Threshold,
     one_shot_metric,
+    trials_of,
 )
 from data_ingest.records import features
 
@@ -29,7 +30,6 @@ SIGNATURE = "examples"
 # As text, since TFX imports both by name; `source_hash` takes these names as well.
 EXTRACTORS_MODULE = extractors.__name__
 METRICS_MODULE = metrics.__name__
-FALLBACK_THRESHOLD = Threshold(min=0.6)
 
 
 def eval_config(
@@ -41,23 +41,21 @@ def eval_config(
     drops the thresholds on change when it has none.
 
     Args:
-      settings: thresholds. Those on trials that the data does not have are left out, since TFMA
-        refuses a model over a slice that does not occur. If no one-shot threshold is left, `auc`
-        is gated even where the settings do not name it: without any threshold TFX blesses nothing.
+      settings: thresholds, of which `evidence` makes those that are gated. TFMA refuses a model
+        over a slice that does not occur.
       protocols: the (protocol, way) combinations that the `one_shot` split has.
       source_hash: of the code that evaluates; a part of the Evaluator's cache key.
     """
     one_shot: list[config_pb2.PerSliceMetricThreshold] = []
     verification: dict[str, Threshold] = {}
-    for name, threshold in settings.thresholds.items():
-        match = ONE_SHOT_METRIC.fullmatch(name)
-        if match is None:
+    for name, threshold in evidence(settings, protocols).thresholds.items():
+        trials = trials_of(name)
+        if trials is None:
             verification[name] = threshold
-        elif (match[1], int(match[2])) in protocols:
-            trials = {features.PROTOCOL: match[1], features.WAY: match[2]}
-            one_shot.append(_gate(name, threshold, config_pb2.SlicingSpec(feature_values=trials)))
-    if not one_shot:
-        verification.setdefault("auc", FALLBACK_THRESHOLD)
+        else:
+            protocol, way = trials
+            where = {features.PROTOCOL: protocol, features.WAY: str(way)}
+            one_shot.append(_gate(name, threshold, config_pb2.SlicingSpec(feature_values=where)))
     accuracy = config_pb2.MetricConfig(
         class_name=metrics.OneShotAccuracy.__name__,
         module=METRICS_MODULE,
@@ -140,7 +138,8 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
 
 
 def refusals(evaluation_uri: str) -> list[str]:
-    """Why the model was not blessed, a line a failed threshold; empty if it was."""
+    """Why the model was not blessed, a line a failed threshold, those on trials that there are not
+    aside (see `lacking`)."""
     result = tfma.load_validation_result(evaluation_uri)
     reasons = []
     for of_slice in result.metric_validations_per_slice:
@@ -151,9 +150,14 @@ def refusals(evaluation_uri: str) -> list[str]:
                 name = one_shot_metric(trials[features.PROTOCOL], trials[features.WAY])
             value = failure.metric_value.double_value.value
             reasons.append(_reason(name, value, failure.metric_threshold, failure.message))
-    for missing in result.missing_slices:
-        reasons.append(f"no trials of {dict(missing.feature_values)}, which has a threshold")
     return sorted(set(reasons))
+
+
+def lacking(evaluation_uri: str) -> list[str]:
+    """Figures that have a threshold and no trials, sorted: for want of them nothing is blessed."""
+    missing = tfma.load_validation_result(evaluation_uri).missing_slices
+    trials = [dict(one.feature_values) for one in missing]
+    return sorted({one_shot_metric(of[features.PROTOCOL], of[features.WAY]) for of in trials})
 
 
 def _figure(values: dict[str, float], name: str) -> dict[str, Any]:

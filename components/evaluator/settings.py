@@ -17,6 +17,12 @@ def one_shot_metric(protocol: str, way: int | str) -> str:
     return f"{protocol}_{way}way_accuracy"
 
 
+def trials_of(metric: str) -> tuple[str, int] | None:
+    """Protocol and way of the trials that a figure is of; None where it is of single pairs."""
+    found = ONE_SHOT_METRIC.fullmatch(metric)
+    return None if found is None else (found[1], int(found[2]))
+
+
 class Threshold(Settings):
     """What a figure must satisfy for the model to be blessed."""
 
@@ -38,17 +44,21 @@ class Threshold(Settings):
         return self
 
 
+DEFAULT_THRESHOLDS = {
+    "official_20way_accuracy": Threshold(min=0.80, max_drop=0.02),
+    "within_20way_accuracy": Threshold(min=0.55, max_drop=0.03),
+    "auc": Threshold(min=0.75, max_drop=0.02),
+}
+
+
 class EvaluateSettings(Settings):
     """When a model is good enough."""
 
     thresholds: dict[str, Threshold] = Field(
-        default={
-            "official_20way_accuracy": Threshold(min=0.80, max_drop=0.02),
-            "within_20way_accuracy": Threshold(min=0.55, max_drop=0.03),
-            "auc": Threshold(min=0.75, max_drop=0.02),
-        },
-        description="by figure: official_20way_accuracy, within_5way_accuracy, auc, eer, ...; "
-        "those on trials that the data does not have are left out",
+        default=DEFAULT_THRESHOLDS,
+        description="by figure: official_20way_accuracy, within_5way_accuracy, auc, eer, ...; on "
+        "trials that the data lacks, a default goes to the nearest it has, one of your own blesses "
+        "nothing",
     )
 
     @field_validator("thresholds")

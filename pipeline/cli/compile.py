@@ -95,18 +95,16 @@ def _compile(context: Context) -> None:
         there = path_map.to_cluster(dataset)
         check_cluster(config, there, cluster)
     with context.quiet_libraries():
+        from components.evaluator.evidence import evidence, tell_of_evidence
         from data_ingest.records.read import expected_protocols
         from pipeline.runners.kubeflow import compile_pipeline, recurring_run, vertex_schedule
 
+        protocols = expected_protocols(
+            dataset.containers(), config.pairs, writer_pattern=config.dataset.writer_pattern
+        )
+        tell_of_evidence(evidence(config.evaluate, protocols), protocols)
         compiled = compile_pipeline(
-            config=config,
-            dataset=there,
-            protocols=expected_protocols(
-                dataset.containers(),
-                config.pairs,
-                writer_pattern=config.dataset.writer_pattern,
-            ),
-            cluster=cluster,
+            config=config, dataset=there, protocols=protocols, cluster=cluster
         )
         texts = {options.out: compiled.yaml() if file_format == "yaml" else compiled.json()}
     if cron:

@@ -12,6 +12,7 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.orchestration.portable.data_types import ExecutionInfo
 
+from components.evaluator.evidence import evidence, tell_of_evidence
 from data_ingest.errors import InputError, ReadError
 from data_ingest.records.read import expected_protocols
 from data_ingest.sources.dataset import Dataset
@@ -22,6 +23,7 @@ from pipeline.runs.metadata_store import MetadataLocation, remember
 from pipeline.runs.status import Status
 from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import JUDGED_STAGES
 
 _log = logging.getLogger(__name__)
 
@@ -64,15 +66,17 @@ def run_pipeline(
     for node in history.close_interrupted(workspace.artifacts):
         _log.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
+    protocols = expected_protocols(
+        dataset.containers(), config.pairs, writer_pattern=config.dataset.writer_pattern
+    )
+    asked = evidence(config.evaluate, protocols)
+    if run.stage in JUDGED_STAGES:
+        tell_of_evidence(asked, protocols)
     ir = compiler.Compiler().compile(
         create_pipeline(
             config=config,
             dataset=dataset,
-            protocols=expected_protocols(
-                dataset.containers(),
-                config.pairs,
-                writer_pattern=config.dataset.writer_pattern,
-            ),
+            protocols=protocols,
             pipeline_root=str(workspace.artifacts),
             serving_model_dir=str(workspace.serving_model),
             checkpoint_dir=str(workspace.checkpoints),
@@ -98,6 +102,7 @@ def run_pipeline(
                 dataset=dataset,
                 workspace=workspace,
                 seconds=time.time() - started,
+                asked=asked,
             )
             done = replace(
                 done,

@@ -19,7 +19,7 @@ from ml_metadata.proto.metadata_store_pb2 import (
 )
 
 from pipeline.runs.status import Status
-from pipeline.settings import Stage
+from pipeline.settings import JUDGED_STAGES, Stage
 
 _log = logging.getLogger(__name__)
 RUN_CONTEXT = "pipeline_run"
@@ -55,7 +55,7 @@ class RunRecord:
     @property
     def is_judged(self) -> bool:
         """Whether it went as far as to say how good the model is."""
-        return self.state == Status.DONE and self.stage in ("evaluate", "push")
+        return self.state == Status.DONE and self.stage in JUDGED_STAGES
 
     @property
     def is_whole(self) -> bool:

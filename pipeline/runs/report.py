@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.runs.summary import (
     KOCH_2015_ACCURACY,
     RunSummary,
     accuracy_names,
+    asked_of,
     read_json,
     read_summary,
     ways_of,
@@ -55,6 +57,7 @@ def write_report(run_dir: Path) -> Path:
         accuracy_names=accuracy_names(summary.metrics),
         verification_metrics=VERIFICATION_METRICS,
         percent=lambda value: f"{100 * value:.1f} %",
+        asked_of=partial(asked_of, summary),
         ways_of=ways_of,
         zip=zip,
     )

@@ -7,7 +7,8 @@ from importlib import metadata as package_metadata
 from pathlib import Path
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
-from components.evaluator.eval_config import read_metrics, refusals
+from components.evaluator.eval_config import lacking, read_metrics, refusals
+from components.evaluator.evidence import Evidence, lack_of_evidence
 from components.pusher.pushed_models import (
     NOT_PUSHED_BECAUSE,
     custom_text,
@@ -19,7 +20,13 @@ from data_ingest.durable import write_atomically
 from data_ingest.sources.dataset import Dataset
 from pipeline.runs.history import RunHistory
 from pipeline.runs.report import carry_over
-from pipeline.runs.summary import SUMMARY_FILE, RunSummary, read_json, read_summary
+from pipeline.runs.summary import (
+    SUMMARY_FILE,
+    RunSummary,
+    accuracy_names,
+    read_json,
+    read_summary,
+)
 from pipeline.runs.workspace import Workspace
 
 PACKAGES = (
@@ -40,8 +47,18 @@ def summarize(
     dataset: Dataset,
     workspace: Workspace,
     seconds: float,
+    asked: Evidence,
 ) -> RunSummary:
-    """Gathers the figures of a finished run from ML Metadata and writes `summary.json`."""
+    """Gathers the figures of a finished run from ML Metadata and writes `summary.json`.
+
+    Args:
+      history: of all runs.
+      run_id: of this one.
+      dataset: what it ran on.
+      workspace: where everything is.
+      seconds: what it took.
+      asked: what its model was judged by, as far as the names of the images told.
+    """
     nodes = history.nodes(run_id)
     outputs = {(n.node_id, key): artifact for n in nodes for key, artifact in n.outputs.items()}
     artifacts = {
@@ -64,6 +81,7 @@ def summarize(
     else:
         metrics, per_group = earlier.metrics, earlier.per_group
         carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
+    without_trials = lacking(artifacts["evaluation"])
     summary = RunSummary(
         run_id=run_id,
         dataset=dataset.kind,
@@ -80,12 +98,23 @@ def summarize(
         cached=cached,
         baselines=_baselines(artifacts["examples"], workspace),
         refusals=[
+            *(
+                [lack_of_evidence(without_trials, accuracy_names(metrics))]
+                if without_trials
+                else []
+            ),
             *refusals(artifacts["evaluation"]),
             *gate.get("reasons", []),
             *([taken_back] if taken_back else []),
         ],
         artifacts=artifacts,
         per_group=per_group,
+        thresholds={
+            name: threshold.model_dump(exclude_none=True)
+            for name, threshold in asked.thresholds.items()
+        },
+        notes=list(asked.notes),
+        lacking=without_trials,
     )
     write_atomically(
         workspace.run_dir(run_id) / SUMMARY_FILE,

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
 from components.evaluator.settings import VERIFICATION_METRICS
 from pipeline.runs.workspace import Workspace
 
@@ -24,7 +25,9 @@ class RunSummary:
     """The content of `summary.json`.
 
     `metrics` holds accuracies and rates in [0, 1], each with `<name>_ci95` ([low, high]) and
-    `<name>_n` (trials or pairs); a protocol that the data cannot make is absent.
+    `<name>_n` (trials or pairs); a protocol that the data cannot make is absent. `thresholds` is
+    what the model was judged by, by figure; those in `lacking` have no trials, so that nothing is
+    blessed; `notes` say in sentences which defaults apply to other trials than they name.
     """
 
     run_id: str
@@ -43,6 +46,9 @@ class RunSummary:
     baselines: dict[str, float] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     per_group: dict[str, dict[str, Any]] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
 
     @property
     def headline(self) -> tuple[str, float | None]:
@@ -77,15 +83,15 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             "the pipeline works, not how good the recogniser is.\n"
         )
     metrics = summary.metrics
-    accuracy = _table(
-        "One-shot accuracy", "trials", "accuracy", "95 % interval", "n", "pixel 1-NN", "chance"
-    )
+    headings = ("accuracy", "95 % interval", "n", "asked", "pixel 1-NN", "chance")
+    accuracy = _table("One-shot accuracy", "trials", *headings)
     for name in accuracy_names(metrics):
         accuracy.add_row(
             name.removesuffix("_accuracy").replace("_", " "),
             _percent(metrics[name]),
             _interval(metrics.get(f"{name}_ci95")),
             str(metrics.get(f"{name}_n", "")),
+            asked_of(summary, name),
             _percent(summary.baselines.get(name)),
             _percent(1 / ways_of(name)),
         )
@@ -94,9 +100,11 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
         accuracy.add_row("Koch 2015", _percent(KOCH_2015_ACCURACY))
         accuracy.add_row("humans", _percent(HUMAN_ACCURACY))
     console.print(accuracy)
+    for note in summary.notes:
+        console.print(note, soft_wrap=True, markup=False)
 
     title = "Same or different (pairs of unseen classes)"
-    pairs = _table(title, "measure", "value", "95 % interval", "n")
+    pairs = _table(title, "measure", "value", "95 % interval", "n", "asked")
     for name in VERIFICATION_METRICS:
         if name in metrics:
             value, interval = metrics[name], metrics.get(f"{name}_ci95")
@@ -105,6 +113,7 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
                 f"{value:.4f}" if name == "auc" else _percent(value),
                 _interval(interval, scale=1, digits=4) if name == "auc" else _interval(interval),
                 str(metrics.get(f"{name}_n", "")),
+                asked_of(summary, name),
             )
     console.print(pairs)
 
@@ -120,7 +129,8 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
     if summary.pushed_version is None:
         console.print("[bold]Not blessed, so not pushed[/]:", soft_wrap=True)
         for reason in summary.refusals:
-            console.print(f"  {reason}", soft_wrap=True, markup=False)
+            large = "bold red" if reason.startswith(NOT_ENOUGH_EVIDENCE) else None
+            console.print(f"  {reason}", soft_wrap=True, markup=False, style=large)
         console.print("The thresholds are under `evaluate` and `gate` in the configuration.")
         return
     console.print(f"Model    {summary.model_dir}", soft_wrap=True)
@@ -142,6 +152,17 @@ def accuracy_names(metrics: Mapping[str, Any]) -> list[str]:
     order = ("official", "within", "between")
     names = [name for name in metrics if name.endswith("way_accuracy")]
     return sorted(names, key=lambda name: (order.index(name.split("_")[0]), -ways_of(name)))
+
+
+def asked_of(summary: RunSummary, name: str) -> str:
+    """What a figure had to be for the model to be blessed, such as `≥ 55 %`; empty if anything."""
+    threshold = summary.thresholds.get(name, {})
+    bounds = {"≥": threshold.get("min"), "≤": threshold.get("max")}
+    return ", ".join(
+        f"{sign} {bound:g}" if name == "auc" else f"{sign} {100 * bound:g} %"
+        for sign, bound in bounds.items()
+        if bound is not None
+    )
 
 
 def _percent(value: float | None) -> str:

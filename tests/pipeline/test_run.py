@@ -210,15 +210,23 @@ def test_a_model_below_a_threshold_is_not_pushed_and_the_exit_code_says_so(
     output: Path, first: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = versions(output)
-    code, summary, _ = run(
+    code, summary, err = run(
         capfd,
         *arguments(
             output,
             dataset__source="synthetic",
-            evaluate__thresholds="{within_5way_accuracy: {min: 0.999}}",
+            evaluate__thresholds="{within_5way_accuracy: {min: 0.999}, "
+            "within_30way_accuracy: {min: 0.1}}",
         ),
     )
     assert code == 3
+    # Told before the training, at its end and in the report.
+    log = (output / "runs/latest/run.log").read_text()
+    assert log.index("NOT ENOUGH EVIDENCE") < log.index("[1/9]")
+    assert "NOT ENOUGH EVIDENCE" in err
+    assert "NOT ENOUGH EVIDENCE" in (output / "runs/latest/report.html").read_text()
+    assert summary["lacking"] == ["within_30way_accuracy"]
+    assert summary["thresholds"]["within_5way_accuracy"] == {"min": 0.999}
     assert summary["blessed"] is False
     assert summary["pushed_version"] is None
     assert "within_5way_accuracy" in " ".join(summary["refusals"])

@@ -14,7 +14,13 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import json_utils, proto_utils
 
-from components.evaluator.eval_config import EXTRACTORS_MODULE, eval_config, read_metrics, refusals
+from components.evaluator.eval_config import (
+    EXTRACTORS_MODULE,
+    eval_config,
+    lacking,
+    read_metrics,
+    refusals,
+)
 from components.evaluator.extractors import (
     IMAGES_PER_BATCH,
     join_pieces,
@@ -183,7 +189,6 @@ def test_a_good_model_is_blessed_and_its_figures_are_read_back(judge: Judge) -> 
         {
             OFFICIAL: Threshold(min=0.85),
             "auc": Threshold(min=0.9),
-            "between_20way_accuracy": Threshold(min=0.99),  # no such trials: left out
         },
     )
     assert verdict.blessed
@@ -255,19 +260,14 @@ def test_a_max_drop_alone_leaves_a_threshold_without_a_baseline() -> None:
     assert [(key.name, key.is_diff) for key in keys] == [("one_shot_accuracy", False)]
 
 
-def test_a_threshold_on_trials_that_should_be_there_and_are_not_refuses(judge: Judge) -> None:
+def test_a_threshold_on_trials_that_there_are_not_blesses_nothing(judge: Judge) -> None:
+    # One by the user's wish alone, one of trials that should be there, going by names.
+    asked = {f"{kind}_20way_accuracy": Threshold(min=0.1) for kind in ("between", "within")}
     protocols = PROTOCOLS | {("between", 20)}
-    verdict = judge("good", {"between_20way_accuracy": Threshold(min=0.1)}, protocols=protocols)
+    verdict = judge("good", {**asked, OFFICIAL: Threshold(min=0.5)}, protocols=protocols)
     assert not verdict.blessed
-    assert any("between" in reason for reason in refusals(verdict.evaluation))
-
-
-def test_auc_is_gated_when_no_one_shot_threshold_applies() -> None:
-    config = eval_config(
-        EvaluateSettings(thresholds={OFFICIAL: Threshold(min=0.9)}), {("within", 3)}
-    )
-    (key,) = tfma.metrics.metric_thresholds_from_metrics_specs(config.metrics_specs)
-    assert key.name == "auc"
+    assert lacking(verdict.evaluation) == list(asked)
+    assert refusals(verdict.evaluation) == []
 
 
 def test_the_source_hash_is_part_of_the_configuration() -> None:
