@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 Run = Callable[[Arrays], dict[str, Array]]
 BatchObserver = Callable[[int, int, float], None]  # rows asked for, rows of padding, seconds
+Explain = Callable[[Arrays, int, str], str]  # inputs, their place in the request, message
 
 # What the values of one request can cause: its neighbours in the batch must not pay for it. Memory
 # may also run out because the batch as a whole is too large.
@@ -218,6 +219,7 @@ class BatchQueue:
       run: inputs to outputs, all with the batch as dimension 0. Raises `ServingError`.
       options: sizes and limits of this queue.
       observer: told of each run that succeeds, by the thread that ran it.
+      explain: gives a better message to a request that is refused (INVALID_ARGUMENT).
 
     Attributes:
       rows: that wait.
@@ -231,11 +233,13 @@ class BatchQueue:
         *,
         options: BatchingOptions,
         observer: BatchObserver | None = None,
+        explain: Explain | None = None,
     ) -> None:
         self._changed = scheduler.changed
         self._run = run
         self._options = options
         self._observer = observer
+        self._explain = explain
         self._parts: deque[Part] = deque()
         self.rows = 0
         self.running = 0
@@ -347,14 +351,21 @@ class BatchQueue:
                 self.execute(parts[:middle])
                 self.execute(parts[middle:])
                 return
-            # An empty request runs alone, and what the graph makes of it explains nothing.
-            empty = "" if parts[0].rows else "A request of 0 rows is refused by the model: "
             for part in parts:
                 # Each caller raises its own: a shared one would collect all their tracebacks.
-                part.request.fail(ServingError(error.code, empty + error.message))
+                part.request.fail(ServingError(error.code, self._message(part, error)))
             return
         for part, result in zip(parts, outputs, strict=True):
             part.request.complete(part.index, result)
+
+    def _message(self, part: Part, error: ServingError) -> str:
+        if not part.rows:
+            # It ran alone, and what the graph makes of it explains nothing.
+            return f"A request of 0 rows is refused by the model: {error.message}"
+        if self._explain is None or error.code is not Code.INVALID_ARGUMENT:
+            return error.message
+        first = part.index * self._options.max_batch_size
+        return self._explain(part.inputs, first, error.message)
 
     def _run_merged(self, parts: Sequence[Part]) -> list[dict[str, Array]]:
         if not self._options.enabled:

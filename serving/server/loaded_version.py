@@ -12,11 +12,13 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
 from serving.errors import Code, ServingError, invalid
-from serving.saved_model.contract import EXTRA, SERVING, WARMUP
+from serving.saved_model.contract import EMBED, EXTRA, SERVING, WARMUP
 from serving.saved_model.loader import LoadedModel
-from serving.server.batching import Array, Arrays, BatchQueue, BatchScheduler
+from serving.saved_model.refusals import reason_of
+from serving.server.batching import Array, Arrays, BatchQueue, BatchScheduler, Explain
 from serving.server.grpc.tensors import array_from_proto
 from serving.server.metrics import ServingMetrics
+from serving.server.refused_images import SIGNATURES_OF_IMAGES, name_refused_image
 from serving.server.versions import HostOptions
 
 WARMUP_FILE: Final = Path(EXTRA) / WARMUP
@@ -83,6 +85,7 @@ class LoadedVersion:
                     _runner(model, signature),
                     options=options.batching,
                     observer=partial(metrics.batch, name, signature),
+                    explain=_explainer(model, signature),
                 ),
             )
             for signature, spec in specs.items()
@@ -155,15 +158,20 @@ def _runner(model: LoadedModel, signature: str) -> Callable[[Arrays], dict[str, 
         try:
             return model.run(signature, inputs)
         except tf.errors.OpError as error:
-            # Python's Session puts this in front of what the graph says.
-            message = error.message or type(error).__name__
-            message = message.removeprefix("Graph execution error:\n\n")
+            message = reason_of(error.message) or type(error).__name__
             raise ServingError(Code(error.error_code), message) from error
         except (ValueError, TypeError) as error:
             # What the Session finds wrong before it runs anything.
             raise invalid(str(error)) from error
 
     return run
+
+
+def _explainer(model: LoadedModel, signature: str) -> Explain | None:
+    """Names the image for which the model refuses a request, if its requests are images."""
+    if signature not in SIGNATURES_OF_IMAGES or EMBED not in model.signatures:
+        return None
+    return partial(name_refused_image, signature=signature, embed=_runner(model, EMBED))
 
 
 class InputSpec:

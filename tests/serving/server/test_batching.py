@@ -114,6 +114,29 @@ def test_a_refused_request_of_no_rows_is_told_that_it_has_none(scheduler: BatchS
     assert error.message == "A request of 0 rows is refused by the model: no 0 here"
 
 
+def test_what_is_refused_is_explained_to_whom_it_concerns(
+    scheduler: BatchScheduler, model: Doubler
+) -> None:
+    asked = []
+
+    def explain(inputs: Arrays, first: int, message: str) -> str:
+        asked.append((inputs["x"].tolist(), first))
+        return f"{message}, from {first} on"
+
+    options = BatchingOptions(max_batch_size=4)
+    queue = BatchQueue(scheduler, model, options=options, explain=explain)
+    model.pause()
+    queue.submit(rows(0))
+    model.wait_until_running()
+    good, bad = queue.submit(rows(1)), queue.submit(rows(2, BAD))
+    large = queue.submit(rows(0, 0, 0, 0, 5, BAD))
+    model.proceed()
+    assert answer(good) == [2]
+    assert str(bad.exception(30)) == "INVALID_ARGUMENT: a row is bad, from 0 on"
+    assert str(large.exception(30)) == "INVALID_ARGUMENT: a row is bad, from 4 on"
+    assert asked == [([2, BAD], 0), ([5, BAD], 4)]
+
+
 def test_a_lonely_request_does_not_wait_for_others(
     scheduler: BatchScheduler, model: Doubler
 ) -> None:
