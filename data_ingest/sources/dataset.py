@@ -86,7 +86,12 @@ def split_at_span(path: Path) -> tuple[Path, str]:
 
 
 def refuse_wildcards(path: Path, *, named_by: str) -> None:
-    """Raises InputError where a fixed path would be taken for a pattern."""
+    """Raises InputError where a fixed path would be taken for a pattern, or is not UTF-8."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        raise InputError(
+            f"{named_by}: {str(path)!a} is not UTF-8, as TFX needs names to be: rename it, or "
+            "give a link to it"
+        )
     found = sorted(_WILDCARDS & set(str(path)))
     if found:
         raise InputError(

@@ -175,7 +175,10 @@ def _needed(settings: DatasetSettings) -> list[str]:
 
 def _absolute(path: Path) -> Path:
     # Links are kept, so that a link can stand in for a folder whose name TFX cannot take.
-    path = path.expanduser().absolute()
+    try:
+        path = path.expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}: set HOME, or write the path out") from error
     return path.resolve() if ".." in path.parts else path
 
 
@@ -191,9 +194,14 @@ def _download(settings: DatasetSettings) -> Dataset:
             connect_timeout=settings.connect_timeout_seconds,
             read_timeout=settings.download_timeout_seconds,
         )
-    except DownloadError as error:
+    except (DownloadError, OSError) as error:
         if missing != ["all_runs"]:
-            raise
+            if isinstance(error, DownloadError):
+                raise
+            raise InputError(
+                f"dataset.cache_dir: {error}: set it to a folder for downloads that can be "
+                "written, or name a folder with Omniglot's archives by --data"
+            ) from error
         _log.warning("Going on without the official trials: %s", error)
     dataset = _in_cache(settings)
     if dataset is None:

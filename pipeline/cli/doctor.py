@@ -16,6 +16,7 @@ from rich.text import Text
 
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
+from data_ingest.sources.dataset import refuse_wildcards
 from data_ingest.sources.resolve import find
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command
 from pipeline.runs.status import ExitCode
@@ -244,6 +245,10 @@ def check_data(
 
 def check_writable(output: Path) -> Check:
     """Whether a run could write where it is to write."""
+    try:
+        refuse_wildcards(output.absolute(), named_by="--output")
+    except InputError as error:
+        return _check("output", False, str(error), remedy="name another folder: --output DIR")
     place = _existing_part(output)
     writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
     return _check(

@@ -34,8 +34,11 @@ def add_parsers(commands: Any) -> None:
 def _run(context: Context) -> ExitCode:
     config, workspace, metadata = context.config, context.workspace, context.metadata
     # A wrong path or an unreadable archive is told before TensorFlow loads.
+    from data_ingest.sources.dataset import refuse_wildcards
     from data_ingest.sources.resolve import resolve
 
+    # TFX would read the artifacts of every folder that matches.
+    refuse_wildcards(workspace.root, named_by="--output")
     run_id = new_run_id()
     run_dir = workspace.run_dir(run_id)
     log_file = run_dir / "run.log"

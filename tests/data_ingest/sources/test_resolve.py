@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import shutil
@@ -180,6 +181,8 @@ def test_wildcards_in_a_path_are_refused_because_tfx_would_expand_them(
     folder = own_images(tmp_path / "scans [2020]", archives)
     with pytest.raises(InputError, match="rename it"):
         where(settings, tmp_path, data=folder)
+    with pytest.raises(InputError, match=r"scans\\udcff' is not UTF-8.*rename it"):
+        where(settings, tmp_path, data=tmp_path / os.fsdecode(b"scans\xff"))
 
 
 def test_contradicting_or_incomplete_choices_are_refused(
@@ -224,6 +227,42 @@ def test_downloads_are_cached_and_then_need_no_network(
     assert first == second
     assert (first.kind, first.base) == ("omniglot", cache)
     assert set(first.inputs) == {"background", "evaluation", "runs"}
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(
+    settings: DatasetSettings, tmp_path: Path, mirror: str
+) -> None:
+    (tmp_path / "cache").write_text("in the way of a folder")
+    with pytest.raises(InputError, match=r"dataset\.cache_dir: .*tmp.*: set it to a folder"):
+        where(settings, tmp_path, download_url=mirror, background="small1")
+
+
+def test_a_read_only_cache_without_the_runs_is_used_as_it_is(
+    settings: DatasetSettings,
+    tmp_path: Path,
+    mirror: str,
+    archives: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "cache")
+
+    shutil.copytree(archives, tmp_path / "cache" / "omniglot")
+    (tmp_path / "cache/omniglot/all_runs.zip").unlink()
+    monkeypatch.setattr("data_ingest.sources.resolve.download", refuse)
+    dataset = where(settings, tmp_path, download_url=mirror)
+    assert set(dataset.inputs) == {"background", "evaluation"}
+
+
+def test_a_home_that_nobody_knows_is_told(
+    settings: DatasetSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    with pytest.raises(InputError, match=r"~/images: .*: set HOME"):
+        where(settings, tmp_path, data=Path("~/images"))
 
 
 def test_a_cache_without_the_runs_is_enough_when_there_is_no_network(

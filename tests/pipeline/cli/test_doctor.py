@@ -116,8 +116,9 @@ def test_data_that_cannot_be_had_stops_a_run(tmp_path: Path) -> None:
 def test_a_file_where_the_output_should_go_stops_a_run(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     assert doctor.check_writable(tmp_path / "new" / "output").ok
-    check = doctor.check_writable(tmp_path / "taken" / "output")
-    assert (check.ok, check.fatal) == (False, True)
+    for name in ("taken/output", "output [1]"):
+        check = doctor.check_writable(tmp_path / name)
+        assert (check.ok, check.fatal) == (False, True)
 
 
 def test_a_nearly_full_disk_stops_a_run_and_a_filling_one_is_noted(

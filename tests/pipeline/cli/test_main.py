@@ -101,3 +101,14 @@ def test_the_workspace_is_of_the_configured_model(tmp_path: Path) -> None:
     context = Context(argparse.Namespace(**common, config=config))
     assert context.workspace.serving_model == Path("out/serving_model/words").absolute()
     assert Context(argparse.Namespace(output=Path("out"))).workspace.model_name == "siamese"
+
+
+@pytest.mark.parametrize("name", ["output [1]", "out*"])
+def test_an_output_folder_that_tfx_would_take_for_a_pattern_is_refused_before_it_is_made(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / name
+    command = ["run", "--output", str(output), "--set", "dataset.source=synthetic"]
+    assert command_line.main(command) == ExitCode.USAGE
+    assert f"oneshot: --output: {output} has " in capsys.readouterr().err
+    assert not output.exists()
