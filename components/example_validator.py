@@ -26,8 +26,9 @@ def curated_schema() -> schema_pb2.Schema:
     """The schema of a record: written by hand, not inferred from whatever data came.
 
     Every feature is there in every record, with exactly one value. Images have an image domain,
-    so that TFDV looks at them as images and not as text. There are no environments: all splits
-    have all features.
+    so that TFDV looks at them as images and not as text; names have that of texts, so that it does
+    not infer one from names of several words, or dates, and call that a fault. There are no
+    environments: all splits have all features.
     """
     schema = schema_pb2.Schema()
     for name in (*features.BYTES_FEATURES, *features.INT_FEATURES):
@@ -35,6 +36,8 @@ def curated_schema() -> schema_pb2.Schema:
         feature = schema.feature.add(name=name, type=kind)
         feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
         feature.shape.dim.add(size=1)
+        if kind == schema_pb2.BYTES:
+            feature.natural_language_domain.SetInParent()
     by_name = {feature.name: feature for feature in schema.feature}
     for name in (features.IMAGE_A, features.IMAGE_B):
         by_name[name].image_domain.minimum_supported_image_fraction = 1.0

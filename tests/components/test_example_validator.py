@@ -99,6 +99,11 @@ def test_good_pairs_pass_zeros_and_empty_strings_included(validate: Validate) ->
     assert validate(GOOD) is None
 
 
+def test_names_of_several_words_and_dates_are_names(validate: Validate) -> None:
+    names = {"class_a": "red fox cub", "class_b": "2019-03-01", "group_a": "Лиса и журавль"}
+    assert validate(serialize_pair(good_pair(n)._replace(**names)) for n in range(200)) is None
+
+
 def test_broken_pairs_stop_the_run_and_every_fault_is_named(validate: Validate) -> None:
     surprising = tf.train.Example.FromString(GOOD[0])
     surprising.features.feature["surprise"].int64_list.value.append(1)
