@@ -161,6 +161,8 @@ def _encode_pillow(image: "PillowImage.Image") -> bytes:
             raise InvalidImage(
                 f"PIL mode {image.mode} has no fixed range: convert it to 'L' or 'RGB' first"
             ) from error
+        if error.__cause__ is not None:  # its file is read only now, and may be closed already
+            raise InvalidImage(f"the PIL image cannot be read: {error.__cause__}") from error
         raise _invalid(error) from error
 
 

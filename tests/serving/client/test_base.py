@@ -315,7 +315,10 @@ def test_every_error_of_a_client_is_one_family() -> None:
 def test_the_rest_client_needs_neither_tensorflow_nor_grpc() -> None:
     program = (
         "import sys\n"
+        "import numpy\n"
         "from serving.client import Client\n"
+        "from serving.client.images import encode_image\n"
+        "encode_image(numpy.eye(9))\n"
         "heavy = {'tensorflow', 'tfx', 'keras', 'grpc', 'google.protobuf', 'PIL', 'pydantic',\n"
         "         'serving.server', 'serving.client.grpc'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)"

@@ -179,6 +179,17 @@ def test_a_missing_file_is_an_os_error_that_names_it(tmp_path: Path) -> None:
         encode_image(tmp_path / "missing.png")
 
 
+def test_pil_images_that_cannot_be_read_any_more_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png(drawing(1, 1)))
+    with PillowImage.open(path) as closed:
+        pass
+    path.write_bytes(path.read_bytes()[:-60])
+    for image in (closed, PillowImage.open(path)):
+        with pytest.raises(InvalidImage, match="the PIL image cannot be read: "):
+            encode_image(image)
+
+
 @pytest.mark.parametrize("thing", [None, 3, 2.5, object()])
 def test_other_things_are_refused_by_their_type(thing: object) -> None:
     with pytest.raises(InvalidImage, match=type(thing).__name__):
