@@ -16,7 +16,7 @@ from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, a
 from components.evaluator.settings import one_shot_metric
 from components.evaluator.trials import recorded_trials
 from data_ingest.sampling.trials import Trial
-from data_ingest.spans.image_figures import gray_on_white
+from data_ingest.sources.images import upright
 
 Gray = npt.NDArray[np.uint8]
 
@@ -52,9 +52,9 @@ class Baseline:
 
 
 def gray_picture(encoded: bytes) -> Gray:
-    """An encoded image as `uint8[105, 105]`; transparent is white, other sizes are averaged."""
+    """An encoded image as it looks, `uint8[105, 105]`; other sizes are averaged."""
     with Image.open(io.BytesIO(encoded)) as image:
-        gray = gray_on_white(image)
+        gray = upright(image).convert("L")
         if gray.size != (_SIDE, _SIDE):
             gray = gray.resize((_SIDE, _SIDE), Image.Resampling.BOX)
         return np.asarray(gray)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from data_ingest.sampling.draws import Draws, Ints, stable_hash
+from data_ingest.sources.images import upright
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 
 Floats = npt.NDArray[np.float64]
@@ -25,6 +26,10 @@ _FEWEST_UNITS: Final = 4
 _LOGARITHMIC: Final = frozenset({"width", "height", "ink", "class_size"})
 _STEPS: Final = {"contrast": 40, "roughness": 10}
 """Ranges a unit; 20 for the other figures."""
+
+
+_COLOURS: Final = {"1": "1-bit", "L": "gray"}
+"""Of the modes that stored forms have; RGB is `colour`."""
 
 
 class ImageStatistics(NamedTuple):
@@ -146,14 +151,11 @@ def divergence(one: Floats, other: Floats) -> Floats:
 
 
 def image_statistics(data: bytes) -> ImageStatistics:
-    """Measures an encoded image in its stored form.
-
-    Transparent pixels are white, as for the model.
-    """
+    """Measures an encoded image in its stored form."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        form = f"{image.format} {_colours(image)}"
-        small = gray_on_white(image)
+        form = f"{image.format} {_COLOURS.get(image.mode, 'colour')}"
+        small = upright(image).convert("L")
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     gray = np.asarray(small, np.float32) / np.float32(255)
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
@@ -180,17 +182,6 @@ def image_statistics(data: bytes) -> ImageStatistics:
     )
 
 
-def gray_on_white(image: Image.Image) -> Image.Image:
-    """An image in 8 bits of gray, with white behind what is transparent."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode.startswith("I"):
-        # 16 bits: Pillow clips instead of scaling.
-        return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("L")
-
-
 def bin_of(name: str, value: float | str) -> str:
     """The range that a figure lies in, by a name that sorts as the ranges do.
 
@@ -204,12 +195,6 @@ def bin_of(name: str, value: float | str) -> str:
         step = round(2 * math.log2(value)) if value > 0 else -99
         return f"{step:+04d}"
     return f"{math.floor(value * _STEPS.get(name, 20)):02d}"
-
-
-def _colours(image: Image.Image) -> str:
-    if image.has_transparency_data:
-        return "with transparency"
-    return {"1": "1-bit", "L": "gray", "I": "gray", "I;16": "gray"}.get(image.mode, "colour")
 
 
 def _along(count: Ints) -> tuple[float, float]:

@@ -154,7 +154,7 @@ def test_an_image_is_rejected_or_decoded_as_it_looks(variant: Variant) -> None:
         assert variant.blank or variant.broken or small
         return
     assert not variant.blank
-    assert stored_form(stored) == stored
+    assert stored_form(variant.data) == stored == stored_form(stored)
     looks = pillow_view(variant.data) if variant.looks is None else variant.looks
     levels = decoded(stored, looks.shape)
     np.testing.assert_allclose(levels, shown(stored), atol=1.01)
@@ -177,8 +177,13 @@ def test_whatever_is_wrong_with_an_image_only_what_is_decoded_alike_is_stored() 
             continue
         stored += 1
         expected = shown(form)
+        # Of a progressive JPEG that lacks scans, blocks are smoothed a little differently.
+        tolerance = 3 if form.startswith(b"\xff\xd8") else 1.01
         np.testing.assert_allclose(
-            decoded(form, expected.shape), expected, atol=1.01, err_msg=f"image {number}"
+            decoded(form, expected.shape), expected, atol=tolerance, err_msg=f"image {number}"
         )
         assert stored_form(form) == form, f"image {number}"
+        if data[:2] not in (b"II", b"MM"):
+            # Of a damaged TIFF, libtiff may show what was in memory.
+            assert stored_form(data) == form, f"image {number}"
     assert DAMAGED / 10 < stored < DAMAGED / 2
