@@ -16,6 +16,7 @@ from components.example_validator import (
     schema_text,
     stats_options,
 )
+from components.examples_readers import Evaluator, StatisticsGen
 from components.pusher.component import Pusher
 from components.pusher.earlier_models import PushedModelStrategy, ServedModel
 from components.serving_gate.component import ServingGate
@@ -64,7 +65,7 @@ def create_pipeline(
         dataset=dataset.kind,
     )
     schema = CuratedSchemaGen(schema_text=schema_text())
-    statistics = tfx.components.StatisticsGen(
+    statistics = StatisticsGen(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
         stats_options=stats_options(),
@@ -109,7 +110,7 @@ def create_pipeline(
     if baseline is None:
         baseline = _pushed_model("BaselineResolver", candidate=trainer.outputs["model"])
         stages["evaluate"].append(baseline)
-    evaluator = tfx.components.Evaluator(
+    evaluator = Evaluator(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],

@@ -15,6 +15,9 @@ from scipy.spatial import KDTree
 from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, answer, told
 from components.evaluator.settings import one_shot_metric
 from components.evaluator.trials import recorded_trials
+from data_ingest.records.features import split_files
+from data_ingest.records.unsound import naming_unsound
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.sampling.trials import Trial
 from data_ingest.sources.images import upright
 
@@ -129,11 +132,15 @@ def pixel_nearest_neighbour_accuracy(examples: Path) -> dict[str, float]:
 
     Returns:
       `<protocol>_<way>way_accuracy` → accuracy in [0, 1], for the protocols that occur.
+
+    Raises:
+      InputError: as `naming_unsound`.
     """
-    recorded = recorded_trials(examples)
-    recogniser = _PIXELS.recogniser(recorded.images.__getitem__)
-    accuracy = {
-        one_shot_metric(protocol, way): float(np.mean(answer(recogniser, trials).earned))
-        for (protocol, way), trials in recorded.trials.items()
-    }
+    with naming_unsound(split_files(examples / f"Split-{ONE_SHOT_SPLIT}")):
+        recorded = recorded_trials(examples)
+        recogniser = _PIXELS.recogniser(recorded.images.__getitem__)
+        accuracy = {
+            one_shot_metric(protocol, way): float(np.mean(answer(recogniser, trials).earned))
+            for (protocol, way), trials in recorded.trials.items()
+        }
     return dict(sorted(accuracy.items()))

@@ -16,8 +16,10 @@ from components.evaluator.recognisers import ModelRecogniser, Wrong, answer
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import TrialImages, recorded_trials
 from data_ingest.durable import write_atomically
+from data_ingest.records.features import split_files
+from data_ingest.records.unsound import naming_unsound
 from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.protocols import PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial
 from serving.saved_model.loader import LoadedModel
 
@@ -124,18 +126,23 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
       model: folder of a SavedModel.
       examples: URI of an Examples artifact with a `one_shot` split.
       most: how many at the most.
+
+    Raises:
+      InputError: as `naming_unsound`.
     """
-    recorded = recorded_trials(examples)
-    of_protocol: dict[str, list[list[Trial]]] = defaultdict(list)
-    for (protocol, _), trials in recorded.trials.items():
-        of_protocol[protocol].append(trials)
-    parts = of_protocol[PROTOCOL_OFFICIAL] or of_protocol[PROTOCOL_WITHIN]
-    if not parts:
-        return []
-    with LoadedModel(model) as loaded:
+    with naming_unsound(split_files(examples / f"Split-{ONE_SHOT_SPLIT}")):
+        recorded = recorded_trials(examples)
+        of_protocol: dict[str, list[list[Trial]]] = defaultdict(list)
+        for (protocol, _), trials in recorded.trials.items():
+            of_protocol[protocol].append(trials)
+        parts = of_protocol[PROTOCOL_OFFICIAL] or of_protocol[PROTOCOL_WITHIN]
+        if not parts:
+            return []
         image = recorded.images.__getitem__
-        recogniser = ModelRecogniser(loaded, image, [trial for part in parts for trial in part])
-        wrong = [one for part in parts for one in answer(recogniser, part).wrong]
+        with LoadedModel(model) as loaded:
+            every = [trial for part in parts for trial in part]
+            recogniser = ModelRecogniser(loaded, image, every)
+            wrong = [one for part in parts for one in answer(recogniser, part).wrong]
     # By logit: scores near 1 are equal. A model that says NaN has no margin.
     wrong = sorted((one for one in wrong if one.margin >= 0), key=lambda one: -one.margin)
     return [

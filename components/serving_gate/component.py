@@ -19,8 +19,10 @@ from tfx.utils import path_utils
 from components.evaluator.settings import GateSettings
 from components.serving_gate.checks import Floats, PairScorer, check_export
 from components.trainer import model as siamese_model
-from data_ingest.records.features import Pair, read_pairs
+from data_ingest.records.features import Pair, read_pairs, split_files
+from data_ingest.records.unsound import naming_unsound
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
+from data_ingest.sources.images import stored_form
 from serving.saved_model.contract import EXTRA, KERAS_MODEL, MODEL_CARD, Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
@@ -44,7 +46,7 @@ def ServingGate(  # noqa: N802
 ) -> None:
     """Loads an export as TF Serving does, and blesses it if it serves.
 
-    A failed check withholds the blessing, it does not fail the run.
+    A failed check withholds the blessing, it does not fail the run; unusable images do.
 
     Args:
       model: the Trainer's export.
@@ -55,7 +57,11 @@ def ServingGate(  # noqa: N802
     """
     limits = GateSettings.model_validate_json(settings)
     split = Path(artifact_utils.get_split_uri([examples], ONE_SHOT_SPLIT))
-    pairs = list(itertools.islice(read_pairs(split), limits.compared_pairs))
+    with naming_unsound(split_files(split)):
+        pairs = list(itertools.islice(read_pairs(split), limits.compared_pairs))
+        # Or else a model would be blamed for them.
+        for image in {image for pair in pairs for image in (pair.image_a, pair.image_b)}:
+            stored_form(image)
     report = gate(Path(path_utils.serving_model_path(model.uri)), pairs, limits)
     _write_blessing(blessing, report)
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from data_ingest.errors import InputError
 from data_ingest.records import features
+from data_ingest.records.unsound import naming_unsound
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from serving.saved_model.contract import Preprocessing
 from serving.saved_model.preprocessing import decode_images
@@ -71,11 +72,16 @@ def read_pair_data(patterns: Sequence[str], preprocessing: Preprocessing) -> Pai
       preprocessing: of the images.
 
     Raises:
-      InputError: no file matches, no record in them, or an image that cannot be decoded.
+      InputError: no file matches, no record in them, or as `naming_unsound`.
     """
     files = sorted({name for pattern in patterns for name in tf.io.gfile.glob(pattern)})
     if not files:
         raise InputError(f"no pair records: nothing matches {', '.join(patterns)}")
+    with naming_unsound(files):
+        return _read_files(files, preprocessing)
+
+
+def _read_files(files: Sequence[str], preprocessing: Preprocessing) -> PairData:
     decode = drawing_decoder(preprocessing)
     refs: list[ImageRef] = []
     row_of: dict[tuple[bytes, bytes], int] = {}
@@ -126,21 +132,14 @@ def read_pair_data(patterns: Sequence[str], preprocessing: Preprocessing) -> Pai
 
 
 def drawing_decoder(preprocessing: Preprocessing) -> Callable[[Sequence[bytes]], Drawings]:
-    """A compiled function from N encoded images to drawings `uint8[N, S, S]`, ink 255.
-
-    It raises `InputError` for an image that cannot be decoded.
-    """
+    """A compiled function from N encoded images to drawings `uint8[N, S, S]`, ink 255."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(images: tf.Tensor) -> tf.Tensor:
         return as_drawings(decode_images(images, preprocessing))
 
     def drawings(images: Sequence[bytes]) -> Drawings:
-        try:
-            return np.asarray(decode(tf.constant(images)))
-        except tf.errors.InvalidArgumentError as error:
-            reason = error.message.splitlines()[0]
-            raise InputError(f"an image in the pair records cannot be decoded: {reason}") from error
+        return np.asarray(decode(tf.constant(images)))
 
     return drawings
 

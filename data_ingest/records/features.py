@@ -96,12 +96,28 @@ def pair_from_example(serialized: bytes) -> Pair:
     return Pair(**values)  # type: ignore[arg-type]
 
 
+def split_files(split: Path) -> list[str]:
+    """The TFRecords in the folder of a split, in order."""
+    return sorted(str(path) for path in split.iterdir() if path.is_file())
+
+
 def read_pairs(split: Path) -> Iterator[Pair]:
-    """The records of a split: a folder of gzip TFRecords, as ingestion writes it; in file order.
+    """The records of a split, in the order of its files.
 
     Raises:
+      tf.errors.DataLossError, ValueError: as `read_file`.
+    """
+    for name in split_files(split):
+        yield from read_file(name)
+
+
+def read_file(name: str) -> Iterator[Pair]:
+    """The records of a TFRecord, which is gzip where its name ends in .gz.
+
+    Raises:
+      tf.errors.DataLossError: it is damaged.
       ValueError: as `pair_from_example`.
     """
-    files = sorted(str(path) for path in split.iterdir() if path.is_file())
-    for record in tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator():
+    compression = "GZIP" if name.endswith(".gz") else ""
+    for record in tf.data.TFRecordDataset(name, compression).as_numpy_iterator():
         yield pair_from_example(record)

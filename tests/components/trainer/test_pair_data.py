@@ -8,7 +8,7 @@ import pytest
 from components.trainer.pair_data import read_pair_data
 from data_ingest.errors import InputError
 from serving.saved_model.contract import Preprocessing
-from tests.pair_records import drawing, make_pairs, png, tiny_data, write_records
+from tests.pair_records import drawing, make_pairs, tiny_data, write_records
 
 
 def test_every_distinct_image_is_held_once_and_pairs_point_at_theirs(tmp_path: Path) -> None:
@@ -74,10 +74,3 @@ def test_no_records_is_an_error_that_names_where_they_were_sought(tmp_path: Path
         read_pair_data([str(tmp_path / "nowhere" / "*")], Preprocessing(16))
     with pytest.raises(InputError, match="no pair records in"):
         read_pair_data([write_records(tmp_path, [])], Preprocessing(16))
-
-
-def test_a_broken_image_is_an_error_that_says_so(tmp_path: Path) -> None:
-    (pair,) = make_pairs(groups=1, classes=2, pairs=1)
-    broken = pair._replace(image_b=png(drawing(0, 0))[:40])
-    with pytest.raises(InputError, match="cannot be decoded"):
-        read_pair_data([write_records(tmp_path, [broken])], Preprocessing(16))

@@ -1,0 +1,63 @@
+"""TFX's nodes that read examples."""
+
+from pathlib import Path
+
+import pytest
+from tfx.components.evaluator import executor as evaluator_executor
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.examples_readers import EvaluatorExecutor, StatisticsExecutor
+from data_ingest.errors import InputError
+from data_ingest.sampling.protocols import SPLITS
+from tests.pair_records import make_pairs, write_records
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> base_beam_executor.BaseBeamExecutor.Context:
+    return base_beam_executor.BaseBeamExecutor.Context(
+        beam_pipeline_args=["--runner=FnApiRunner", "--sdk_container_image=none"],
+        tmp_dir=str(tmp_path / "tmp"),
+        unique_id="1",
+    )
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> standard_artifacts.Examples:
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(tmp_path / "examples")
+    artifact.split_names = artifact_utils.encode_split_names(list(SPLITS))
+    for split in SPLITS:
+        write_records(Path(artifact.uri, f"Split-{split}"), make_pairs(groups=1, classes=2))
+    return artifact
+
+
+def test_statistics_name_the_file_that_is_damaged(
+    context: base_beam_executor.BaseBeamExecutor.Context,
+    examples: standard_artifacts.Examples,
+    tmp_path: Path,
+) -> None:
+    (path,) = Path(examples.uri, "Split-eval").iterdir()
+    path.write_bytes(path.read_bytes()[:-200])
+    statistics = standard_artifacts.ExampleStatistics()
+    statistics.uri = str(tmp_path / "statistics")
+    with pytest.raises(InputError, match=f"{path} cannot be read"):
+        StatisticsExecutor(context).Do({"examples": [examples]}, {"statistics": [statistics]}, {})
+
+
+def test_the_evaluator_names_the_image_that_the_model_refuses(
+    context: base_beam_executor.BaseBeamExecutor.Context,
+    examples: standard_artifacts.Examples,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("InvalidArgumentError [while running 'Evaluate/Predict']")
+
+    monkeypatch.setattr(evaluator_executor.Executor, "Do", refuse)
+    with pytest.raises(RuntimeError, match="while running"):
+        EvaluatorExecutor(context).Do({"examples": [examples]}, {}, {})
+    pairs = make_pairs(groups=1, classes=2)
+    pairs[5] = pairs[5]._replace(image_a=b"no image", trial="official/run01/item03")
+    write_records(Path(examples.uri, "Split-one_shot"), pairs)
+    with pytest.raises(InputError, match="image_a of record 5 of official/run01/item03, class"):
+        EvaluatorExecutor(context).Do({"examples": [examples]}, {}, {})
