@@ -145,7 +145,7 @@ def _told(span: "Span", *, landed: bool) -> Iterator[str]:
     )
     if span.new:
         kept = sorted(name for name, side in span.new.items() if side == EVALUATION)
-        named = ", ".join(kept[:_NAMED]) + (", ..." if len(kept) > _NAMED else "")
+        named = ", ".join(map(shown, kept[:_NAMED])) + (", ..." if len(kept) > _NAMED else "")
         what = {"group": "groups", "class": "classes"}[span.unit]
         yield f"{len(span.new)} new {what}; never trained on, but evaluated with: {named or 'none'}"
     if span.duplicates:

@@ -17,6 +17,9 @@ from components.pusher.pushed_models import (
 )
 from components.serving_gate.component import REPORT as GATE_REPORT
 from data_ingest.durable import write_atomically
+from data_ingest.records.catalog import told_reasons
+from data_ingest.records.write import REJECTED_FILE
+from data_ingest.records.write import SUMMARY_FILE as SAMPLING_FILE
 from data_ingest.sources.dataset import Dataset
 from pipeline.runs.history import RunHistory
 from pipeline.runs.report import carry_over
@@ -113,7 +116,7 @@ def summarize(
             name: threshold.model_dump(exclude_none=True)
             for name, threshold in asked.thresholds.items()
         },
-        notes=list(asked.notes),
+        notes=[*asked.notes, *_left_out(artifacts["examples"])],
         lacking=without_trials,
     )
     write_atomically(
@@ -130,6 +133,14 @@ def _same_evaluation(workspace: Workspace, artifacts: dict[str, str]) -> RunSumm
         if summary.artifacts.get("evaluation") == artifacts["evaluation"]:
             return summary
     return None
+
+
+def _left_out(examples_uri: str) -> list[str]:
+    """Says which images were left out, if any; ExampleGen does so, too, unless it is cached."""
+    images = read_json(Path(examples_uri) / SAMPLING_FILE).get("images", {})
+    counts = images.get("rejected")
+    listed = Path(examples_uri) / REJECTED_FILE
+    return [f"Images left out: {told_reasons(counts)}; listed in {listed}"] if counts else []
 
 
 def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:

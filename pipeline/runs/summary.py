@@ -27,7 +27,8 @@ class RunSummary:
     `metrics` holds accuracies and rates in [0, 1], each with `<name>_ci95` ([low, high]) and
     `<name>_n` (trials or pairs); a protocol that the data cannot make is absent. `thresholds` is
     what the model was judged by, by figure; those in `lacking` have no trials, so that nothing is
-    blessed; `notes` say in sentences which defaults apply to other trials than they name.
+    blessed; `notes` say in sentences which defaults apply to other trials than they name, and
+    which images were left out.
     """
 
     run_id: str

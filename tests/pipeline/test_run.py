@@ -266,9 +266,13 @@ def test_generated_glyphs_never_take_the_place_of_real_data(
     output: Path, first: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     digits = write_digits(tmp_path / "digits", a_class=6)
+    (min(digits.rglob("*.png")).parent / "drawing.xcf").write_bytes(b"gimp xcf")
     mine = tmp_path / "mine"
-    code, summary, _ = run(capfd, *arguments(mine), "--data", str(digits))
+    some = arguments(mine, dataset__max_rejected_share="0.1")
+    code, summary, err = run(capfd, *some, "--data", str(digits))
     assert code == 0
+    assert summary["notes"][-1].startswith("Images left out: 1 not an image: .xcf; listed in")
+    assert "drawing.xcf; listed in" in err
     assert summary["dataset"] == "folder"
     assert any(name.startswith("within_") for name in summary["metrics"])
     assert versions(mine) == [summary["pushed_version"]]
