@@ -14,6 +14,7 @@ from serving.errors import Code, ServingError, invalid
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.contract import EMBED, MATCH
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
+from serving.saved_model.refusals import reason_of
 from serving.saved_model.versions import is_complete, newest_complete
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class FolderEmbedder:
         try:
             return model.run(signature, inputs)
         except tf.errors.InvalidArgumentError as error:
-            raise invalid(_refusal(error.message)) from error
+            raise invalid(reason_of(error.message)) from error
 
     def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
         folder = self._folder(version)
@@ -182,14 +183,6 @@ class ServerEmbedder:
     def close(self) -> None:
         """Closes the client."""
         self._client.close()
-
-
-def _refusal(message: str) -> str:
-    """The graph's words without the names of its nodes."""
-    for line in message.splitlines():
-        if "image refused" in line:
-            return line[line.index("image refused") :].split("]")[0].strip("[] ")
-    return "not an image that the model can decode: PNG or JPEG"
 
 
 def probe_image() -> bytes:
