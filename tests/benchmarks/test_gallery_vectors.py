@@ -5,14 +5,24 @@ import io
 import numpy as np
 from PIL import Image
 
+from benchmarks.gallery_databases import VectorEmbedder, image_of
 from benchmarks.gallery_vectors import draw_population, made_up_drawings, positions
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
+from serving.client.images import encode_image
 
 
 def test_the_answers_are_those_of_exact_search() -> None:
     population = draw_population(made_up_drawings(), 700, newcomers=10, queries=50)
     distances = np.abs(population.queries[:, None] - population.enrolled).sum(axis=2)
     assert population.nearest.tolist() == distances.argmin(axis=1).tolist()
+
+
+def test_vectors_come_back_from_their_images_which_galleries_take_as_they_are() -> None:
+    vectors = draw_population(made_up_drawings(), 10, newcomers=5, queries=5).queries
+    images = [image_of(vector) for vector in vectors]
+    assert [encode_image(image) for image in images] == images
+    embedder = VectorEmbedder(vectors.shape[1])
+    np.testing.assert_array_equal(embedder.embed(images, version="1"), vectors)
 
 
 def test_identities_are_as_far_from_each_other_as_drawings() -> None:
