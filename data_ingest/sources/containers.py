@@ -70,17 +70,17 @@ def list_members(container: Path) -> list[str]:
       InputError: the container cannot be read.
       ReadError: as `data_ingest.errors.reading`.
     """
-    if container.is_file():
-        with open_zip(container) as archive:
-            names = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
-        return sorted(name for name in names if not _is_hidden(name))
-    if not container.exists():
-        raise InputError(f"{container} does not exist: give a folder or a zip of images")
-    if not container.is_dir():
-        raise InputError(f"{container} is neither a folder nor a zip of images")
     try:
         with reading(str(container)):
-            return sorted(_walk(container, "", ()))
+            if container.is_dir():
+                return sorted(_walk(container, "", ()))
+            if not container.exists():
+                raise InputError(f"{container} does not exist: give a folder or a zip of images")
+            if not container.is_file():
+                raise InputError(f"{container} is neither a folder nor a zip of images")
+            with open_zip(container) as archive:
+                names = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
+            return sorted(name for name in names if not _is_hidden(name))
     except ReadError:
         raise
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import mmap
 import re
 import struct
 import warnings
@@ -59,6 +60,8 @@ _JPEG_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD, 0xE0, 0xEE})
 _JPEG_METADATA: Final = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _NEXT_MARKER: Final = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _JPEG_QUALITY: Final = 95
+_DECODING_BYTES: Final = 4 * 4 * MAX_SIDE**2
+"""Four copies of the largest image, with transparency."""
 
 
 class ImageRejected(Exception):
@@ -82,6 +85,7 @@ def stored_form(data: bytes) -> bytes:
       ImageRejected: `empty`, `not an image`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE`
         pixels a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`,
         `nothing is drawn on it` (contrast under `MIN_CONTRAST`), or `needs the heic extra`.
+      MemoryError: there is too little memory to say what is wrong.
     """
     if not data:
         raise ImageRejected("empty")
@@ -158,6 +162,7 @@ def _rejecting() -> Iterator[None]:
     except (ImageRejected, MemoryError):
         raise
     except Exception as error:
+        _require_memory()
         truncated = "truncated" in str(error).lower()
         raise ImageRejected("truncated" if truncated else "unreadable") from error
 
@@ -176,6 +181,7 @@ def _open(data: bytes) -> Image.Image:
         formats = [name for name in _FORMATS if name in Image.OPEN]
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
+        _require_memory()
         known = heic or data.startswith((_PNG_MAGIC, _JPEG_MAGIC))
         raise ImageRejected("unreadable" if known else NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
@@ -184,6 +190,17 @@ def _open(data: bytes) -> Image.Image:
     if image.format == "PNG":
         _scale_transparency(image, depth=data[24])
     return image
+
+
+def _require_memory() -> None:
+    """Raises MemoryError where a sound image, too, may not find the memory to be decoded in.
+
+    Decoders of WebP, AVIF and JPEG say the same of damage and of a lack of memory.
+    """
+    try:
+        mmap.mmap(-1, _DECODING_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        raise MemoryError from None
 
 
 def _scale_transparency(image: Image.Image, *, depth: int) -> None:

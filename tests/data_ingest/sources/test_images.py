@@ -1,6 +1,8 @@
 import base64
+import errno
 import functools
 import io
+import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -187,3 +189,15 @@ def test_whatever_is_wrong_with_an_image_only_what_is_decoded_alike_is_stored() 
             # Of a damaged TIFF, libtiff may show what was in memory.
             assert stored_form(data) == form, f"image {number}"
     assert DAMAGED / 10 < stored < DAMAGED / 2
+
+
+def test_an_image_is_not_called_unreadable_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(mmap, "mmap", fail)
+    for data in (HEIC[:-100], jpeg()[:-200], b"no image" * 9):
+        with pytest.raises(MemoryError):
+            stored_form(data)
