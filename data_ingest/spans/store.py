@@ -103,8 +103,8 @@ class SpanStore:
           InputError: the images cannot be used, or the number is taken or too small.
           OSError: the folder cannot be written, or its disk is full.
         """
-        if number is not None and number < 1:
-            raise InputError(f"--span {number}: spans are numbered from 1")
+        if number is not None and not 1 <= number < 2**63:
+            raise InputError(f"--span {number}: spans are numbered from 1, below 2**63")
         refuse_wildcards(self.root, named_by="--output")
         with self._alone():
             spans = self.spans()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.resolve import DATA_VARIABLE, resolve
-from pipeline.cli.shared import CONFIGURED, DATA, Context, add_command
+from pipeline.cli.shared import CONFIGURED, DATA, Context, add_command, named_path
 from pipeline.config import PipelineConfig
 from pipeline.runners.cluster import (
     Cluster,
@@ -21,6 +22,7 @@ from pipeline.runners.cluster import (
     newest_window,
 )
 
+_CLAIM: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 DEFAULT_IMAGE: Final = "siamese-oneshot:latest"
 
 
@@ -35,7 +37,9 @@ def add_parsers(commands: Any) -> None:
         text="write the pipeline for Kubeflow Pipelines or Vertex AI",
     )
     parser.add_argument("--runner", choices=("kubeflow",), default="kubeflow", help="(%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what is written")
+    parser.add_argument(
+        "--out", type=named_path, required=True, metavar="FILE", help="what is written"
+    )
     parser.add_argument(
         "--format",
         choices=("yaml", "json"),
@@ -180,6 +184,9 @@ def _volume(text: str | None) -> Volume | None:
     if text is None:
         return None
     claim, _, path = text.partition(":")
-    if not claim or not path.startswith("/"):
-        raise InputError(f"--volume {text}: write it as CLAIM:/mount/path")
+    if not _CLAIM.fullmatch(claim) or not path.startswith("/"):
+        raise InputError(
+            f"--volume {text}: write it as CLAIM:/mount/path; a claim's name has small letters, "
+            "digits, - and ."
+        )
     return Volume(claim, PurePosixPath(path))

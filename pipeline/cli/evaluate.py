@@ -11,7 +11,7 @@ from rich.table import Table
 
 from data_ingest.errors import InputError
 from data_ingest.sources.writers import checked_pattern
-from pipeline.cli.shared import Context, add_command, table
+from pipeline.cli.shared import Context, add_command, named_path, table
 
 if TYPE_CHECKING:
     from components.evaluator.offline import Accuracy, Evaluation, WayResult
@@ -29,12 +29,14 @@ def add_parsers(commands: Any) -> None:
     parser = add_command(
         commands, "evaluate", _evaluate, text="one-shot accuracy of an exported model on any images"
     )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a SavedModel")
+    parser.add_argument("--model", type=named_path, required=True, help="folder of a SavedModel")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", type=Path, help="folder or zip of images, drawn from at random")
+    source.add_argument(
+        "--images", type=named_path, help="folder or zip of images, drawn from at random"
+    )
     source.add_argument(
         "--official",
-        type=Path,
+        type=named_path,
         metavar="RUNS",
         help="Omniglot's published trials (all_runs.zip) instead: 20-way, one shot",
     )
@@ -66,7 +68,7 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument(
         "--confusions",
-        type=Path,
+        type=named_path,
         metavar="FILE.png",
         help="picture of the classes that are most often taken for each other",
     )

@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 
 from data_ingest.errors import InputError, naming
-from pipeline.cli.shared import Context, Handler, add_command, table
+from pipeline.cli.shared import Context, Handler, add_command, named_path, table
 from pipeline.runs.status import ExitCode
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def add_parsers(commands: Any) -> None:
 
     enroll = add("enroll", _enroll, "enrol images under a name, one or more")
     enroll.add_argument("name", metavar="NAME")
-    enroll.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    enroll.add_argument("images", metavar="IMAGE", type=named_path, nargs="+")
     identify = add("identify", _identify, "who is this?")
-    identify.add_argument("image", metavar="IMAGE", type=Path)
+    identify.add_argument("image", metavar="IMAGE", type=named_path)
     identify.add_argument("--limit", type=int, default=5, help="candidates shown (%(default)s)")
     verify = add("verify", _verify, "is this the identity of that name? exit code 0 yes, 4 no")
     verify.add_argument("name", metavar="NAME")
-    verify.add_argument("image", metavar="IMAGE", type=Path)
+    verify.add_argument("image", metavar="IMAGE", type=named_path)
     remove = add("remove", _remove, "forget a name, its images and its vectors")
     remove.add_argument("name", metavar="NAME")
     add("list", _list, "who is enrolled")
@@ -77,7 +77,7 @@ def add_parsers(commands: Any) -> None:
     calibrate = add("calibrate", _calibrate, "learn how alike different identities look")
     calibrate.add_argument(
         "--images",
-        type=Path,
+        type=named_path,
         metavar="DIR_OR_ZIP",
         help="of outsiders, who are not enrolled, <outsider>/<image> (those enrolled)",
     )

@@ -13,6 +13,7 @@ from pipeline.runs.status import ExitCode
 from pipeline.settings import EVENTS, STAGES
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST: Final = 366 * _UNITS["d"]
 
 
 def add_parsers(commands: Any) -> None:
@@ -111,9 +112,12 @@ def _end(number: int) -> None:
 def _seconds(text: str) -> float:
     """`90m` and the like, in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a time as 30s, 90m, 2h or 1d")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0
+    if not 0 < seconds <= _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write a time as 30s, 90m, 2h or 1d, of at most a year"
+        )
+    return seconds
 
 
 def _notify(context: Context) -> ExitCode:

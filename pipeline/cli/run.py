@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from data_ingest.errors import InputError
-from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, table
+from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, count, table
 from pipeline.runs.logs import run_logging
 from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import new_run_id
@@ -24,7 +24,7 @@ def add_parsers(commands: Any) -> None:
     """Adds the group to the commands of `oneshot`."""
     add_command(commands, "run", _run, OUTPUT, CONFIGURED, DATA, text="images to a pushed model")
     runs = add_command(commands, "runs", _runs, OUTPUT, CONFIGURED, text="history of runs")
-    runs.add_argument("--limit", type=int, default=20, help="newest runs shown (%(default)s)")
+    runs.add_argument("--limit", type=count, default=20, help="newest runs shown (%(default)s)")
     report = add_command(
         commands, "report", _report, OUTPUT, text="write (again) the report of a run"
     )

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.cli.shared import OUTPUT, Context, add_command, on_signals, print_json
+from pipeline.cli.shared import (
+    OUTPUT,
+    Context,
+    add_command,
+    count,
+    named_path,
+    on_signals,
+    print_json,
+)
 from serving.errors import ServingError
 from serving.saved_model.contract import MODEL_NAME
 from serving.saved_model.versions import is_complete
@@ -54,12 +62,12 @@ def add_parsers(commands: Any) -> None:
     flag(
         "model_base_path",
         "folder of the version folders (OUTPUT/serving_model/NAME)",
-        type=Path,
+        type=named_path,
     )
     flag(
         "model_config_file",
         "ModelServerConfig in text format, instead of name and base path",
-        type=Path,
+        type=named_path,
     )
     flag(
         "model_config_file_poll_wait_seconds",
@@ -84,22 +92,22 @@ def add_parsers(commands: Any) -> None:
         default=True,
     )
     switch("enable_batching", "merge the requests of a moment (%(default)s)", default=True)
-    flag("batching_parameters_file", "BatchingParameters in text format", type=Path)
+    flag("batching_parameters_file", "BatchingParameters in text format", type=named_path)
     flag("rest_api_timeout_in_ms", "(%(default)s)", type=_positive, default=30000.0)
     flag(
         "gallery",
         "also serve this gallery under /v1/gallery: SQLite file, or postgresql://...",
         metavar="FILE_OR_URL",
     )
-    flag("max_body_bytes", "largest request (%(default)s)", type=int, default=64 * 2**20)
+    flag("max_body_bytes", "largest request (%(default)s)", type=count, default=64 * 2**20)
     flag(
         "token_file",
         "file with a token that every request must bring as 'Authorization: Bearer TOKEN'; "
         f"or set {TOKEN_VARIABLE}",
-        type=Path,
+        type=named_path,
     )
-    flag("tls_certificate", "PEM file; answers TLS only, see --tls_key", type=Path)
-    flag("tls_key", "PEM file", type=Path)
+    flag("tls_certificate", "PEM file; answers TLS only, see --tls_key", type=named_path)
+    flag("tls_key", "PEM file", type=named_path)
     flag(
         "shutdown_seconds",
         "given to requests under way when the server is stopped (%(default)s)",

@@ -161,6 +161,21 @@ def add_command(
     return parser
 
 
+def named_path(text: str) -> Path:
+    """A path as the value of an option: not empty, which would be the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("give a path, not ''")
+    return Path(text)
+
+
+def count(text: str) -> int:
+    """A number of 1 or more as the value of an option."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"1 or more, not {number}")
+    return number
+
+
 def _options(*names: str, **settings: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(*names, **settings)
@@ -168,10 +183,10 @@ def _options(*names: str, **settings: Any) -> argparse.ArgumentParser:
 
 
 OUTPUT = _options(
-    "--output", type=Path, default=Path("output"), help="folder of all results (%(default)s)"
+    "--output", type=named_path, default=Path("output"), help="folder of all results (%(default)s)"
 )
 CONFIGURED = _options(
-    "--config", type=Path, help="YAML file (pipeline_config.yaml where there is one)"
+    "--config", type=named_path, help="YAML file (pipeline_config.yaml where there is one)"
 )
 CONFIGURED.add_argument(
     "--set",
@@ -181,6 +196,6 @@ CONFIGURED.add_argument(
     dest="overrides",
     help="override one key, e.g. train.steps=500; repeatable",
 )
-DATA = _options("--data", type=Path, help="folder or zip of images, <group>/<class>/<image>")
+DATA = _options("--data", type=named_path, help="folder or zip of images, <group>/<class>/<image>")
 _COMMON = _options("--json", action="store_true", help="machine-readable result on stdout")
 _COMMON.add_argument("-v", "--verbose", action="store_true", help="show every library's log")

@@ -1,14 +1,13 @@
 """`oneshot ingest`, `spans` and `drift`: images that arrive in portions, and how they differ."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import RenderableType
 
 from data_ingest.errors import shown
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, count_reasons, told_reasons
-from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, table
+from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, named_path, table
 from pipeline.runs.status import ExitCode
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def add_parsers(commands: Any) -> None:
     )
     ingest.add_argument(
         "sources",
-        type=Path,
+        type=named_path,
         nargs="+",
         metavar="DIR_OR_ZIP",
         help="images, <group>/<class>/<image> or <class>/<image>",
@@ -57,7 +56,9 @@ def add_parsers(commands: Any) -> None:
     )
     drift.add_argument("--span", type=int, required=True, metavar="N")
     drift.add_argument(
-        "--model", type=Path, help="folder of a SavedModel (the stable version, else the newest)"
+        "--model",
+        type=named_path,
+        help="folder of a SavedModel (the stable version, else the newest)",
     )
 
 

@@ -68,6 +68,33 @@ def test_an_error_ends_with_its_exit_code_and_one_line(
     assert (out, err[: len(said)]) == ("", said)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        # An unset variable in a script, which must not stand for the working folder.
+        (["run", "--data", ""], "--data: give a path"),
+        (["run", "--output", ""], "--output: give a path"),
+        (["run", "--config", ""], "--config: give a path"),
+        (["ingest", "--next", ""], "DIR_OR_ZIP: give a path"),
+        (["runs", "--limit", "0"], "--limit: 1 or more, not 0"),
+        (["runs", "--limit", "-1"], "--limit: 1 or more, not -1"),
+        (["serve", "--max_body_bytes", "0"], "--max_body_bytes: 1 or more, not 0"),
+        (["retrain", "--if-new", "--timeout", "99999999999h"], "of at most a year"),
+        (["retrain", "--if-new", "--timeout", "0s"], "write a time as 30s"),
+        (["compile", "--out", "x.yaml", "--output", "/o", "--volume", "A_B:/m"], "claim's name"),
+    ],
+)
+def test_an_absurd_value_is_refused_with_its_option(
+    command: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = command_line.main(command)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == ExitCode.USAGE
+    assert said in capsys.readouterr().err
+
+
 def test_a_result_is_a_table_for_people_and_json_for_scripts(
     try_command: list[Handler], capsys: pytest.CaptureFixture[str]
 ) -> None:
