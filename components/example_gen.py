@@ -26,7 +26,12 @@ from tfx.utils import proto_utils
 from data_ingest.errors import InputError, ReadError, shown
 from data_ingest.records.catalog import told_reasons
 from data_ingest.records.read import list_inputs
-from data_ingest.records.write import REJECTED_FILE, SUMMARY_FILE, write_pairs
+from data_ingest.records.write import (
+    COPIES_FILE,
+    REJECTED_FILE,
+    SUMMARY_FILE,
+    write_pairs,
+)
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset
@@ -56,7 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes gzip TFRecords of Examples, `sampling.json` and `rejected.jsonl`.
+        """Writes gzip TFRecords of Examples, `sampling.json`, `rejected.jsonl` and `copies.jsonl`.
 
         Raises:
           InputError: the images do not do, or too many are rejected.
@@ -96,7 +101,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             if plain is not None:
                 raise plain from error
             raise
-        _log_summary(summary, f"{examples.uri}/{REJECTED_FILE}")
+        _log_summary(summary, examples.uri)
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, exec_properties[specs.OUTPUT_DATA_FORMAT_KEY])
         examples_utils.set_file_format(
@@ -160,7 +165,7 @@ class PairExampleGen(component.FileBasedExampleGen):
 
     Output `examples`: splits `train`, `eval` and `one_shot` of records as in
     `data_ingest.records.features`; beside them `sampling.json` (what was read and
-    written) and `rejected.jsonl` (images that cannot be used, and why).
+    written), `rejected.jsonl` (images that cannot be used, and why) and `copies.jsonl`.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
@@ -258,13 +263,32 @@ def _clear(directory: str) -> None:
         fileio.makedirs(directory)
 
 
-def _log_summary(summary: Mapping[str, Any], rejected_file: str) -> None:
-    counts = summary["images"]["rejected"]
-    if counts:
-        with fileio.open(rejected_file) as lines:
+def _log_summary(summary: Mapping[str, Any], folder: str) -> None:
+    images = summary["images"]
+    if images["rejected"]:
+        file = f"{folder}/{REJECTED_FILE}"
+        with fileio.open(file) as lines:
             names = [shown(json.loads(line)["file"]) for line in islice(lines, _NAMED_REJECTED)]
-        told = f"{told_reasons(counts)}, such as {', '.join(names)}"
-        _log.warning("Images left out: %s; listed in %s", told, rejected_file)
+        told = f"{told_reasons(images['rejected'])}, such as {', '.join(names)}"
+        _log.warning("Images left out: %s; listed in %s", told, file)
+    for one, other in images["in_two_classes"]:
+        _log.warning("Label noise: %s is the same image as %s", shown(one), shown(other))
+    if copies := sum(images["duplicates"].values()):
+        copy, kept = images["copies"][0]
+        told = f"{copies:,}, such as {shown(copy)}, the same as {shown(kept)}"
+        _log.info("Copies left out: %s; listed in %s", told, f"{folder}/{COPIES_FILE}")
+    groups = [set(split["groups"]) for split in summary["splits"].values()]
+    if len(set().union(*groups)) > 2 and groups[0].intersection(*groups[1:2]):
+        _log.warning("The groups are too unequal to be divided among the splits: classes were")
+    for name, split in summary["splits"].items():
+        if alone := split["classes_of_one_image"]:
+            _log.warning(
+                "%d of %d classes of the %s split have a single image: others are told from them, "
+                "and nothing is asked about them",
+                alone,
+                split["classes"],
+                name,
+            )
     written = ", ".join(
         f"{sum(kind['pairs'] for kind in split['pairs']):,} {name}"
         for name, split in summary["splits"].items()

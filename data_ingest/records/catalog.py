@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,6 +30,14 @@ class Rejected(NamedTuple):
     source: str
     file: str
     reason: str
+
+
+class Copy(NamedTuple):
+    """An image that is left out since its class has the same already. Sorts by source and file."""
+
+    source: str
+    file: str
+    copy_of: str
 
 
 class Found(NamedTuple):
@@ -88,8 +96,24 @@ class Catalog:
     """Sorted."""
     read: Mapping[str, int]
     """Images looked at, by source."""
-    duplicates: Mapping[str, int] = field(default_factory=dict)
-    """Images left out because their class has the same image already, by source."""
+    copies: tuple[Copy, ...] = ()
+    """Sorted."""
+
+    @property
+    def duplicates(self) -> dict[str, int]:
+        """Number of copies, by source; the official runs are left as they are."""
+        counts = Counter(copy.source for copy in self.copies)
+        return {source: counts[source] for source in self.read if source != RUNS}
+
+    @property
+    def in_two_classes(self) -> list[tuple[str, str]]:
+        """Label noise: files that hold one image, each of them once, in two classes."""
+        pairs = (
+            sorted((bad.file, bad.reason.partition(": ")[2]))
+            for bad in self.rejected
+            if bad.reason.startswith(TWO_CLASSES)
+        )
+        return sorted({(first, second) for first, second in pairs})
 
     @property
     def rejected_share(self) -> float:
@@ -109,19 +133,18 @@ def build_catalog(parts: Iterable[CatalogPart]) -> Catalog:
     sources: dict[str, LocatedIndex] = {}
     rejected: list[Rejected] = []
     read: dict[str, int] = {}
-    duplicates: dict[str, int] = {}
+    copies: list[Copy] = []
     for source, own in sorted(by_source.items()):
         found = sorted(one for part in own for one in part.found)
         unusable = [reject for part in own for reject in part.rejected]
         read[source] = len(found) + len(unusable)
         if source != RUNS:
-            distinct, contradictory = _distinct(source, found)
-            duplicates[source] = len(found) - len(distinct) - len(contradictory)
+            found, contradictory, same = _distinct(source, found)
             unusable += contradictory
-            found = distinct
+            copies += same
         rejected += unusable
         sources[source] = locate(found)
-    return Catalog(sources, tuple(sorted(rejected)), read, duplicates)
+    return Catalog(sources, tuple(sorted(rejected)), read, tuple(sorted(copies)))
 
 
 def locate(found: Sequence[Found]) -> LocatedIndex:
@@ -132,20 +155,23 @@ def locate(found: Sequence[Found]) -> LocatedIndex:
     return LocatedIndex(ImageIndex.build(refs), *numbers.T.copy())
 
 
-def _distinct(source: str, found: Sequence[Found]) -> tuple[list[Found], list[Rejected]]:
+def _distinct(
+    source: str, found: Sequence[Found]
+) -> tuple[list[Found], list[Rejected], list[Copy]]:
     first_of: dict[bytes, dict[str, str]] = {}
     for one in found:
         first_of.setdefault(one.digest, {}).setdefault(one.ref.class_name, one.file)
     distinct: dict[bytes, Found] = {}
     contradictory: list[Rejected] = []
+    copies: list[Copy] = []
     for one in found:
         others = (file for name, file in first_of[one.digest].items() if name != one.ref.class_name)
         other = next(others, None)
         if other is not None:
             contradictory.append(Rejected(source, one.file, f"{TWO_CLASSES}: {other}"))
-        else:
-            distinct.setdefault(one.digest, one)
-    return list(distinct.values()), contradictory
+        elif (kept := distinct.setdefault(one.digest, one)) is not one:
+            copies.append(Copy(source, one.file, kept.file))
+    return list(distinct.values()), contradictory, copies
 
 
 def count_reasons(rejected: Iterable[tuple[str, str]]) -> dict[str, int]:

@@ -26,6 +26,8 @@ from data_ingest.settings import PairSettings
 
 SUMMARY_FILE: Final = "sampling.json"
 REJECTED_FILE: Final = "rejected.jsonl"
+COPIES_FILE: Final = "copies.jsonl"
+_NAMED: Final = 20
 
 
 def write_pairs(
@@ -37,12 +39,12 @@ def write_pairs(
     max_rejected_share: float,
     dataset: str = "",
 ) -> None:
-    """Adds to a pipeline all that writes the records of all splits, and beside them two reports.
+    """Adds to a pipeline all that writes the records of all splits, and beside them three reports.
 
     Files are gzip TFRecords `Split-<split>/data_tfrecord-00000-of-00008.gz` under `directory`.
     `sampling.json` says what was read and written, or, under `problem`, what the user must put
     right, in which case no records are written. `rejected.jsonl` names each rejected image and
-    the reason.
+    the reason, `copies.jsonl` each copy that was left out and the image of its class that was kept.
     """
     read = (
         pipeline
@@ -175,6 +177,7 @@ def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, data
                 "groups": list(index.groups),
                 "classes": len(index.classes),
                 "images": len(index),
+                "classes_of_one_image": int(np.count_nonzero(index.class_sizes == 1)),
                 "pairs": [],
             }
     for (split, protocol, way, label), pairs in sorted(counts.items()):
@@ -188,11 +191,16 @@ def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, data
             "read": dict(catalog.read),
             "duplicates": dict(catalog.duplicates),
             "rejected": count_reasons(bad[1:] for bad in catalog.rejected),
+            "copies": [list(copy[1:]) for copy in catalog.copies[:_NAMED]],
+            "in_two_classes": [list(files) for files in catalog.in_two_classes[:_NAMED]],
         },
         "splits": splits,
     }
-    rejected = "".join(json.dumps(bad._asdict()) + "\n" for bad in catalog.rejected)
-    texts = {REJECTED_FILE: rejected, SUMMARY_FILE: json.dumps(summary, indent=1) + "\n"}
+    texts = {
+        file: "".join(json.dumps(one._asdict()) + "\n" for one in listed)
+        for file, listed in ((REJECTED_FILE, catalog.rejected), (COPIES_FILE, catalog.copies))
+    }
+    texts[SUMMARY_FILE] = json.dumps(summary, indent=1) + "\n"
     for name, text in texts.items():
         with tf.io.gfile.GFile(f"{directory}/{name}", "w") as file:
             file.write(text)

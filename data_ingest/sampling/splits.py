@@ -1,6 +1,6 @@
 """Divides images among the splits: `train`, `eval` (chooses) and `one_shot` (reports)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from data_ingest.errors import InputError
 from data_ingest.sampling.draws import Ints, stable_hash
 from data_ingest.sampling.index import ImageIndex, Unit
-from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT
+from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT, TRAIN_SPLIT
 from data_ingest.settings import PairSettings
 
 
@@ -28,8 +28,10 @@ def split_index(
 
     With evaluation images, those are `one_shot`, and a share of the background's groups is held
     out as `eval`. Without, a share of the groups becomes `one_shot` and a share of the rest `eval`.
-    With fewer than three groups, classes are divided instead. Groups with enough classes for the
-    widest trial are held out first; among equals the order depends on their names and the seed
+    With fewer than three groups, or ones too unequal to be divided, classes are divided instead.
+    Shares are of the groups (or classes) with two images of a class; nothing can be asked about the
+    others, and they are trained on. Groups with enough classes for the widest trial are held out
+    first; among equals the order depends on their names and the seed
     alone, so that a group seldom changes sides when others are added.
 
     Raises:
@@ -45,24 +47,38 @@ def split_index(
                 f"{len(shared)} classes, such as {shared[0]}, are among both the background and "
                 "the evaluation images: remove them from one, or no figure can be trusted"
             )
-    unit = unit_of(background)
-    left = holding_order(background, unit, settings)
-    held_out = {ONE_SHOT_SPLIT: np.arange(len(evaluation or ()))}
+    units: tuple[Unit, ...] = ("group", "class") if unit_of(background) == "group" else ("class",)
+    for unit in units:
+        held_out = _held_out(background, unit, shares, settings)
+        if held_out is not None:
+            if evaluation is not None:
+                held_out[ONE_SHOT_SPLIT] = np.arange(len(evaluation))
+            return SplitRows(**held_out)
+    usable = int(np.count_nonzero(background.class_sizes >= 2))
+    raise InputError(
+        f"too few classes: {len(shares) + 1} splits need at least two classes each, and in "
+        f"each a class with two different images, but there are {len(background.classes)} "
+        f"classes in {len(background.groups)} groups ({', '.join(background.classes[:5])}), "
+        f"{usable} of them with two images. Add classes, laid out as <group>/<class>/<image>"
+    )
+
+
+def _held_out(
+    index: ImageIndex, unit: Unit, shares: Mapping[str, float], settings: PairSettings
+) -> dict[str, Ints] | None:
+    """Rows by split, `train` gets the rest; None where too little is left for it."""
+    left = holding_order(index, unit, settings)
+    worth = worth_holding(index, unit)
+    splits: dict[str, Ints] = {}
     for split, share in shares.items():
-        count = max(1, round(share * len(left)))
-        while count < len(left) and not makes_pairs(background, unit, left[:count]):
+        count = max(1, round(share * worth))
+        while count < len(left) and not makes_pairs(index, unit, left[:count]):
             count += 1
-        held_out[split] = background.rows_of(unit, left[:count])
-        left = left[count:]
-    if not makes_pairs(background, unit, left):
-        usable = int(np.count_nonzero(background.class_sizes >= 2))
-        raise InputError(
-            f"too few classes: {len(shares) + 1} splits need at least two classes each, and in "
-            f"each a class with two different images, but there are {len(background.classes)} "
-            f"classes in {len(background.groups)} groups ({', '.join(background.classes[:5])}), "
-            f"{usable} of them with two images. Add classes, laid out as <group>/<class>/<image>"
-        )
-    return SplitRows(train=background.rows_of(unit, left), **held_out)
+        splits[split] = index.rows_of(unit, left[:count])
+        left, worth = left[count:], max(0, worth - count)
+    if not makes_pairs(index, unit, left):
+        return None
+    return {TRAIN_SPLIT: index.rows_of(unit, left), **splits}
 
 
 def unit_of(index: ImageIndex) -> Unit:
@@ -86,6 +102,12 @@ def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list
         )
 
     return [names[number] for number in sorted(range(len(names)), key=rank)]
+
+
+def worth_holding(index: ImageIndex, unit: Unit) -> int:
+    """How many groups (or classes) have two images of a class; they lead the `holding_order`."""
+    usable = index.class_sizes >= 2
+    return len(np.unique(index.class_group[usable])) if unit == "group" else int(usable.sum())
 
 
 def makes_pairs(index: ImageIndex, unit: Unit, names: Collection[str]) -> bool:

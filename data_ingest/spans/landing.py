@@ -145,7 +145,7 @@ def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: flo
                 f"two different images are named {image.entry.name}: {other.file.path} and "
                 f"{image.file.path}. Rename one of them"
             )
-    return NewImages(index, images, catalog.rejected, catalog.duplicates[IMAGES])
+    return NewImages(index, images, catalog.rejected, len(catalog.copies))
 
 
 def table_of_contents(path: Path) -> list[Entry]:

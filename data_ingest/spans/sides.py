@@ -12,7 +12,7 @@ from data_ingest.errors import InputError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex, Unit
-from data_ingest.sampling.splits import holding_order, makes_pairs
+from data_ingest.sampling.splits import holding_order, makes_pairs, worth_holding
 from data_ingest.settings import PairSettings
 
 Side = Literal["background", "evaluation"]
@@ -25,7 +25,8 @@ def new_sides(
     """Sides of the groups (or classes) that `known` does not have yet.
 
     As many become `evaluation` as bring its share of all known ones nearest to
-    `settings.evaluation_share`, at least one of the first; which of them, depends on their names,
+    `settings.evaluation_share`, those that have only single images aside, and at least one of the
+    first; which of them, depends on their names,
     the seed and whether they have enough classes for the widest trial, not on the order of files.
 
     Args:
@@ -38,7 +39,8 @@ def new_sides(
     fresh = index.take(index.rows_of(unit, [name for name in names if name not in known]))
     ordered = holding_order(fresh, unit, settings)
     judged = sum(side == EVALUATION for side in known.values())
-    wanted = round(settings.evaluation_share * (len(known) + len(ordered))) - judged
+    worth = worth_holding(fresh, unit)
+    wanted = round(settings.evaluation_share * (len(known) + worth)) - judged
     if not judged:
         wanted = max(1, wanted)
         while wanted < len(ordered) and not makes_pairs(fresh, unit, ordered[:wanted]):

@@ -2,9 +2,11 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata as package_metadata
 from pathlib import Path
+from typing import Any
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
 from components.evaluator.eval_config import lacking, read_metrics, refusals
@@ -84,6 +86,7 @@ def summarize(
     else:
         metrics, per_group = earlier.metrics, earlier.per_group
         carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
+    images = read_json(Path(artifacts["examples"]) / SAMPLING_FILE).get("images", {})
     without_trials = lacking(artifacts["evaluation"])
     summary = RunSummary(
         run_id=run_id,
@@ -116,8 +119,9 @@ def summarize(
             name: threshold.model_dump(exclude_none=True)
             for name, threshold in asked.thresholds.items()
         },
-        notes=[*asked.notes, *_left_out(artifacts["examples"])],
+        notes=[*asked.notes, *_left_out(images, artifacts["examples"])],
         lacking=without_trials,
+        images=images,
     )
     write_atomically(
         workspace.run_dir(run_id) / SUMMARY_FILE,
@@ -135,9 +139,8 @@ def _same_evaluation(workspace: Workspace, artifacts: dict[str, str]) -> RunSumm
     return None
 
 
-def _left_out(examples_uri: str) -> list[str]:
+def _left_out(images: Mapping[str, Any], examples_uri: str) -> list[str]:
     """Says which images were left out, if any; ExampleGen does so, too, unless it is cached."""
-    images = read_json(Path(examples_uri) / SAMPLING_FILE).get("images", {})
     counts = images.get("rejected")
     listed = Path(examples_uri) / REJECTED_FILE
     return [f"Images left out: {told_reasons(counts)}; listed in {listed}"] if counts else []

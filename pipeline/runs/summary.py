@@ -12,6 +12,7 @@ from rich.table import Table
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
 from components.evaluator.settings import VERIFICATION_METRICS
+from data_ingest.errors import shown
 from pipeline.runs.workspace import Workspace
 
 SUMMARY_FILE = "summary.json"
@@ -28,7 +29,9 @@ class RunSummary:
     `<name>_n` (trials or pairs); a protocol that the data cannot make is absent. `thresholds` is
     what the model was judged by, by figure; those in `lacking` have no trials, so that nothing is
     blessed; `notes` say in sentences which defaults apply to other trials than they name, and
-    which images were left out.
+    which images were left out. `images` counts what was read, left out as copies and rejected, and
+    names the first copies (`copies`) and the first files that hold one image in two classes
+    (`in_two_classes`).
     """
 
     run_id: str
@@ -50,6 +53,7 @@ class RunSummary:
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    images: dict[str, Any] = field(default_factory=dict)
 
     @property
     def headline(self) -> tuple[str, float | None]:
@@ -126,6 +130,9 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
         console.print(
             f"Trained at {summary.train_images_per_second:.0f} images/s on {summary.device}."
         )
+    for one, other in summary.images.get("in_two_classes", []):
+        noise = f"Label noise: {shown(one)} is the same image as {shown(other)}"
+        console.print(noise, soft_wrap=True, markup=False, style="bold red")
     console.print(f"Report   {workspace.latest_run / 'report.html'}", soft_wrap=True)
     if summary.pushed_version is None:
         console.print("[bold]Not blessed, so not pushed[/]:", soft_wrap=True)

@@ -18,7 +18,7 @@ from data_ingest.records import write
 from data_ingest.records.plan import Shard
 from data_ingest.settings import PairSettings
 from data_ingest.spans.store import SpanStore
-from tests.data_ingest.tiny_images import omniglot_tree, write_folder, write_zip
+from tests.data_ingest.tiny_images import omniglot_tree, png, write_folder, write_zip
 
 BEAM_ARGS = [
     "--runner=FnApiRunner",
@@ -107,6 +107,7 @@ def test_the_artifact_has_the_three_splits_and_nothing_else_in_their_folders(
         "Split-one_shot/data_tfrecord-00000-of-00002.gz",
         "Split-one_shot/data_tfrecord-00001-of-00002.gz",
         "Split-train/data_tfrecord-00000-of-00001.gz",
+        "copies.jsonl",
         "rejected.jsonl",
         "sampling.json",
     ]
@@ -187,16 +188,30 @@ def test_broken_images_over_the_share_fail_by_name_and_leave_nothing(
 def test_broken_images_below_the_share_are_told_and_listed_beside_the_splits(
     runs: Runs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = min(TREE)
-    write_zip(tmp_path / "data/images.zip", {**TREE, first: b"", f"{first}.xcf": b"gimp xcf"})
-    runs.run(tmp_path / "data", {"images": "images.zip"}, share=0.06)
+    caplog.set_level("INFO")
+    first, *_, last = sorted(TREE)
+    bad = {first: b"", f"{first}.xcf": b"gimp xcf"}
+    stray = "letters0/character02/stray.png"
+    twice = {stray: TREE[last], f"{last}.png": TREE[last], "letters1/alone/1.png": png("alone")}
+    again = {"letters1/character01/again.png": TREE["letters1/character01/0001_01.png"]}
+    zipped = write_zip(tmp_path / "data/images.zip", {**TREE, **bad, **twice, **again})
+    runs.run(tmp_path / "data", {"images": "images.zip"}, share=0.2)
     (artifact,) = runs.artifacts()
     listed = Path(artifact.uri) / "rejected.jsonl"
-    assert len(listed.read_text().splitlines()) == 2
+    assert len(listed.read_text().splitlines()) == 5
     (told,) = (line for line in caplog.messages if line.startswith("Images left out"))
     assert "1 empty" in told
     assert "1 not an image: .xcf" in told
-    assert f"{first}.xcf; listed in {listed}" in told
+    assert f"; listed in {listed}" in told
+    # Label noise and copies with the names of both.
+    noise = [line for line in caplog.messages if line.startswith("Label noise")]
+    assert noise == [
+        f"Label noise: {zipped}/{stray} is the same image as {zipped}/{name}"
+        for name in (last, f"{last}.png")
+    ]
+    (told,) = (line for line in caplog.messages if line.startswith("Copies left out"))
+    assert f"the same as {zipped}/letters1/character01/again.png; listed in" in told
+    assert any("classes of the" in line and "single image" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])

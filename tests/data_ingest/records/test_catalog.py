@@ -6,6 +6,7 @@ from data_ingest.records.catalog import (
     RUNS,
     TWO_CLASSES,
     CatalogPart,
+    Copy,
     Found,
     Rejected,
     build_catalog,
@@ -47,6 +48,7 @@ def test_of_copies_in_one_class_one_is_kept() -> None:
     assert len(catalog.sources[BACKGROUND].index) == 1
     assert catalog.sources[BACKGROUND].position.tolist() == [1]
     assert catalog.duplicates == {BACKGROUND: 1}
+    assert catalog.copies == (Copy(BACKGROUND, "/data/a/x/19", "/data/a/x/03"),)
     assert catalog.rejected == ()
 
 
@@ -62,6 +64,7 @@ def test_an_image_that_lies_in_two_classes_is_rejected_in_both() -> None:
         Rejected(BACKGROUND, "/data/a/x/1", f"{TWO_CLASSES}: /data/a/y/2"),
         Rejected(BACKGROUND, "/data/a/y/2", f"{TWO_CLASSES}: /data/a/x/1"),
     )
+    assert catalog.in_two_classes == [("/data/a/x/1", "/data/a/y/2")]
     assert catalog.duplicates == {BACKGROUND: 0}
 
 

@@ -225,6 +225,8 @@ def test_the_summary_tells_the_same(written: tuple[Path, Any]) -> None:
         "read": {"background": 100, "evaluation": 48, "runs": 16},
         "duplicates": {"background": 0, "evaluation": 0},
         "rejected": {},
+        "copies": [],
+        "in_two_classes": [],
     }
     assert summary["splits"]["eval"]["pairs"] == [
         {"protocol": "verification", "way": 0, "label": label, "pairs": 30} for label in (0, 1)
@@ -268,6 +270,7 @@ def test_over_the_configured_share_nothing_but_the_reports_is_written(tmp_path: 
     container = write_folder(tmp_path / "images", broken_tree())
     write(list_inputs({"images": [container]}), tmp_path / "out", share=0.03)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "copies.jsonl",
         "rejected.jsonl",
         "sampling.json",
     ]

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,12 +20,12 @@ def named(index: ImageIndex, rows: object) -> tuple[set[str], set[str]]:
     return set(part.groups), set(part.classes)
 
 
-def require_division(index: ImageIndex, rows: SplitRows) -> None:
+def require_division(index: ImageIndex, rows: SplitRows, *, groups_divide: bool) -> None:
     """Every class in one split, from three groups on every group too, and pairs in each."""
     parts = [named(index, part) for part in (rows.train, rows.eval, rows.one_shot)]
     assert sum(len(classes) for _, classes in parts) == len(index.classes)
     assert set().union(*(classes for _, classes in parts)) == set(index.classes)
-    if len(index.groups) >= 3:
+    if groups_divide and len(index.groups) >= 3:
         assert sum(len(groups) for groups, _ in parts) == len(index.groups)
     for _, classes in parts:
         sizes = index.take(index.rows_of("class", classes)).class_sizes
@@ -34,7 +35,7 @@ def require_division(index: ImageIndex, rows: SplitRows) -> None:
 
 @settings(deadline=None)
 @given(layouts(max_groups=8), st.integers(0, 100), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
-def test_no_class_and_from_three_groups_on_no_group_is_in_two_splits(
+def test_no_class_is_in_two_splits(
     layout: dict[str, list[list[int]]], seed: int, evaluation: float, holdout: float
 ) -> None:
     index = index_of(layout)
@@ -45,17 +46,17 @@ def test_no_class_and_from_three_groups_on_no_group_is_in_two_splits(
         if "too few classes" not in str(refused):
             raise
     else:
-        require_division(index, rows)
+        require_division(index, rows, groups_divide=False)
 
 
 @settings(deadline=None)
 @given(divisible_layouts(), st.integers(0, 100), st.floats(0.01, 0.3), st.floats(0.01, 0.5))
-def test_what_three_splits_can_share_is_divided(
+def test_what_three_splits_can_share_is_divided_and_no_group_is_in_two(
     layout: dict[str, list[list[int]]], seed: int, evaluation: float, holdout: float
 ) -> None:
     index = index_of(layout)
     chosen = PairSettings(seed=seed, evaluation_share=evaluation, holdout_share=holdout)
-    require_division(index, split_index(index, None, chosen))
+    require_division(index, split_index(index, None, chosen), groups_divide=True)
 
 
 def test_a_tenth_of_the_background_alphabets_is_held_out() -> None:
@@ -105,6 +106,24 @@ def test_alphabets_of_one_character_do_not_stop_a_split() -> None:
     rows = split_index(index, None, PairSettings())
     for part in (rows.train, rows.eval, rows.one_shot):
         assert len(named(index, part)[1]) >= 2
+
+
+def test_classes_of_one_image_are_trained_on_and_leave_the_others_to_be_divided() -> None:
+    digits = index_of({"": [[0] * 9000] + [[0] * 3] * 7 + [[0]] * 40})
+    rows = split_index(digits, None, PairSettings())
+    usable = [
+        int(np.count_nonzero(digits.take(part).class_sizes >= 2))
+        for part in (rows.train, rows.eval, rows.one_shot)
+    ]
+    assert usable == [4, 2, 2]
+    assert len(named(digits, rows.train)[1]) == 44
+
+
+def test_groups_too_unequal_to_be_divided_are_divided_by_class() -> None:
+    index = index_of({"letters": [[0, 0]] * 40, "stray": [[0, 0]], "other": [[0, 0]]})
+    rows = split_index(index, None, PairSettings())
+    sizes = [len(named(index, part)[1]) for part in (rows.train, rows.eval, rows.one_shot)]
+    assert sizes == [26, 3, 13]
 
 
 def test_too_few_classes_are_refused_by_name() -> None:

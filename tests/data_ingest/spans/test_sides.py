@@ -115,6 +115,13 @@ def test_with_fewer_than_three_groups_at_first_classes_keep_their_side() -> None
     assert set(new) == set(more.classes) - set(first.classes)
 
 
+def test_of_classes_with_several_images_most_are_left_to_train_on() -> None:
+    index = index_of({"": [[1, 2]] * 10 + [[1]] * 40})
+    sides = new_sides(index, {}, PairSettings(), unit="class")
+    judged = index.take(side_rows(index, sides, "class")[EVALUATION])
+    assert judged.class_sizes.tolist() == [2, 2, 2]
+
+
 def test_a_first_span_gives_evaluation_classes_that_can_be_told_apart() -> None:
     index = index_of({"": [[1], [1, 2], [1], [1, 2], [1, 2], [1, 2]]})
     sides = new_sides(index, {}, PairSettings(evaluation_share=0.01), unit="class")

@@ -1,0 +1,85 @@
+"""What a person sees of a run at its end and in its report."""
+
+import io
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE, lack_of_evidence
+from pipeline.runs.report import write_report
+from pipeline.runs.summary import SUMMARY_FILE, RunSummary, asked_of, print_summary
+from pipeline.runs.workspace import Workspace
+
+FIGURE = "within_12way_accuracy"
+SUMMARY = RunSummary(
+    run_id="1",
+    dataset="folder",
+    blessed=False,
+    pushed_version=None,
+    model_dir=None,
+    metrics={FIGURE: 0.5, f"{FIGURE}_ci95": [0.4, 0.6], f"{FIGURE}_n": 60, "auc": 0.8},
+    seconds={"Trainer": 2.0, "total": 3.0},
+    train_images_per_second=None,
+    device=None,
+    versions={},
+    refusals=[f"{FIGURE} 0.5000 is below 0.609"],
+    thresholds={FIGURE: {"min": 0.609, "max_drop": 0.03}, "auc": {"min": 0.75}},
+    notes=[f"within_20way_accuracy: the data has no such trials; {FIGURE} takes its place"],
+    images={
+        "read": {"images": 1200},
+        "duplicates": {"images": 1},
+        "rejected": {"same image in two classes": 2},
+        "copies": [["/d/a/copy.png", "/d/a/1.png"]],
+        "in_two_classes": [["/d/a/2.png", "/d/b/[x].png"]],
+    },
+)
+LACK = lack_of_evidence(["within_30way_accuracy"], [FIGURE])
+
+
+def printed(summary: RunSummary, folder: Path) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(summary, console, workspace=Workspace(folder))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def reported(summary: RunSummary, folder: Path) -> str:
+    (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary)))
+    return write_report(folder).read_text()
+
+
+@pytest.mark.parametrize("shown", [printed, reported])
+def test_what_was_asked_of_each_figure_is_said_beside_it(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text = shown(SUMMARY, tmp_path)
+    assert "≥ 60.9 %" in text
+    assert "≥ 0.75" in text
+    assert SUMMARY.notes[0] in text
+    assert SUMMARY.refusals[0] in text
+    assert NOT_ENOUGH_EVIDENCE not in text
+
+
+@pytest.mark.parametrize("shown", [printed, reported])
+def test_a_lack_of_evidence_is_said_in_large_letters(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    lacking = replace(SUMMARY, lacking=["within_30way_accuracy"], refusals=[LACK])
+    text = shown(lacking, tmp_path)
+    assert LACK in text
+    assert ('class="warning"' in text) == (shown is reported)
+
+
+@pytest.mark.parametrize("shown", [printed, reported])
+def test_label_noise_is_named_with_both_files(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text = shown(SUMMARY, tmp_path)
+    assert "/d/a/2.png" in text
+    assert "/d/b/[x].png" in text
+    assert ("/d/a/copy.png" in text) == (shown is reported)
+
+
+def test_bounds_are_written_as_the_figures_are() -> None:
+    summary = replace(
+        SUMMARY, thresholds={"eer": {"min": 0.1, "max": 0.25}, "ece": {"max_drop": 1}}
+    )
+    assert asked_of(summary, "eer") == "≥ 10 %, ≤ 25 %"
+    assert asked_of(summary, "ece") == asked_of(summary, "auc") == ""
