@@ -101,7 +101,7 @@ def _enroll(context: Context) -> None:
         text += f", {enrolment.known} there already"
     if namesakes:
         others = ", ".join(map(repr, namesakes))
-        _advise(f"{others} is another identity than {enrolment.name!r}: upper case matters")
+        _advise(f"names that differ in upper case are two identities; enrolled too: {others}")
     _advise(advice)
     _show(context, enrolment, text)
 

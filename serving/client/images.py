@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from data_ingest.errors import shown
 from serving.client.types import InvalidImage
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def encode_image(image: Image) -> bytes:
         try:
             return _stored_form(data)
         except InvalidImage as error:
-            raise InvalidImage(f"{os.fspath(image)}: {error.message}") from error
+            raise InvalidImage(f"{shown(os.fspath(image))}: {error.message}") from error
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _stored_form(bytes(image))
     if isinstance(image, np.ndarray):

@@ -366,7 +366,7 @@ def checked_name(name: str) -> str:
     if not normal or len(normal) > MAX_NAME:
         raise invalid(f"a name has 1 to {MAX_NAME} characters, not {len(normal)}")
     if any(unicodedata.category(character) in _FORBIDDEN for character in normal):
-        raise invalid(f"a name has no control characters or line breaks: {name!r}")
+        raise invalid(f"a name has no control characters, line breaks or broken Unicode: {name!r}")
     if re.search(r"^\s|\s$", normal):
         raise invalid(f"a name does not begin or end with a space: {name!r}")
     return normal

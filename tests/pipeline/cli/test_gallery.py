@@ -74,7 +74,7 @@ def test_a_name_in_another_case_is_another_identity_and_one_is_told(oneshot: Com
     oneshot("enroll", "Ада", file("1.png", photo("1")))
     code, answer, note = oneshot("enroll", "ада", file("2.png", photo("2")))
     assert (code, answer["added"]) == (0, 1)
-    assert "note: 'Ада' is another identity than 'ада'" in note
+    assert "are two identities; enrolled too: 'Ада'" in note
 
 
 def test_outsiders_that_cannot_be_used_are_counted(oneshot: Command) -> None:

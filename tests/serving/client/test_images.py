@@ -155,6 +155,13 @@ def test_what_cannot_be_used_is_refused_by_name_and_reason(
         list(encode_images(data, name="image_b"))
 
 
+def test_names_of_files_are_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a\n\x1b[31m.png"
+    path.touch()
+    with pytest.raises(InvalidImage, match=r"a\\n\\x1b\[31m\.png: empty"):
+        encode_image(path)
+
+
 def test_every_reason_has_advice() -> None:
     text = inspect.getdoc(stored_form) or ""
     reasons = set(re.findall(r"`([a-z][a-z ]+)`", text.partition("Raises:")[2]))
