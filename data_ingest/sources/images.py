@@ -42,6 +42,8 @@ _FORMATS: Final[tuple[str, ...]] = (
 _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC: Final = b"\xff\xd8\xff"
+_PNG_CHUNK: Final = struct.Struct(">I4s")
+_PNG_HEADER: Final = struct.Struct(">IIBBBBB")
 _PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_COLOUR_SPACES: Final = frozenset({b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP"})
 """By which TensorFlow's decoder, unlike Pillow, reckons the brightness of a colour."""
@@ -91,17 +93,19 @@ def stored_form(data: bytes) -> bytes:
         raise ImageRejected("empty")
     if len(data) > MAX_BYTES:
         raise ImageRejected("too large")
-    plain = None
-    if data.startswith(_PNG_MAGIC):
-        plain = _plain_png(data)
-    elif data.startswith(_JPEG_MAGIC):
-        plain = _plain_jpeg(data)
     with _rejecting():
+        plain = None
+        if data.startswith(_PNG_MAGIC):
+            plain = _plain_png(data)
+        elif data.startswith(_JPEG_MAGIC):
+            plain = _plain_jpeg(data)
         image = _open(data)
-        if plain is not None and _orientation(image) == 1:
+        if plain is not None:
             image.draft("L", image.size)  # of a JPEG, as TensorFlow does
-            _check_contrast(image.convert("L"))
-            return plain
+            _check_contrast(image)
+            if not image.info or _orientation(image) == 1:
+                return plain
+            image = _open(data)
         return _encoded(image)
 
 
@@ -226,7 +230,8 @@ def _check_size(image: Image.Image) -> None:
         raise ImageRejected("too small")
 
 
-def _check_contrast(gray: Image.Image) -> None:
+def _check_contrast(image: Image.Image) -> None:
+    gray = image if image.mode in ("1", "L") else image.convert("L")
     darkest, lightest = gray.getextrema()
     if lightest - darkest < MIN_CONTRAST:  # type: ignore[operator]
         raise ImageRejected("nothing is drawn on it")
@@ -239,7 +244,7 @@ def _is_gray(image: Image.Image) -> bool:
 
 def _encoded(image: Image.Image) -> bytes:
     image = upright(image).copy()
-    _check_contrast(image.convert("L"))
+    _check_contrast(image)
     stream = io.BytesIO()
     image.info.clear()
     image.save(stream, "PNG")
@@ -270,7 +275,7 @@ def _plain_png(data: bytes) -> bytes | None:
     )
     if not sound:
         raise ImageRejected("unreadable")
-    header = struct.unpack(">IIBBBBB", chunks[0][1])
+    header = _PNG_HEADER.unpack(chunks[0][1])
     width, height, depth, colour, compression, filtering, interlace = header
     if compression or filtering or interlace > 1:
         raise ImageRejected("unreadable")
@@ -280,9 +285,14 @@ def _plain_png(data: bytes) -> bytes | None:
     if max(width, height) > MAX_SIDE or not min(width, height):
         return None
     bits = _PNG_CHANNELS.get(colour, 0) * depth
-    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
-    sides = [(-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in passes]
-    size = sum(down * (1 + (across * bits + 7) // 8) for across, down in sides if across > 0 < down)
+    size = height * (1 + (width * bits + 7) // 8)
+    if interlace:
+        sides = [
+            (-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in _ADAM7
+        ]
+        size = sum(
+            down * (1 + (across * bits + 7) // 8) for across, down in sides if across > 0 < down
+        )
     rows, whole = _unpacked(b"".join(part for name, part in chunks if name == b"IDAT"), size)
     if len(rows) < size:
         raise ImageRejected("truncated")
@@ -300,14 +310,16 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Names and contents of a PNG's chunks up to its end. Checksums of the critical ones hold."""
     position = len(_PNG_MAGIC)
     while position + 12 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, position)
+        length, name = _PNG_CHUNK.unpack_from(data, position)
         end = position + 12 + length
         if end > len(data):
             break
-        crc = int.from_bytes(data[end - 4 : end], "big")
-        if not name[0] & 0x20 and zlib.crc32(data[position + 4 : end - 4]) != crc:
-            raise ImageRejected("unreadable")
-        yield name, data[position + 8 : end - 4]
+        content = data[position + 8 : end - 4]
+        if not name[0] & 0x20:
+            checksum = int.from_bytes(data[end - 4 : end], "big")
+            if zlib.crc32(content, zlib.crc32(name)) != checksum:
+                raise ImageRejected("unreadable")
+        yield name, content
         if name == b"IEND":
             return
         position = end
@@ -336,27 +348,37 @@ def _unpacked(stream: bytes, size: int) -> tuple[bytes, bool]:
 
 def _png_chunk(name: bytes, content: bytes) -> bytes:
     checksum = zlib.crc32(name + content)
-    return struct.pack(">I4s", len(content), name) + content + struct.pack(">I", checksum)
+    return _PNG_CHUNK.pack(len(content), name) + content + checksum.to_bytes(4, "big")
 
 
 def _plain_jpeg(data: bytes) -> bytes | None:
     """The JPEG without metadata where TensorFlow decodes it as Pillow does, else None."""
     kept = [data[:2]]
     position, colours = 2, 0
+    # Of each progressive coefficient the bits that later scans bring.
+    missing: dict[tuple[int, int], int] = {}
     while position + 2 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xD9:
-            return b"".join([*kept, data[position : position + 2]]) if colours else None
+            # Decoders differ in how they smooth over what scans are lacking.
+            whole = colours and not any(missing.values())
+            return b"".join([*kept, data[position : position + 2]]) if whole else None
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position:end]
         if marker in _JPEG_FRAMES and len(segment) > 9 and not colours:
             colours = segment[9]
             if segment[4] != 8 or colours not in (1, 3):
                 return None
+            if marker == 0xC2:
+                missing = {(name, at): 8 for name in segment[10::3] for at in range(64)}
         elif marker == 0xDA and colours:
             found = _NEXT_MARKER.search(data, end)
             if found is None:
                 return None
+            if missing:
+                *names, first, last, bits = segment[5:]
+                places = range(first, last + 1)
+                missing |= {(name, at): bits & 15 for name in names[::2] for at in places}
             end = found.start()
             segment = data[position:end]
         elif marker not in _JPEG_TABLES | _JPEG_METADATA:
