@@ -5,34 +5,55 @@ asks for machine-readable stdout.
 """
 
 import argparse
+import atexit
+import gc
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from data_ingest.errors import InputError
 from pipeline.cli import compile as compile_group
 from pipeline.cli import doctor, evaluate, gallery, releases, retrain, run, serve, spans
-from pipeline.cli.shared import Context
+from pipeline.cli.shared import Context, on_signals
 from pipeline.runs.status import ExitCode
 
+_INTERRUPTED: Final = "interrupted; the same command continues from the last finished step"
 _GROUPS = (run, evaluate, spans, retrain, releases, serve, gallery, compile_group, doctor)
+
+
+class _TerminatedError(SystemExit):
+    """SIGTERM, which systemd, Airflow and `docker stop` send: ends the work as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    if argv is None:
+        _insist_on_utf8()
+    _mend_streams()
+    # What TensorFlow and TFX leave is not looked through for garbage: that takes seconds.
+    atexit.register(gc.freeze)
     options = command_parser().parse_args(argv)
     # TensorFlow reads these when it is imported, which the commands do only when they need it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with on_signals(_end, signal.SIGTERM):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
-        return int(options.handler(Context(options)) or ExitCode.DONE)
+        code = int(options.handler(Context(options)) or ExitCode.DONE)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _fail(error, ExitCode.USAGE)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; the same command continues from the last finished step",
-            ExitCode.INTERRUPTED,
-        )
+        return _fail(_INTERRUPTED, ExitCode.INTERRUPTED)
+    except _TerminatedError:
+        return _fail(_INTERRUPTED, ExitCode.TERMINATED)
     except BrokenPipeError:
         # The reader of our stdout went away (`oneshot runs | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -50,6 +71,32 @@ def command_parser() -> argparse.ArgumentParser:
     for group in _GROUPS:
         group.add_parsers(commands)
     return parser
+
+
+def _end(number: int) -> None:
+    raise _TerminatedError(128 + number)
+
+
+def _insist_on_utf8() -> None:
+    """Starts this process again where names of files are not read as UTF-8, as TFX writes them."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def _mend_streams() -> None:
+    """Opens standard streams that are closed, and has them escape what they cannot encode."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Else the next file that is opened gets the number, and what is printed.
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: Exception | str, code: ExitCode) -> ExitCode:

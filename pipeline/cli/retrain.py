@@ -2,13 +2,12 @@
 
 import argparse
 import re
-import signal
 import sys
 from contextlib import nullcontext
 from typing import Any, Final
 
 from data_ingest.errors import InputError
-from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, on_signals, print_json
+from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, print_json
 from pipeline.runs.status import ExitCode
 from pipeline.settings import EVENTS, STAGES
 
@@ -93,7 +92,7 @@ def _retrain(context: Context) -> ExitCode:
         verbose=options.verbose,
     )
     logs = nullcontext() if unattended else context.progress(metadata.secrets)
-    with on_signals(_end, signal.SIGTERM), logs:
+    with logs:
         outcome = retrain(context.config, context.workspace, metadata, request)
     if options.json or (unattended and outcome.status.something_happened):
         print_json(outcome.document(), indent=None)
@@ -102,11 +101,6 @@ def _retrain(context: Context) -> ExitCode:
     if outcome.error and outcome.status.something_happened:
         print(f"oneshot: {outcome.error}", file=sys.stderr)
     return outcome.status.exit_code
-
-
-def _end(number: int) -> None:
-    """SIGTERM, which systemd and Airflow send, ends the training as an exception would."""
-    raise SystemExit(128 + number)
 
 
 def _seconds(text: str) -> float:

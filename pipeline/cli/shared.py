@@ -103,8 +103,12 @@ def on_signals(handle: Callable[[int], None], *numbers: signal.Signals) -> Itera
 def print_json(document: object, *, indent: int | None = 2) -> None:
     """Prints a document on stdout at once."""
     text = json.dumps(document, indent=indent, ensure_ascii=False)
-    # Of a path that is not UTF-8 only an escape can be printed.
-    print(text.encode(errors="backslashreplace").decode(), flush=True)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        # A terminal that has not all letters, or a path that is not UTF-8.
+        text = json.dumps(document, indent=indent)
+    print(text, flush=True)
 
 
 def table(

@@ -1,5 +1,6 @@
 """Runs a retraining in a process of its own: what it is given, and what comes back."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,7 +74,8 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log if quiet else None,
-                text=True,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
                 start_new_session=True,
             )
         self._leader = Process.local(process.pid)

@@ -6,7 +6,9 @@ It leads a process group of its own, and ends when the process that started it, 
 PARENT, does.
 """
 
+import atexit
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -36,6 +38,8 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 def main(do: Callable[[Job], Outcome]) -> int:
     """Does one job, by `do`."""
     _end_with_parent(int(sys.argv[1]))
+    # What TensorFlow and TFX leave is not looked through for garbage: that takes seconds.
+    atexit.register(gc.freeze)
     line = sys.stdin.readline()
     if not line:
         return ExitCode.FAILED

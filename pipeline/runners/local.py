@@ -113,11 +113,10 @@ def run_pipeline(
             )
     except BaseException as error:
         for_people = _for_people(error, workspace)
-        refused = isinstance(for_people, InputError)
         history.record(
             replace(
                 record,
-                state=Status.REFUSED if refused else Status.FAILED,
+                state=_ending(for_people),
                 seconds=time.time() - started,
                 error=str(error)[:1000],
             )
@@ -129,6 +128,12 @@ def run_pipeline(
     if done.is_judged:
         workspace.point_latest_at(run.run_id)
     return done
+
+
+def _ending(error: BaseException) -> Status:
+    if isinstance(error, InputError):
+        return Status.REFUSED
+    return Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED
 
 
 def _refuse_to_replace_real_data(

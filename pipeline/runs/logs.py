@@ -55,8 +55,10 @@ def run_logging(
     root = logging.getLogger()
     root_handlers, root_level = root.handlers[:], root.level
     with (
-        log_file.open("a", encoding="utf-8", buffering=1) as log,
-        os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as console,
+        log_file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log,
+        os.fdopen(
+            os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1
+        ) as console,
     ):
         file_handler = logging.StreamHandler(log)
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     """`gallery verify`: not the same."""
     INTERRUPTED = 130
     """By Ctrl-C, as shells have it: 128 + SIGINT."""
+    TERMINATED = 143
+    """By SIGTERM, as schedulers and containers end a command: 128 + SIGTERM."""
 
 
 class Status(str, Enum):
@@ -44,7 +46,7 @@ class Status(str, Enum):
     FAILED = "failed", ExitCode.FAILED, "failed", True
     TIMEOUT = "timeout", ExitCode.FAILED, "failed"
     REPLACED = "replaced", ExitCode.FAILED  # by another retraining, with --overrun replace
-    INTERRUPTED = "interrupted", ExitCode.INTERRUPTED  # its process was killed
+    INTERRUPTED = "interrupted", ExitCode.INTERRUPTED  # by Ctrl-C or SIGTERM, or killed
     RUNNING = "running", ExitCode.FAILED  # has not ended
 
     def __new__(

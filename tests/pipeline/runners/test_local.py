@@ -7,8 +7,9 @@ import pytest
 from tfx import v1 as tfx
 from tfx.orchestration.portable import launcher
 
-from data_ingest.errors import ReadError
-from pipeline.runners.local import RunFailedError, _for_people, announced_nodes
+from data_ingest.errors import InputError, ReadError
+from pipeline.runners.local import RunFailedError, _ending, _for_people, announced_nodes
+from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
 
 
@@ -38,6 +39,19 @@ def test_every_node_is_announced_once_the_lease_has_been_checked(
     said = [one.getMessage() for one in caplog.records if one.name == "pipeline.runners.local"]
     assert sorted(said[::2]) == ["[1/2] First", "[2/2] Second"]
     assert launcher.Launcher.launch is original
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (KeyboardInterrupt(), Status.INTERRUPTED),
+        (SystemExit(143), Status.INTERRUPTED),
+        (InputError("no images"), Status.REFUSED),
+        (RunFailedError("a fault"), Status.FAILED),
+    ],
+)
+def test_the_history_says_how_a_run_ended(error: BaseException, state: Status) -> None:
+    assert _ending(error) is state
 
 
 def test_what_keeps_images_from_being_read_is_told_in_its_own_words(tmp_path: Path) -> None:
