@@ -1,5 +1,6 @@
 """Catalogues what was read: the sound images of each source, and where their bytes are."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,26 +125,32 @@ def build_catalog(parts: Iterable[CatalogPart]) -> Catalog:
     """Puts the parts together, in whatever order they come.
 
     Of several copies of an image in one class, one is kept: a pair of two copies would join an
-    image with itself. An image that lies in two classes is rejected in both, because no label
-    for it can be right. The official runs are left as they are.
+    image with itself. An image that lies in two classes, be they of two sources, is rejected in
+    both: no label for it can be right, and a model would be judged on what it was trained on. The
+    official runs are left as they are.
     """
     by_source: dict[str, list[CatalogPart]] = {}
+    files: dict[bytes, dict[str, str]] = {}
     for part in parts:
         by_source.setdefault(part.source, []).append(part)
-    sources: dict[str, LocatedIndex] = {}
+    sound = {
+        source: sorted(one for part in own for one in part.found)
+        for source, own in sorted(by_source.items())
+    }
+    for one in itertools.chain(*(found for source, found in sound.items() if source != RUNS)):
+        files.setdefault(one.digest, {}).setdefault(one.ref.class_name, one.file)
     rejected: list[Rejected] = []
     read: dict[str, int] = {}
     copies: list[Copy] = []
-    for source, own in sorted(by_source.items()):
-        found = sorted(one for part in own for one in part.found)
-        unusable = [reject for part in own for reject in part.rejected]
+    for source, found in sound.items():
+        unusable = [reject for part in by_source[source] for reject in part.rejected]
         read[source] = len(found) + len(unusable)
         if source != RUNS:
-            found, contradictory, same = _distinct(source, found)
+            sound[source], contradictory, same = _distinct(source, found, files)
             unusable += contradictory
             copies += same
         rejected += unusable
-        sources[source] = locate(found)
+    sources = {source: locate(found) for source, found in sound.items()}
     return Catalog(sources, tuple(sorted(rejected)), read, tuple(sorted(copies)))
 
 
@@ -156,16 +163,14 @@ def locate(found: Sequence[Found]) -> LocatedIndex:
 
 
 def _distinct(
-    source: str, found: Sequence[Found]
+    source: str, found: Sequence[Found], files: Mapping[bytes, Mapping[str, str]]
 ) -> tuple[list[Found], list[Rejected], list[Copy]]:
-    first_of: dict[bytes, dict[str, str]] = {}
-    for one in found:
-        first_of.setdefault(one.digest, {}).setdefault(one.ref.class_name, one.file)
+    """What is kept, rejected and left out of a source; `files` has each image's, by class."""
     distinct: dict[bytes, Found] = {}
     contradictory: list[Rejected] = []
     copies: list[Copy] = []
     for one in found:
-        others = (file for name, file in first_of[one.digest].items() if name != one.ref.class_name)
+        others = (file for name, file in files[one.digest].items() if name != one.ref.class_name)
         other = next(others, None)
         if other is not None:
             contradictory.append(Rejected(source, one.file, f"{TWO_CLASSES}: {other}"))

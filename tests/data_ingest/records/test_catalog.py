@@ -68,6 +68,21 @@ def test_an_image_that_lies_in_two_classes_is_rejected_in_both() -> None:
     assert catalog.duplicates == {BACKGROUND: 0}
 
 
+def test_an_image_to_train_on_and_to_be_judged_on_is_rejected_in_both() -> None:
+    parts = [
+        CatalogPart(EVALUATION, (found("e/x", "1", "same"), found("e/x", "2", "own")), ()),
+        CatalogPart(BACKGROUND, (found("a/x", "1", "same"), found("a/x", "2", "other")), ()),
+        CatalogPart(RUNS, (found("run01/a", "1", "own"),), ()),
+    ]
+    catalog = build_catalog(parts)
+    assert {source: len(one.index) for source, one in catalog.sources.items()} == {
+        BACKGROUND: 1,
+        EVALUATION: 1,
+        RUNS: 1,
+    }
+    assert catalog.in_two_classes == [("/data/a/x/1", "/data/e/x/1")]
+
+
 def test_two_images_of_one_name_in_two_archives_are_both_kept() -> None:
     parts = [
         CatalogPart(BACKGROUND, (found("a/x", "1", "one"),), ()),
@@ -84,7 +99,7 @@ def test_official_runs_are_left_as_they_are() -> None:
 def test_the_rejected_are_counted_over_all_sources() -> None:
     parts = [
         CatalogPart(BACKGROUND, (found("a/x", "1", "one"),), (Rejected(BACKGROUND, "f", "b"),)),
-        CatalogPart(EVALUATION, (found("e/x", "1", "one"),), (Rejected(EVALUATION, "g", "b"),)),
+        CatalogPart(EVALUATION, (found("e/x", "1", "two"),), (Rejected(EVALUATION, "g", "b"),)),
         CatalogPart(EVALUATION, (), (Rejected(EVALUATION, "a", "c"),)),
     ]
     catalog = build_catalog(parts)
