@@ -168,6 +168,15 @@ def test_an_option_that_a_page_names_exists(page: Path) -> None:
             assert flag[0] in flags() | FOREIGN, code
 
 
+def test_a_variable_that_a_page_names_is_read() -> None:
+    code = "".join(map(text_of, SOURCES))
+    for page in PAGES:
+        for prefix, name in re.findall(r"\b(ONESHOT_(?:AIRFLOW_)?)([A-Z_]+)\b", text_of(page)):
+            # Those of Airflow are made of the fields of its settings.
+            field = f"    {name.lower()}: "
+            assert (field if prefix.endswith("AIRFLOW_") else f'"{prefix}{name}"') in code, name
+
+
 def test_a_configuration_that_a_page_shows_is_taken(tmp_path: Path) -> None:
     shown = [
         snippet

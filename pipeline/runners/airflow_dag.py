@@ -41,6 +41,11 @@ _BUSY: Final = "busy"
 _NOTHING_TO_DO: Final = ("nothing_new", "skipped", "blocked")
 _EXIT_USAGE: Final = 2
 _EXIT_NOT_BLESSED: Final = 3
+_NUMBERS: Final = {  # how they are read, and the largest that makes sense
+    "retries": (int, 1000),
+    "retry_seconds": (float, 86_400),
+    "timeout_hours": (float, 8760),
+}
 _GRACE_SECONDS: Final = 4.0  # less than the 5 s that Airflow leaves between SIGTERM and SIGKILL
 
 # Starts a program that gets SIGTERM when the task's process dies, however it dies: after a kill -9
@@ -74,7 +79,11 @@ class DagSettings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "DagSettings":
-        """Settings of this environment; paths default to the checkout that this file is in."""
+        """Settings of this environment; paths default to the checkout that this file is in.
+
+        Raises:
+          ValueError: a number is none, or absurd; Airflow shows it as the DAG's import error.
+        """
         checkout = Path(__file__).resolve().parents[2]
         values = {
             "program": str(checkout / ".venv" / "bin" / "oneshot"),
@@ -84,8 +93,22 @@ class DagSettings:
         for name in cls.__dataclass_fields__:
             if given := environ.get(f"ONESHOT_AIRFLOW_{name.upper()}"):
                 values[name] = given
-        numbers = {"retries": int, "retry_seconds": float, "timeout_hours": float}
-        return cls(**{name: numbers.get(name, str)(value) for name, value in values.items()})
+        return cls(**{name: _checked(name, value) for name, value in values.items()})
+
+
+def _checked(name: str, value: str) -> Any:
+    if name not in _NUMBERS:
+        return value
+    kind, most = _NUMBERS[name]
+    try:
+        number = kind(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= most:
+        raise ValueError(
+            f"ONESHOT_AIRFLOW_{name.upper()} is {value!r}: give a number from 0 to {most}"
+        )
+    return number
 
 
 class ReportLink(BaseOperatorLink):

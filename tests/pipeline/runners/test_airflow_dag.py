@@ -150,6 +150,23 @@ def test_reading_the_dag_imports_neither_tfx_nor_this_project() -> None:
     assert not modules & {"tfx", "tensorflow", "apache_beam", "pipeline", "components", "keras"}
 
 
+def test_a_setting_that_is_no_number_is_named() -> None:
+    code = """
+import runpy
+settings = runpy.run_path("pipeline/runners/airflow_dag.py")["DagSettings"]
+assert settings.from_environ({"ONESHOT_AIRFLOW_RETRIES": "7"}).retries == 7
+for name in ("RETRIES", "RETRY_SECONDS", "TIMEOUT_HOURS"):
+    for text in ("many", "-1", "nan", "inf", "1e300"):
+        try:
+            settings.from_environ({f"ONESHOT_AIRFLOW_{name}": text})
+        except ValueError as error:
+            assert f"ONESHOT_AIRFLOW_{name} is '{text}': give a number" in str(error), error
+        else:
+            raise AssertionError((name, text))
+"""
+    subprocess.run([_PYTHON, "-c", code], cwd=_CHECKOUT, check=True)
+
+
 def test_a_span_can_follow_from_the_date_of_the_run() -> None:
     code = """
 import os, runpy
