@@ -1,5 +1,6 @@
 """Decides which records the splits hold, and in which files."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,6 +39,8 @@ from data_ingest.settings import PairSettings
 
 _SHARD_PAIRS: Final = 4096
 _SHARD_BYTES: Final = 32 * 2**20
+_SPAN: Final = re.compile(r"/span-(\d+)\.zip/")
+"""How windows of spans name their containers."""
 _NAMED_REJECTED: Final = 10
 
 
@@ -166,11 +169,16 @@ def too_many_rejected(catalog: Catalog, max_rejected_share: float) -> str:
     counts = count_reasons(bad[1:] for bad in catalog.rejected)
     named = [f"{shown(bad.file)} ({bad.reason})" for bad in catalog.rejected[:_NAMED_REJECTED]]
     more = len(catalog.rejected) - len(named)
+    landed = sorted(
+        {int(found[1]) for bad in catalog.rejected if (found := _SPAN.search(bad.file))}
+    )
+    spans = " ".join(map(str, landed))
+    leave_out = f"leave their spans ({spans}) out by `oneshot spans exclude`, " if spans else ""
     return (
         f"{len(catalog.rejected)} of {sum(catalog.read.values())} images "
         f"({catalog.rejected_share:.1%}) cannot be used, more than "
         f"dataset.max_rejected_share = {max_rejected_share:.1%} allows: {told_reasons(counts)}. "
-        "Remove or repair them, or raise that share:\n  "
+        f"Remove or repair them, {leave_out}or raise that share:\n  "
         + "\n  ".join(named)
         + (f"\n  and {more} more" if more else "")
     )

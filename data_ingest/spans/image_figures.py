@@ -71,6 +71,8 @@ class ImageFigures:
     classes: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
     """`FIGURES`, each value the name of a range."""
+    rejected: int = 0
+    """Images that were to be measured, too, and cannot be used."""
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -98,14 +100,16 @@ def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigur
     chosen = sorted(listed[:limit], key=lambda item: item[0].container)
     kept: list[ImageFile] = []
     measured: list[dict[str, float | str]] = []
+    rejected: list[tuple[ImageFile, str]] = []
     with ImageReader() as reader:
-        for at, file, data in reader.sound(file for file, _ in chosen):
+        for at, file, data in reader.sound((file for file, _ in chosen), rejected):
             measured.append({**image_statistics(data)._asdict(), "class_size": chosen[at][1]})
             kept.append(file)
     return ImageFigures(
         tuple(file.group for file in kept),
         tuple(file.class_name for file in kept),
         {name: tuple(bin_of(name, one[name]) for one in measured) for name in FIGURES},
+        len(rejected),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import Unit
 from data_ingest.settings import Settings
+from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 from data_ingest.spans.landing import fingerprint, table_of_contents
 from data_ingest.spans.sides import SIDES, Side
 
@@ -75,6 +76,21 @@ class Span(Settings):
                 f"{self.path} has changed since it landed, and spans never do: restore it from "
                 "a copy"
             )
+
+    def unusable(self) -> list[RejectedImage]:
+        """Reads all images and tells which trainings leave out, though they landed.
+
+        A disk may have damaged them since, or an earlier release took what no model can see.
+
+        Raises:
+          InputError, ReadError: as `ImageReader.read`.
+        """
+        rejected: list[tuple[ImageFile, str]] = []
+        with ImageReader() as reader:
+            for container in self.containers:
+                for _ in reader.sound(list_images(container), rejected):
+                    pass
+        return [RejectedImage(file=bad.path, reason=reason) for bad, reason in rejected]
 
 
 def read_span(path: Path, *, decision: Mapping[str, Any]) -> Span:

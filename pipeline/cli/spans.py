@@ -43,6 +43,14 @@ def add_parsers(commands: Any) -> None:
     spans = commands.add_parser("spans", help="list, exclude and readmit spans")
     actions = spans.add_subparsers(required=True, metavar="ACTION")
     add_command(actions, "list", _list, OUTPUT, text="which spans have landed")
+    check = add_command(
+        actions,
+        "check",
+        _check,
+        OUTPUT,
+        text="read all images; which of them can no longer be used",
+    )
+    check.add_argument("number", type=int, nargs="?", metavar="N", help="this span only")
     exclude = add_command(
         actions, "exclude", _exclude, OUTPUT, text="keep a span out of all later trainings"
     )
@@ -103,6 +111,24 @@ def _list(context: Context) -> None:
         folded=("excluded",),
     )
     context.show([_document(span) for span in spans], listed if spans else "no spans yet")
+
+
+def _check(context: Context) -> None:
+    """Reads all images of spans that landed.
+
+    Trainings leave out images that cannot be used, and go on as long as dataset.max_rejected_share
+    allows it; excluding a span leaves out all of its images.
+    """
+    store, number = _store(context), context.options.number
+    documents, lines = [], []
+    for span in store.spans() if number is None else [store.span(number)]:
+        span.check()
+        unusable = span.unusable()
+        documents.append({"span": span.number, "unusable": [bad.model_dump() for bad in unusable]})
+        images = sum(span.images.values())
+        lines.append(f"span {span.number}: {len(unusable):,} of {images:,} images cannot be used")
+        lines += [f"  {shown(bad.file)}: {bad.reason}" for bad in unusable]
+    context.show(documents, *(lines or ["no spans yet"]))
 
 
 def _exclude(context: Context) -> None:

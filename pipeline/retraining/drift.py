@@ -106,8 +106,8 @@ def check_drift(
     `model` is the folder of a SavedModel; None takes the served one, if there is any yet.
 
     Raises:
-      InputError: there is no such span, the images of one are no longer those that landed, or
-        `model` is none.
+      InputError: there is no such span, the images of one are no longer those that landed, none of
+        them can be used, or `model` is none.
     """
     settings, store = config.drift, SpanStore(workspace.spans)
     span = store.span(number)
@@ -120,10 +120,19 @@ def check_drift(
         one.check()
     new = measure_images([span.containers], limit=settings.max_images)
     old = measure_images([one.containers for one in reference], limit=settings.max_images)
+    if not len(new):
+        raise InputError(
+            f"span {number}: none of its images can be used: `oneshot spans check {number}` says "
+            f"why, and `oneshot spans exclude {number} --reason WHY` keeps it out of trainings"
+        )
     measurements: list[Measurement] = []
-    notes: list[str] = []
+    notes = [
+        f"{figures.rejected} images {where} cannot be used: `oneshot spans check` names them"
+        for figures, where in ((new, "of this span"), (old, "of the spans before"))
+        if figures.rejected
+    ]
     accuracy = None
-    if not reference:
+    if not len(old):
         notes.append("no earlier span to compare with")
     else:
         measurements += compare_figures(new, old, settings)

@@ -114,6 +114,18 @@ def test_too_many_rejected_images_are_a_problem_that_names_the_first_ten() -> No
     assert "and 2 more" in plan.problem
 
 
+def test_spans_with_too_many_rejected_images_are_named() -> None:
+    rejected = [
+        Rejected(
+            BACKGROUND, f"/out/windows/1-9/background/span-{number}.zip/a/b/1.png", "truncated"
+        )
+        for number in (3, 9, 3)
+    ]
+    catalog = catalog_of({IMAGES: located(index_of({"a": [[1, 2]] * 4}))}, rejected=rejected)
+    problem = make_plan(catalog, SETTINGS, max_rejected_share=0.1).problem
+    assert "leave their spans (3 9) out by `oneshot spans exclude`" in problem
+
+
 def test_what_cannot_be_sampled_is_a_problem_and_not_an_exception() -> None:
     plan = make_plan(catalog_of({IMAGES: located(index_of({"a": [[1]] * 9}))}), SETTINGS)
     assert plan.streams == ()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_ingest.sources import layout
 from pipeline.cli.main import main
 from tests.data_ingest.tiny_images import omniglot_tree, write_folder
 
@@ -85,6 +86,26 @@ def test_spans_are_listed_excluded_and_readmitted(
     capsys.readouterr()
     assert oneshot("spans", "list", "--json") == 0
     assert [span["excluded"] for span in json.loads(capsys.readouterr().out)] == [None]
+
+
+def test_images_that_can_no_longer_be_used_are_named(
+    output: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (images / "a0" / "character01" / "scan.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(layout, "stored_form", lambda data: data)
+        oneshot("ingest", "--next", images)
+    capsys.readouterr()
+    assert oneshot("spans", "check") == 0
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "span 1: 1 of 25 images cannot be used" in told
+    assert oneshot("spans", "check", 1, "--json") == 0
+    ((bad,),) = [span["unusable"] for span in json.loads(capsys.readouterr().out)]
+    assert bad["file"].endswith(".zip/a0/character01/scan.png")
+    assert bad["reason"] == "truncated"
 
 
 def test_a_span_that_is_not_there_cannot_be_excluded(

@@ -15,7 +15,9 @@ from PIL import Image
 
 from data_ingest.errors import InputError
 from data_ingest.settings import PairSettings
+from data_ingest.sources import layout
 from data_ingest.sources.glyphs import write_glyphs
+from data_ingest.sources.images import ImageRejected, stored_form
 from data_ingest.spans.image_figures import FIGURES, ImageFigures, divergence, measure_images
 from data_ingest.spans.store import SpanStore
 from pipeline.cli.main import main
@@ -111,6 +113,25 @@ def test_new_groups_alone_are_no_drift(store: SpanStore, landed: Path) -> None:
         report = check(store, number)
         assert report.findings == ()
         assert {one.feature for one in report.measurements} >= set(FIGURES)
+
+
+def test_images_that_can_no_longer_be_used_are_left_out_and_counted(
+    store: SpanStore, landed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def form(data: bytes) -> bytes:
+        if data in bad or not bad:
+            raise ImageRejected("nothing is drawn on it")
+        return stored_form(data)
+
+    (path, *_) = store.span(1).containers
+    with zipfile.ZipFile(path) as archive:
+        bad = {archive.read(name) for name in archive.namelist()[:3]}
+    monkeypatch.setattr(layout, "stored_form", form)
+    (note, _) = check(store, 1).notes
+    assert note == "3 images of this span cannot be used: `oneshot spans check` names them"
+    bad = set()
+    with pytest.raises(InputError, match="span 1: none of its images can be used"):
+        check(store, 1)
 
 
 @pytest.mark.parametrize(
