@@ -232,6 +232,8 @@ def _jpegs() -> Iterator[Variant]:
     at = cmyk.index(b"Adobe") + 11
     yield _jpeg_variant("YCCK", cmyk[:at] + b"\2" + cmyk[at + 1 :])
     plain = encoded(image, "jpeg")
+    tables, scan = plain.index(b"\xff\xc4"), plain.index(b"\xff\xda")
+    yield _jpeg_variant("without Huffman tables, as in videos", plain[:tables] + plain[scan:])
     yield _jpeg_variant("with bytes behind it", plain + b"tail" * 50)
     second = image.transpose(Image.Transpose.ROTATE_180)
     yield _jpeg_variant("MPO", encoded(image, "mpo", save_all=True, append_images=[second]))
@@ -428,7 +430,6 @@ def _broken_jpegs() -> Iterator[Variant]:
         "cut off in its header": sound[:100],
         "of its magic alone": sound[:4],
         "progressive cut off": progressive[: len(progressive) // 2],
-        "without tables": sound[: sound.index(b"\xff\xc4")] + sound[sound.index(b"\xff\xda") :],
     }
     for name, data in files.items():
         yield Variant(f"jpeg {name} (broken)", data, broken=True)

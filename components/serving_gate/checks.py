@@ -181,7 +181,7 @@ def refuse_hostile_images(model: LoadedModel, pair: Pair) -> dict[str, Any]:
 
 
 def hostile_images(good: bytes) -> dict[str, bytes]:
-    """Broken and absurd uploads, by a description.
+    """Broken, blank and absurd uploads, by a description.
 
     Args:
       good: an encoded image that the model accepts; the truncated ones are made of it.
@@ -193,9 +193,19 @@ def hostile_images(good: bytes) -> dict[str, bytes]:
         "a PNG signature and nothing more": b"\x89PNG\r\n\x1a\n",
         "an image cut off in its header": good[:20],
         "an image cut off in the middle": good[: len(good) // 2],
+        "a white page": _page("L"),
+        "a transparent page": _page("LA"),
+        "a PNG that claims 2 GiB of text": _page("L")[:33] + b"\x7f\xff\xff\xfftEXt" + bytes(99),
         f"a {HUGE_SIDE}x{HUGE_SIDE} PNG": huge,
         f"a {HUGE_SIDE}x{HUGE_SIDE} PNG cut off": huge[:200],
     }
+
+
+def _page(mode: str) -> bytes:
+    """A PNG without ink."""
+    stream = io.BytesIO()
+    Image.new(mode, (32, 32), (255, 0)[: len(mode)]).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def huge_png(side: int) -> bytes:

@@ -19,7 +19,11 @@ from data_ingest.settings import DatasetSettings
 from data_ingest.sources.dataset import refuse_wildcards
 from data_ingest.sources.resolve import find
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command
+from pipeline.releases.label_file import served_model
 from pipeline.runs.status import ExitCode
+from pipeline.runs.workspace import Workspace
+from pipeline.settings import PushSettings
+from serving.saved_model.versions import outdated
 
 _PYTHONS: Final = ((3, 10), (3, 13))
 """Oldest and newest version that the stack is published for."""
@@ -60,6 +64,7 @@ def _doctor(context: Context) -> ExitCode:
     settings, output = context.config.dataset, context.workspace.root
     with context.quiet_libraries():
         checks = diagnose(settings, data=context.options.data, output=output)
+        checks.append(check_model(context.workspace, context.config.push))
     context.show([asdict(check) for check in checks], *told(checks))
     return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
 
@@ -268,6 +273,24 @@ def check_disk(output: Path) -> Check:
         f"{free / 2**30:.1f} GiB free for {output}",
         remedy="free some space, or name a folder on a larger disk: --output DIR",
         fatal=free < _FATAL_DISK_BYTES,
+    )
+
+
+def check_model(workspace: Workspace, settings: PushSettings) -> Check:
+    """Whether the model that is served sees images as this release does."""
+    try:
+        folder = served_model(workspace, settings)
+    except InputError as error:
+        return _check("model", False, str(error), remedy="correct or delete it", fatal=False)
+    if folder is None:
+        return Check("model", ok=True, fatal=False, detail="none is pushed yet")
+    lacking = outdated(folder)
+    return _check(
+        "model",
+        not lacking,
+        f"version {folder.name} {'is of an earlier release' if lacking else 'is up to date'}",
+        remedy=f"`oneshot run` exports one that {lacking}",
+        fatal=False,
     )
 
 

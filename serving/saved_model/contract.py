@@ -28,6 +28,16 @@ MAX_SIDE: Final = 4096
 """Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Largest accepted encoded image, bytes."""
+MIN_CONTRAST: Final = 1 / 16
+"""Smallest accepted difference between the lightest and the darkest pixel of an image, black being
+0 and white 1. Ingestion asks for a little more, so that what was ingested is never refused."""
+PREPROCESSING_VERSION: Final = 2
+"""What an export does to images, in its model card; raised when the same image looks different.
+Cards of version 1 do not say it."""
+PREPROCESSING_NEWS: Final = (
+    "decodes indexed PNGs and tRNS as viewers do, turns images by their EXIF, refuses blank pages"
+)
+"""What exports of this version do and earlier ones did not."""
 EXTRA: Final = "assets.extra"
 """The folder of a SavedModel that holds the files below, for TF Serving and for us."""
 KERAS_MODEL: Final = "model.keras"

@@ -22,6 +22,7 @@ from serving.saved_model.contract import (
     MAX_SIDE,
     MODEL_CARD,
     MODEL_NAME,
+    PREPROCESSING_VERSION,
     SERVING,
     SIGNATURES,
     WARMUP,
@@ -86,6 +87,7 @@ def export_model(
         _write_warmup(extra / WARMUP, endpoints, warmup_images)
         full_card = {
             **card,
+            "preprocessing_version": PREPROCESSING_VERSION,
             "image_size": preprocessing.size,
             "polarity": preprocessing.polarity,
             "framing": preprocessing.framing,

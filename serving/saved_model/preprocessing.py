@@ -9,28 +9,22 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving.saved_model.contract import MAX_BYTES, MAX_SIDE, Polarity, Preprocessing
+from serving.saved_model.contract import MIN_CONTRAST, Polarity, Preprocessing
+from serving.saved_model.decoding import decode_gray
 
-PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
-PNG_HEADER_BYTES: Final = 26
-"""Signature, chunk length and name, width, height, bit depth and colour type of a PNG."""
-JPEG_MAGIC: Final = b"\xff\xd8\xff"
 WINDOW: Final = 0.8
 """Side of the window about the ink, as a share of the image's longer side. Omniglot's drawings are
 0.65 wide or high in the median, 0.84 at the 95th percentile."""
 WINDOW_MARGIN: Final = 1.06
 """Ink that is larger than the window gets one so many times its own size."""
-LUMA: Final = (0.299, 0.587, 0.114)
-"""Brightness of red, green and blue (ITU-R BT.601)."""
 
 
 def decode_images(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Decodes PNG or JPEG images to square drawings, ink 1 on paper 0.
 
-    The header is read first: what is neither PNG nor JPEG, larger than `MAX_BYTES`, or more than
-    `MAX_SIDE` pixels a side is refused without decoding, which takes well under a millisecond
-    however large the image claims to be. Transparent pixels become paper-white. An image that is
-    not square is padded with paper, so that shapes keep their proportions.
+    They are decoded as `decode_gray` has it. A page with a contrast under `MIN_CONTRAST` is
+    refused: all of them would look alike. An image that is not square is padded with paper, so
+    that shapes keep their proportions.
 
     The framing 'ink' takes the window of `WINDOW` times the image's longer side whose centre is
     that of the box around the ink (pixels more than half as dark as the darkest), or a larger one
@@ -48,7 +42,9 @@ def decode_images(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
       tf.errors.InvalidArgumentError: when run, if any image of the batch is refused or broken.
     """
     return framed(
-        images, lambda image: _ink(_decode_gray(image), preprocessing.polarity), preprocessing
+        images,
+        lambda image: _ink(_drawn_on(decode_gray(image)), preprocessing.polarity),
+        preprocessing,
     )
 
 
@@ -79,60 +75,19 @@ def framed(
     return tf.ensure_shape(drawings, [None, size, size, 1])
 
 
-def _decode_gray(image: tf.Tensor) -> tf.Tensor:
-    """Decodes one image: `string[]` to `float32[H, W, 1]` in [0, 1]."""
-    size = tf.strings.length(image)
-    is_png = tf.strings.substr(image, 0, len(PNG_MAGIC)) == PNG_MAGIC
-    is_jpeg = tf.strings.substr(image, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
-    checks = [
-        tf.debugging.Assert(
-            size <= MAX_BYTES, [f"image refused: more than {MAX_BYTES} bytes:", size]
-        ),
-        tf.debugging.Assert(is_png | is_jpeg, ["image refused: neither PNG nor JPEG"]),
-    ]
-    with tf.control_dependencies(checks):
-        return tf.cond(is_png, lambda: _decode_png(image, size), lambda: _decode_jpeg(image))
-
-
-def _decode_png(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    complete = tf.debugging.Assert(size > PNG_HEADER_BYTES, ["image refused: truncated PNG header"])
-    with tf.control_dependencies([complete]):
-        header = tf.cast(
-            tf.io.decode_raw(tf.strings.substr(image, 0, PNG_HEADER_BYTES), tf.uint8),
-            tf.int64,
-        )
-    powers = tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
-    width = tf.reduce_sum(header[16:20] * powers)
-    height = tf.reduce_sum(header[20:24] * powers)
-    colour_type = header[25]
-
-    def opaque() -> tf.Tensor:
-        return tf.cast(tf.io.decode_png(image, channels=1), tf.float32) / 255.0
-
-    def transparent() -> tf.Tensor:
-        pixels = tf.cast(tf.io.decode_png(image, channels=4), tf.float32) / 255.0
-        gray = tf.tensordot(pixels[..., :3], LUMA, axes=1)[..., tf.newaxis]
-        return gray * pixels[..., 3:] + (1.0 - pixels[..., 3:])
-
-    with tf.control_dependencies([_side_check(height, width)]):
-        # Colour types 0 and 2 (gray, RGB) carry no alpha worth a four-channel decode; 3 (palette),
-        # 4 and 6 may.
-        return tf.cond((colour_type == 0) | (colour_type == 2), opaque, transparent)
-
-
-def _decode_jpeg(image: tf.Tensor) -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(image, output_type=tf.int64)
-    with tf.control_dependencies([_side_check(shape[0], shape[1])]):
-        # As Pillow decodes; the default is up to 17 levels of 255 off where the quality is high.
-        gray = tf.io.decode_jpeg(image, channels=1, dct_method="INTEGER_ACCURATE")
-        return tf.cast(gray, tf.float32) / 255.0
-
-
-def _side_check(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
-    return tf.debugging.Assert(
-        (tf.minimum(height, width) >= 1) & (tf.maximum(height, width) <= MAX_SIDE),
-        [f"image refused: sides must be 1 to {MAX_SIDE} pixels, not", height, width],
+def _drawn_on(gray: tf.Tensor) -> tf.Tensor:
+    """The image as it is; refused where it is blank."""
+    contrast = tf.reduce_max(gray) - tf.reduce_min(gray)
+    reason = tf.strings.join(
+        [
+            "image refused: nothing is drawn on it (contrast ",
+            tf.strings.as_string(contrast, precision=2),
+            f", at least {MIN_CONTRAST} is needed)",
+        ]
     )
+    is_drawn_on = tf.debugging.Assert(contrast >= MIN_CONTRAST, [reason])
+    with tf.control_dependencies([is_drawn_on]):
+        return tf.identity(gray)
 
 
 def _ink(gray: tf.Tensor, polarity: Polarity) -> tf.Tensor:

@@ -4,9 +4,17 @@ A version is a folder under the model's base path whose name is its number, as f
 Versions are written, withdrawn and removed by `components.pusher.versions`.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+
+from serving.saved_model.contract import (
+    EXTRA,
+    MODEL_CARD,
+    PREPROCESSING_NEWS,
+    PREPROCESSING_VERSION,
+)
 
 SAVED_MODEL: Final = "saved_model.pb"
 """The file without which a version's folder cannot be loaded."""
@@ -60,3 +68,16 @@ def newest_complete(base: Path) -> Path | None:
     """Folder of the newest version that holds a SavedModel; None where there is none."""
     folders = version_folders(base).values() if base.is_dir() else []
     return next(filter(is_complete, reversed(list(folders))), None)
+
+
+def outdated(folder: Path) -> str:
+    """What a version lacks that an export by this release would have, in a few words; else empty.
+
+    Empty too where it has no readable model card, and so is none of ours.
+    """
+    try:
+        card = json.loads((folder / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
+        made_with = int(card.get("preprocessing_version", 1))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return ""
+    return "" if made_with >= PREPROCESSING_VERSION else PREPROCESSING_NEWS

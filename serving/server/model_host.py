@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.errors import Code, ServingError
-from serving.saved_model.versions import version_folders
+from serving.saved_model.versions import outdated, version_folders
 from serving.server.awaiter import Awaiter
 from serving.server.batching import Array, Arrays, BatchScheduler
 from serving.server.loaded_version import LoadedVersion, Metadata
@@ -313,6 +313,13 @@ class ModelHost:
             time.monotonic() - begin,
             served.warmup_requests,
         )
+        if lacking := outdated(folder):
+            _log.warning(
+                "%s: version %d needs a new export, which %s: `oneshot run`",
+                self.name,
+                version,
+                lacking,
+            )
         with self._changed:
             self._failed.pop(version, None)
             self._loaded[version] = served

@@ -12,6 +12,9 @@ from rich.console import Console
 from data_ingest.settings import DatasetSettings
 from pipeline.cli import doctor
 from pipeline.cli.doctor import Check
+from pipeline.runs.workspace import Workspace
+from pipeline.settings import PushSettings
+from serving.saved_model.contract import EXTRA, MODEL_CARD, PREPROCESSING_VERSION
 
 
 def _printed(checks: list[Check]) -> str:
@@ -134,6 +137,30 @@ def test_a_nearly_full_disk_stops_a_run_and_a_filling_one_is_noted(
         check = doctor.check_disk(tmp_path / "output")
         outcomes.append((check.ok, check.fatal))
     assert outcomes == [(False, True), (False, False), (True, False)]
+
+
+def test_a_served_model_of_an_earlier_release_is_noted(tmp_path: Path) -> None:
+    workspace, settings = Workspace(tmp_path), PushSettings()
+    assert doctor.check_model(workspace, settings).detail == "none is pushed yet"
+    cards = {3: {}, 4: {"preprocessing_version": PREPROCESSING_VERSION}}
+    for version, card in cards.items():
+        extra = workspace.serving_model / str(version) / EXTRA
+        extra.mkdir(parents=True)
+        (extra / MODEL_CARD).write_text(json.dumps(card))
+    newest = doctor.check_model(workspace, settings)
+    assert (newest.ok, newest.detail) == (True, "version 4 is up to date")
+    workspace.models_config.write_text(
+        "model_config_list { config { name: 'siamese' base_path: '/models/siamese' "
+        "version_labels { key: 'stable' value: 3 } } }"
+    )
+    stable = doctor.check_model(workspace, settings)
+    assert (stable.ok, stable.fatal) == (False, False)
+    assert stable.detail == "version 3 is of an earlier release"
+    assert "`oneshot run` exports one that decodes indexed PNGs" in stable.remedy
+    workspace.models_config.write_text("model_config_list {")
+    unreadable = doctor.check_model(workspace, settings)
+    assert (unreadable.ok, unreadable.fatal) == (False, False)
+    assert "models.config" in unreadable.detail
 
 
 def test_the_closing_line_names_what_would_stop_a_run() -> None:

@@ -17,7 +17,9 @@ from serving.saved_model import export
 from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.preprocessing import decode_images
-from tests.pair_records import make_pairs, tiny_recipe
+from serving.saved_model.versions import outdated
+from tests.image_variants import variants
+from tests.pair_records import make_pairs, png, tiny_recipe
 
 PAIRS = make_pairs(groups=2, classes=4, pairs=12)
 IMAGES_A = np.array([pair.image_a for pair in PAIRS], object)
@@ -182,6 +184,7 @@ def test_the_card_holds_the_callers_facts_and_the_models_own(directory: Path) ->
     card = json.loads((directory / "assets.extra" / "model_card.json").read_text())
     assert card["dataset"] == "synthetic"
     assert card["metrics"] == {"eval": 0.5}
+    assert outdated(directory) == ""
     assert (card["embedding_size"], card["image_size"]) == (8, 16)
     assert card["versions"]["tensorflow"] == tf.__version__
     assert set(card["signatures"]) == {"serving_default", "embed", "match", "examples"}
@@ -197,6 +200,32 @@ def test_a_hostile_image_fails_the_request_cleanly(served: Tf1Model) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match="neither PNG nor JPEG"):
         served("embed", image=[IMAGES_A[0], b"not an image"])
     assert served("embed", image=IMAGES_A[:1])["embedding"].shape == (1, 8)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_an_image_is_the_same_to_it_however_it_is_stored(served: Tf1Model, kind: str) -> None:
+    chosen = [
+        variant
+        for variant in variants()
+        if variant.looks is not None and variant.kind == kind
+        if not (variant.blank or variant.broken or "CMYK" in variant.name or "YCCK" in variant.name)
+    ]
+    plain = [png(np.rint(variant.looks).astype(np.uint8)) for variant in chosen]
+    found = served("embed", image=np.array([variant.data for variant in chosen], object))
+    expected = served("embed", image=np.array(plain, object))
+    np.testing.assert_allclose(found["embedding"], expected["embedding"], atol=0.1)
+
+
+def test_every_signature_with_images_refuses_blank_pages(served: Tf1Model) -> None:
+    blank = png(np.full((20, 20), 255, np.uint8))
+    pair = PAIRS[0]._replace(image_b=blank)
+    for signature, inputs in {
+        "embed": {"image": [IMAGES_A[0], blank]},
+        "serving_default": {"image_a": IMAGES_A[:1], "image_b": [blank]},
+        "examples": {"examples": [serialize_pair(pair)]},
+    }.items():
+        with pytest.raises(tf.errors.InvalidArgumentError, match="nothing is drawn on it"):
+            served(signature, **inputs)
 
 
 def test_an_interrupted_export_leaves_the_earlier_model_and_nothing_else(

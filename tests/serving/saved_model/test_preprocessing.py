@@ -114,7 +114,7 @@ def test_batches_may_be_empty_and_may_mix_sizes_and_kinds() -> None:
         (b"hello", "neither PNG nor JPEG"),
         (b"GIF89a" + bytes(100), "neither PNG nor JPEG"),
         (encoded(cross())[:20], "truncated"),
-        (encoded(cross())[:60], "Invalid PNG"),
+        (encoded(cross())[:60], "truncated PNG"),
         (encoded(cross(), "jpeg")[:4], "Invalid JPEG"),
         (encoded(cross(), "jpeg")[:200], "Invalid JPEG"),
         (encoded(cross(), "jpeg")[:-40], "JPEG"),
@@ -186,14 +186,6 @@ def test_ink_larger_than_the_window_is_still_seen_whole() -> None:
     assert ink.max(axis=0)[0] == 51
     assert not framed[0].any()
     assert not framed[-1].any()
-
-
-@pytest.mark.parametrize("paper", [255, 0])
-def test_an_image_without_ink_is_an_empty_drawing(paper: int) -> None:
-    blank = encoded(Image.fromarray(np.full((30, 40), paper, np.uint8)))
-    framed = decoded(blank, framing="ink")
-    assert framed.shape == (1, 8, 8, 1)
-    assert not framed.any()
 
 
 def test_small_images_are_framed_too() -> None:

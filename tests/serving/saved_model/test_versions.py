@@ -1,12 +1,20 @@
 """Which folders are versions, which of them are complete or rolled back, and the newest."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from serving.saved_model.contract import (
+    EXTRA,
+    MODEL_CARD,
+    PREPROCESSING_NEWS,
+    PREPROCESSING_VERSION,
+)
 from serving.saved_model.versions import (
     newest_complete,
     numbered,
+    outdated,
     rolled_back_versions,
     version_folders,
     versions,
@@ -53,3 +61,24 @@ def test_the_newest_complete_version_holds_a_saved_model(tmp_path: Path) -> None
     for name in ("9", "rolled-back-11"):
         (tmp_path / name / "saved_model.pb").touch()
     assert newest_complete(tmp_path) == tmp_path / "9"
+
+
+@pytest.mark.parametrize(
+    ("card", "lacking"),
+    [
+        (json.dumps({"dataset": "omniglot"}), PREPROCESSING_NEWS),
+        (json.dumps({"preprocessing_version": PREPROCESSING_VERSION - 1}), PREPROCESSING_NEWS),
+        (json.dumps({"preprocessing_version": PREPROCESSING_VERSION}), ""),
+        (json.dumps({"preprocessing_version": PREPROCESSING_VERSION + 1}), ""),
+        ("[1]", ""),
+        ("no JSON", ""),
+        (None, ""),
+    ],
+)
+def test_exports_of_earlier_releases_are_told_by_their_cards(
+    tmp_path: Path, card: str | None, lacking: str
+) -> None:
+    if card is not None:
+        (tmp_path / EXTRA).mkdir()
+        (tmp_path / EXTRA / MODEL_CARD).write_text(card)
+    assert outdated(tmp_path) == lacking

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from serving.errors import Code, ServingError
-from serving.saved_model.contract import EXTRA, WARMUP
+from serving.saved_model.contract import EXTRA, MODEL_CARD, WARMUP
 from serving.server.batching import BatchingOptions
 from serving.server.loaded_version import WARMUP_FILE
 from serving.server.model_host import ModelHost
@@ -217,6 +217,19 @@ def test_a_failing_warm_up_request_fails_the_version(
     assert "empty word" in failed.status.error_message
     assert lengths(host, b"a") == [101]
     assert lengths(serve(policy=Policy(latest=None), warmup=False), b"a") == [201]
+
+
+def test_an_export_of_an_earlier_release_is_served_with_a_warning(
+    serve: Hosts, exports: dict[int, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    push(exports[100], tmp_path, 3)
+    card = push(exports[200], tmp_path, 4) / EXTRA / MODEL_CARD
+    card.parent.mkdir(exist_ok=True)
+    card.write_text("{}")
+    host = serve(policy=Policy(latest=None))
+    assert lengths(host, b"a", version=4) == [201]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("words: version 4 needs a new export, which decodes indexed PNGs")
 
 
 def test_warm_up_requests_are_where_the_exporter_writes_them() -> None:
