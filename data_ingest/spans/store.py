@@ -246,7 +246,7 @@ class SpanStore:
             write_atomically(staged / RECORD, span.model_dump_json(indent=2, by_alias=True) + "\n")
             for path in staged.iterdir():
                 # Not the folder: its owner could then not delete the output folder any more.
-                path.chmod(0o444)
+                path.chmod(path.stat().st_mode & ~0o222)
                 synchronize(path)
             synchronize(staged)
             rename_durably(staged, final)

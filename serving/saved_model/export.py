@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -73,7 +73,9 @@ def export_model(
     endpoints = _Endpoints(model, preprocessing)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # A name without digits alone: a server that polls this folder must not take it for a version.
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    # Permissions are what the umask says, not the owner's alone as of tempfile.
+    unfinished = directory.with_name(f".{directory.name}-{uuid.uuid4().hex[:8]}")
+    unfinished.mkdir()
     try:
         archive = keras.export.ExportArchive()
         archive.track(model)
@@ -99,7 +101,6 @@ def export_model(
         }
         (extra / MODEL_CARD).write_text(json.dumps(full_card, indent=2) + "\n", encoding="utf-8")
         write_shipped(unfinished, impostors)
-        unfinished.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)
         unfinished.replace(directory)

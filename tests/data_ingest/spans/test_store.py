@@ -161,8 +161,10 @@ def test_the_next_number_is_taken_unless_nothing_is_new(
 def test_a_landed_span_is_read_only_and_a_change_to_it_is_noticed(
     store: SpanStore, first: Path
 ) -> None:
+    umask = os.umask(0o027)
     span = land(store, 1, first)
-    assert [path.stat().st_mode & 0o222 for path in span.path.iterdir()] == [0, 0, 0]
+    os.umask(umask)
+    assert [path.stat().st_mode & 0o777 for path in span.path.iterdir()] == [0o440] * 3
     (victim,) = [path for path in span.containers if path.stem == BACKGROUND]
     files = {name: png(f"other {name}") for name in names_in(victim)}
     victim.unlink()

@@ -1,6 +1,7 @@
 """The exported SavedModel, loaded as TF Serving loads it."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,9 @@ def write(model: keras.Model, directory: Path) -> None:
 @pytest.fixture(scope="module")
 def directory(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "1"
+    umask = os.umask(0o027)
     write(model, path)
+    os.umask(umask)
     return path
 
 
@@ -85,6 +88,12 @@ def expected(model: keras.Model) -> np.ndarray:
         for images in (IMAGES_A, IMAGES_B)
     )
     return tf.sigmoid(model({"image_a": a, "image_b": b})).numpy()
+
+
+def test_who_may_read_an_export_is_what_the_umask_says(directory: Path) -> None:
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in directory.rglob("*")}
+    assert modes == {(True, 0o750), (False, 0o640)}
+    assert directory.stat().st_mode & 0o777 == 0o750
 
 
 def test_the_four_signatures_have_the_promised_names_and_types(served: Tf1Model) -> None:
