@@ -53,7 +53,7 @@ class BatchingOptions:
     max_batch_size: int = 32
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 64
-    num_batch_threads: int = field(default_factory=lambda: max(2, os.cpu_count() or 2))
+    num_batch_threads: int = field(default_factory=lambda: max(2, len(os.sched_getaffinity(0))))
     allowed_batch_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """Requests merged into batches, with a model that is a few lines of numpy."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -389,6 +390,14 @@ def test_what_waits_in_a_removed_queue_is_unavailable(
     scheduler.remove(queue)
     assert code_of(waiting) is Code.UNAVAILABLE
     model.proceed()
+
+
+@pytest.mark.parametrize(("cores", "threads"), [({3}, 2), ({0, 1, 2}, 3)])
+def test_there_is_a_thread_for_each_core_that_the_process_may_use(
+    cores: set[int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
+    assert BatchingOptions().num_batch_threads == threads
 
 
 @pytest.mark.parametrize(
