@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.image_variants import variants
-from tests.pair_records import drawing
+from tests.pair_records import drawing, png
 from tests.serving.contract.api import Api, Refused, opened
 from tests.serving.contract.images import BAD, drawings, encoded
 from tests.serving.contract.local import Served
@@ -46,11 +46,13 @@ def having(bad: bytes, *, at: int, count: int = 5) -> np.ndarray:
         (BAD["text"], "neither PNG nor JPEG"),
         (b"", "neither PNG nor JPEG"),
         (BAD["too_wide"], "sides must be 1 to 4096 pixels, not 1 4097"),
-        (BAD["png_cut"], "truncated; the end of the file is missing: get it again"),
+        (BAD["png_cut"], "truncated PNG"),
         (jpeg()[:-60], "truncated; the end of the file is missing: get it again"),
-        (encoded("L", "png").replace(b"IDAT", b"IDOT"), "unreadable; the file is damaged: "),
+        (encoded("L", "png").replace(b"IHDR", b"IHAR"), "unreadable; the file is damaged: "),
+        (jpeg(mode="CMYK"), "CMYK JPEG: convert it to RGB"),
+        (png(np.full((20, 20), 255, np.uint8)), "nothing is drawn on it (contrast 0.00"),
     ],
-    ids=["text", "empty", "too_wide", "png_cut", "jpeg_cut", "unknown_chunk"],
+    ids=["text", "empty", "too_wide", "png_cut", "jpeg_cut", "header", "cmyk", "blank"],
 )
 def test_the_image_is_named_with_what_is_wrong_with_it(api: Api, bad: bytes, why: str) -> None:
     message = refused(api, "embed", image=having(bad, at=3))
