@@ -177,6 +177,17 @@ def test_a_variable_that_a_page_names_is_read() -> None:
             assert (field if prefix.endswith("AIRFLOW_") else f'"{prefix}{name}"') in code, name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_target_or_module_that_a_page_names_exists(page: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    text = text_of(page)
+    for target in re.findall(r"(?:^|[`;&] *)make ([a-z][a-z-]*)", text, flags=re.M):
+        assert target in targets or target == "bench-", target
+    ours = r"python -m ((?:benchmarks|data_ingest|components|serving|pipeline)[\w.]*)"
+    for module in re.findall(ours, text):
+        assert (ROOT / module.rstrip(".").replace(".", "/")).with_suffix(".py").is_file(), module
+
+
 def test_a_configuration_that_a_page_shows_is_taken(tmp_path: Path) -> None:
     shown = [
         snippet

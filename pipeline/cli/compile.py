@@ -46,7 +46,9 @@ def add_parsers(commands: Any) -> None:
         help="yaml: pipeline spec, for Kubeflow or as a template of Vertex AI; json: pipeline job, "
         "for Vertex AI's API (by the name of FILE, otherwise yaml, with --vertex json)",
     )
-    parser.add_argument("--image", default=DEFAULT_IMAGE, help="container image (%(default)s)")
+    parser.add_argument(
+        "--image", type=_name, default=DEFAULT_IMAGE, help="container image (%(default)s)"
+    )
     parser.add_argument("--vertex", action="store_true", help="for Vertex AI")
     parser.add_argument(
         "--output",
@@ -71,15 +73,26 @@ def add_parsers(commands: Any) -> None:
         action="store_true",
         help="every run trains on the retrain.window newest spans in OUTPUT/spans",
     )
-    parser.add_argument("--gpu", metavar="TYPE", help="GPU of the Trainer, e.g. nvidia-tesla-t4")
+    parser.add_argument(
+        "--gpu", type=_name, metavar="TYPE", help="GPU of the Trainer, e.g. nvidia-tesla-t4"
+    )
     parser.add_argument("--gpus", type=int, help="number of GPUs (1)")
     parser.add_argument(
         "--schedule",
         metavar="CRON",
         help="also write FILE's recurring run, e.g. '0 3 * * *', beside it as *.schedule.json",
     )
-    parser.add_argument("--project", help="Google Cloud project of a schedule of Vertex AI")
-    parser.add_argument("--location", help="region of a schedule of Vertex AI")
+    parser.add_argument(
+        "--project", type=_name, help="Google Cloud project of a schedule of Vertex AI"
+    )
+    parser.add_argument("--location", type=_name, help="region of a schedule of Vertex AI")
+
+
+def _name(text: str) -> str:
+    """What Kubernetes, registries and object stores take for a name, or several in a path."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.:/@-]*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name has letters, digits and . : / @ _ -")
+    return text
 
 
 def _compile(context: Context) -> None:

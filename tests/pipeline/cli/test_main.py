@@ -82,6 +82,8 @@ def test_an_error_ends_with_its_exit_code_and_one_line(
         (["retrain", "--if-new", "--timeout", "99999999999h"], "of at most a year"),
         (["retrain", "--if-new", "--timeout", "0s"], "write a time as 30s"),
         (["compile", "--out", "x.yaml", "--output", "/o", "--volume", "A_B:/m"], "claim's name"),
+        (["compile", "--out", "x.yaml", "--output", "/o", "--image", "a b"], "--image: 'a b'"),
+        (["compile", "--out", "x.yaml", "--output", "/o", "--gpu", ""], "--gpu: '': a name"),
     ],
 )
 def test_an_absurd_value_is_refused_with_its_option(
