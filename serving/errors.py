@@ -1,6 +1,7 @@
 """The codes of failed requests that gRPC and TF Serving share, and the error that carries one."""
 
 import enum
+import re
 from typing import Final
 
 
@@ -72,3 +73,19 @@ class ServingError(Exception):
 def invalid(message: str) -> ServingError:
     """The error of a request that is wrong whatever the server does: INVALID_ARGUMENT."""
     return ServingError(Code.INVALID_ARGUMENT, message)
+
+
+_PREAMBLE: Final = re.compile(
+    r"Graph execution error:\s+|\d+ root error\(s\) found\.\s+\(0\) [\w ]+: "
+)
+_NODES: Final = re.compile(r"\n\t \[\[\{\{node .*", re.DOTALL)
+_ASSERTION: Final = re.compile(r"assertion failed: \[(.*)\]", re.DOTALL)
+
+
+def reason_of(message: str) -> str:
+    """The words of a `tf.errors.OpError` without TensorFlow's: its preamble and names of nodes."""
+    while (preamble := _PREAMBLE.match(message)) is not None:
+        message = message[preamble.end() :]
+    message = _NODES.sub("", message)
+    assertion = _ASSERTION.fullmatch(message)
+    return message if assertion is None else assertion[1].replace("] [", " ")

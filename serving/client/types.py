@@ -10,7 +10,7 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import Code, ServingError
+from serving.errors import Code, ServingError, reason_of
 
 
 class ClientError(ServingError):
@@ -102,7 +102,8 @@ _HTTP_CODES: Final = {code.http: code for code in reversed(Code)} | {
 
 def error_of_code(code: Code, message: str, *, retry_after: float | None = None) -> ClientError:
     """The exception of a canonical code."""
-    return _CLASSES.get(code, ServerError)(message, code=code, retry_after=retry_after)
+    error = _CLASSES.get(code, ServerError)
+    return error(reason_of(message), code=code, retry_after=retry_after)
 
 
 def error_of_http(status: int, message: str, *, retry_after: float | None = None) -> ClientError:

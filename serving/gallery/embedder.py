@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.client.images import encode_png
-from serving.errors import Code, ServingError, invalid
+from serving.errors import Code, ServingError, invalid, reason_of
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.contract import EMBED, MATCH
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
-from serving.saved_model.refusals import reason_of
 from serving.saved_model.versions import is_complete, newest_complete
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, prediction_log_pb2
 
-from serving.errors import Code, ServingError, invalid
+from serving.errors import Code, ServingError, invalid, reason_of
 from serving.saved_model.contract import EMBED, EXTRA, SERVING, WARMUP
 from serving.saved_model.loader import LoadedModel
-from serving.saved_model.refusals import reason_of
 from serving.server.batching import Array, Arrays, BatchQueue, BatchScheduler, Explain
 from serving.server.grpc.tensors import array_from_proto
 from serving.server.metrics import ServingMetrics

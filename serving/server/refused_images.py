@@ -1,7 +1,7 @@
 """Says which image of a request the model refuses, and why."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,10 +11,11 @@ from serving.client.images import encode_image
 from serving.client.types import InvalidImage
 from serving.errors import Code, ServingError
 from serving.saved_model.contract import EMBED, EXAMPLES, SERVING, SIGNATURES
-from serving.saved_model.refusals import IMAGE_REFUSED
 from serving.server.batching import Arrays, Run
 
-SIGNATURES_OF_IMAGES = frozenset({SERVING, EMBED, EXAMPLES})
+IMAGE_REFUSED: Final = "image refused: "
+"""How the model's own words about an image begin."""
+SIGNATURES_OF_IMAGES: Final = frozenset({SERVING, EMBED, EXAMPLES})
 
 
 class _Place(NamedTuple):

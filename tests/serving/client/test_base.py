@@ -235,6 +235,14 @@ def test_a_refused_image_tells_in_which_rows_it_was(setup: Setup) -> None:
         setup.client(limits=Limits(images=2)).embed([b"a", b"b", b"c", b"bad", b"e"])
 
 
+def test_tensorflows_words_about_an_image_are_left_out(setup: Setup) -> None:
+    message = "assertion failed: [image refused: neither PNG nor JPEG]\n\t [[{{node map/while/A}}]]"
+    setup.model.failures = [ServingError(Code.INVALID_ARGUMENT, message)]
+    with pytest.raises(InvalidRequest) as caught:
+        setup.client().embed(b"a")
+    assert caught.value.message == "image refused: neither PNG nor JPEG"
+
+
 def test_a_server_that_does_not_answer_is_given_up_at_the_deadline(setup: Setup) -> None:
     client = setup.client()
     client.embed(b"a")  # connects, which takes its time on a busy machine

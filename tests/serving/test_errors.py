@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.saved_model.refusals import reason_of
+from serving.errors import reason_of
 
 NODE = "\n\t [[{{node map/while/Assert_1/Assert}}]]"
 REFUSED = "assertion failed: [image refused: neither PNG nor JPEG]"
