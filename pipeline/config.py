@@ -143,11 +143,11 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     node = tree
     for section in sections:
         child = node.get(section)
-        if child is None:
-            child = node[section] = {}
-        if not isinstance(child, dict):
+        if not isinstance(child, dict | None):
             raise ConfigError(f"--set {override}: {section} is a value, not a section")
-        node = child
+        # A copy: what has an alias in the file is set in this place alone.
+        node[section] = dict(child or {})
+        node = node[section]
     node[name] = value
 
 

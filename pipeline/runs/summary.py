@@ -1,6 +1,7 @@
 """Reads `summary.json`, what a run came to, and prints the tables at its end."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,11 +142,9 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             console.print(f"  {reason}", soft_wrap=True, markup=False, style=large)
         console.print("The thresholds are under `evaluate` and `gate` in the configuration.")
         return
-    console.print(f"Model    {summary.model_dir}", soft_wrap=True)
-    console.print(
-        f"Next     {_command()} evaluate --model {summary.model_dir} --images DIR_OR_ZIP",
-        soft_wrap=True,
-    )
+    console.print(f"Model    {summary.model_dir}", soft_wrap=True, markup=False)
+    command = shlex.join([_command(), "evaluate", "--model", str(summary.model_dir)])
+    console.print(f"Next     {command} --images DIR_OR_ZIP", soft_wrap=True, markup=False)
 
 
 def _command() -> str:

@@ -192,7 +192,8 @@ evaluate:
     eer: &loose {max: 0.2}
     ece: *loose
 """
-    thresholds = load_config(_write(tmp_path, text)).evaluate.thresholds
+    path = _write(tmp_path, text)
+    thresholds = load_config(path).evaluate.thresholds
     assert thresholds == {
         "auc": Threshold(min=0.9),
         "verification_accuracy": Threshold(min=0.9, max_drop=0.1),
@@ -200,6 +201,8 @@ evaluate:
         "eer": Threshold(max=0.2),
         "ece": Threshold(max=0.2),
     }
+    changed = load_config(path, ["evaluate.thresholds.eer.max=0.1"]).evaluate.thresholds
+    assert changed == {**thresholds, "eer": Threshold(max=0.1)}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

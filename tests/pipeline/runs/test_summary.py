@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -83,3 +84,9 @@ def test_bounds_are_written_as_the_figures_are() -> None:
     )
     assert asked_of(summary, "eer") == "≥ 10 %, ≤ 25 %"
     assert asked_of(summary, "ece") == asked_of(summary, "auc") == ""
+
+
+def test_the_next_command_can_be_typed_as_it_is_printed(tmp_path: Path) -> None:
+    summary = replace(SUMMARY, blessed=True, pushed_version=7, model_dir="/it's/a [b] c/7")
+    command = printed(summary, tmp_path).rpartition("Next ")[2]
+    assert shlex.split(command)[1:4] == ["evaluate", "--model", "/it's/a [b] c/7"]
