@@ -24,7 +24,7 @@ from tfx.types import standard_component_specs as specs
 from tfx.utils import proto_utils
 
 from data_ingest.errors import InputError, ReadError, shown
-from data_ingest.records.catalog import told_reasons
+from data_ingest.records.catalog import told_noise, told_reasons
 from data_ingest.records.read import list_inputs
 from data_ingest.records.write import (
     COPIES_FILE,
@@ -272,7 +272,7 @@ def _log_summary(summary: Mapping[str, Any], folder: str) -> None:
         told = f"{told_reasons(images['rejected'])}, such as {', '.join(names)}"
         _log.warning("Images left out: %s; listed in %s", told, file)
     for one, other in images["in_two_classes"]:
-        _log.warning("Label noise: %s is the same image as %s", shown(one), shown(other))
+        _log.warning("%s", told_noise(one, other))
     if copies := sum(images["duplicates"].values()):
         copy, kept = images["copies"][0]
         told = f"{copies:,}, such as {shown(copy)}, the same as {shown(kept)}"

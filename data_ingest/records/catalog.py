@@ -107,16 +107,6 @@ class Catalog:
         return {source: counts[source] for source in self.read if source != RUNS}
 
     @property
-    def in_two_classes(self) -> list[tuple[str, str]]:
-        """Label noise: files that hold one image, each of them once, in two classes."""
-        pairs = (
-            sorted((bad.file, bad.reason.partition(": ")[2]))
-            for bad in self.rejected
-            if bad.reason.startswith(TWO_CLASSES)
-        )
-        return sorted({(first, second) for first, second in pairs})
-
-    @property
     def rejected_share(self) -> float:
         return len(self.rejected) / max(1, sum(self.read.values()))
 
@@ -177,6 +167,25 @@ def _distinct(
         elif (kept := distinct.setdefault(one.digest, one)) is not one:
             copies.append(Copy(source, one.file, kept.file))
     return list(distinct.values()), contradictory, copies
+
+
+def in_two_classes(rejected: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Label noise: the files that hold one image in two classes, in pairs, each pair once.
+
+    Args:
+      rejected: name and reason of each.
+    """
+    pairs = (
+        sorted((name, reason.partition(": ")[2]))
+        for name, reason in rejected
+        if reason.startswith(TWO_CLASSES)
+    )
+    return sorted({(first, second) for first, second in pairs})
+
+
+def told_noise(one: str, other: str) -> str:
+    """Says so of two such files, in a line for people."""
+    return f"Label noise: {shown(one)} is the same image as {shown(other)}"
 
 
 def count_reasons(rejected: Iterable[tuple[str, str]]) -> dict[str, int]:

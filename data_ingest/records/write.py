@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
-from data_ingest.records.catalog import build_catalog, count_reasons
+from data_ingest.records.catalog import build_catalog, count_reasons, in_two_classes
 from data_ingest.records.features import Pair, serialize_pair
 from data_ingest.records.plan import Plan, Shard, Stream, make_plan
 from data_ingest.records.read import CATALOG_OUTPUT, NAMESPACE, Inputs, ReadImages
@@ -184,6 +184,7 @@ def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, data
         splits[split]["pairs"].append(
             {"protocol": protocol, "way": way, "label": label, "pairs": pairs}
         )
+    noise = in_two_classes(bad[1:] for bad in catalog.rejected)
     summary = {
         "dataset": dataset,
         "problem": plan.problem,
@@ -192,7 +193,7 @@ def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, data
             "duplicates": dict(catalog.duplicates),
             "rejected": count_reasons(bad[1:] for bad in catalog.rejected),
             "copies": [list(copy[1:]) for copy in catalog.copies[:_NAMED]],
-            "in_two_classes": [list(files) for files in catalog.in_two_classes[:_NAMED]],
+            "in_two_classes": [list(files) for files in noise[:_NAMED]],
         },
         "splits": splits,
     }

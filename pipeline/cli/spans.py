@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import RenderableType
 
 from data_ingest.errors import shown
-from data_ingest.records.catalog import BACKGROUND, EVALUATION, count_reasons, told_reasons
+from data_ingest.records.catalog import (
+    BACKGROUND,
+    EVALUATION,
+    count_reasons,
+    in_two_classes,
+    told_noise,
+    told_reasons,
+)
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, named_path, table
 from pipeline.runs.status import ExitCode
 
@@ -184,6 +191,8 @@ def _told(span: "Span", *, landed: bool) -> Iterator[str]:
             f"{len(span.rejected):,} unusable images left out ({told_reasons(counts)}), such as "
             f"{names}; listed in {span.path / 'span.json'}"
         )
+        noise = in_two_classes((bad.file, bad.reason) for bad in span.rejected)
+        yield from (told_noise(*files) for files in noise[:_NAMED])
 
 
 def _drift(context: Context) -> ExitCode:

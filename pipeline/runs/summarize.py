@@ -22,6 +22,7 @@ from data_ingest.durable import write_atomically
 from data_ingest.records.catalog import told_reasons
 from data_ingest.records.write import REJECTED_FILE
 from data_ingest.records.write import SUMMARY_FILE as SAMPLING_FILE
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.sources.dataset import Dataset
 from pipeline.runs.history import RunHistory
 from pipeline.runs.report import carry_over
@@ -34,6 +35,7 @@ from pipeline.runs.summary import (
 )
 from pipeline.runs.workspace import Workspace
 
+_FEW_CLASSES = 10
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -86,7 +88,8 @@ def summarize(
     else:
         metrics, per_group = earlier.metrics, earlier.per_group
         carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
-    images = read_json(Path(artifacts["examples"]) / SAMPLING_FILE).get("images", {})
+    sampling = read_json(Path(artifacts["examples"]) / SAMPLING_FILE)
+    images = sampling.get("images", {})
     without_trials = lacking(artifacts["evaluation"])
     summary = RunSummary(
         run_id=run_id,
@@ -119,7 +122,7 @@ def summarize(
             name: threshold.model_dump(exclude_none=True)
             for name, threshold in asked.thresholds.items()
         },
-        notes=[*asked.notes, *_left_out(images, artifacts["examples"])],
+        notes=[*asked.notes, *_few_classes(sampling), *_left_out(images, artifacts["examples"])],
         lacking=without_trials,
         images=images,
     )
@@ -137,6 +140,15 @@ def _same_evaluation(workspace: Workspace, artifacts: dict[str, str]) -> RunSumm
         if summary.artifacts.get("evaluation") == artifacts["evaluation"]:
             return summary
     return None
+
+
+def _few_classes(sampling: Mapping[str, Any]) -> list[str]:
+    """Warns of figures that rest on little, since an interval over trials does not."""
+    kept = sampling.get("splits", {}).get(ONE_SHOT_SPLIT, {})
+    classes, images = kept.get("classes", _FEW_CLASSES), kept.get("images")
+    if classes >= _FEW_CLASSES:
+        return []
+    return [f"Few classes: all figures are of {classes} classes with {images} images"]
 
 
 def _left_out(images: Mapping[str, Any], examples_uri: str) -> list[str]:

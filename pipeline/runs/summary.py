@@ -13,7 +13,7 @@ from rich.table import Table
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
 from components.evaluator.settings import VERIFICATION_METRICS
-from data_ingest.errors import shown
+from data_ingest.records.catalog import told_noise
 from pipeline.runs.workspace import Workspace
 
 SUMMARY_FILE = "summary.json"
@@ -132,8 +132,7 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             f"Trained at {summary.train_images_per_second:.0f} images/s on {summary.device}."
         )
     for one, other in summary.images.get("in_two_classes", []):
-        noise = f"Label noise: {shown(one)} is the same image as {shown(other)}"
-        console.print(noise, soft_wrap=True, markup=False, style="bold red")
+        console.print(told_noise(one, other), soft_wrap=True, markup=False, style="bold red")
     console.print(f"Report   {workspace.latest_run / 'report.html'}", soft_wrap=True)
     if summary.pushed_version is None:
         console.print("[bold]Not blessed, so not pushed[/]:", soft_wrap=True)

@@ -275,6 +275,7 @@ def test_generated_glyphs_never_take_the_place_of_real_data(
     assert "drawing.xcf; listed in" in err
     assert summary["dataset"] == "folder"
     assert any(name.startswith("within_") for name in summary["metrics"])
+    assert "Few classes: all figures are of 3 classes with 18 images" in summary["notes"]
     assert versions(mine) == [summary["pushed_version"]]
 
     code, _, err = run(capfd, *arguments(mine, dataset__source="synthetic"))

@@ -7,7 +7,7 @@ import pytest
 
 from data_ingest.sources import layout
 from pipeline.cli.main import main
-from tests.data_ingest.tiny_images import omniglot_tree, write_folder
+from tests.data_ingest.tiny_images import omniglot_tree, png, write_folder
 
 
 @pytest.fixture
@@ -44,13 +44,18 @@ def test_a_person_is_told_what_landed_and_what_was_left_out(
 ) -> None:
     (images / "a0" / "character01" / "empty.png").touch()
     (images / "a0" / "character01" / "drawing.xcf").write_bytes(b"gimp xcf")
-    assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.1") == 0
+    noise = images / "a0" / "character01" / "noise.png", images / "a1" / "character01" / "noise.png"
+    for path in noise:
+        path.write_bytes(png("noise"))
+    assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.2") == 0
     told = capsys.readouterr().out
     assert "span 1: 24 images" in told
+    assert f"Label noise: {noise[0]} is the same image as {noise[1]}" in told
     assert "4 new groups" in told
-    assert "2 unusable images left out (1 not an image: .xcf, 1 empty)" in told
-    assert "character01/empty.png; listed in" in told
-    assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.1") == 0
+    assert "4 unusable images left out (2 same image in two classes, 1 not an" in told
+    assert "character01/empty.png, " in told
+    assert "; listed in" in told
+    assert oneshot("ingest", "--next", images, "--set", "dataset.max_rejected_share=0.2") == 0
     assert "nothing to do" in capsys.readouterr().out
 
 

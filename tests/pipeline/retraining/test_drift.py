@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data_ingest.errors import InputError
-from data_ingest.settings import PairSettings
+from data_ingest.settings import DatasetSettings, PairSettings
 from data_ingest.sources import layout
 from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.sources.images import ImageRejected, stored_form
@@ -104,7 +104,8 @@ def land(store: SpanStore, *sources: Path) -> int:
 
 def check(store: SpanStore, number: int, **options: Any) -> drift.DriftReport:
     model = options.pop("model", None)
-    config = PipelineConfig(drift=DriftSettings(**options))
+    dataset = DatasetSettings(writer_pattern=options.pop("writer_pattern", None))
+    config = PipelineConfig(drift=DriftSettings(**options), dataset=dataset)
     return check_drift(config, Workspace(store.root.parent), number, model=model)
 
 
@@ -350,6 +351,15 @@ def test_a_span_too_small_for_trials_is_told_apart_from_one_without_drift(
     report = check(store, land(store, single), model=model)
     assert report.accuracy is None
     assert any("accuracy was not measured" in note for note in report.notes)
+
+
+def test_the_writers_of_accuracys_trials_are_those_of_the_configuration(
+    store: SpanStore, landed: Path, model: Path
+) -> None:
+    number = land(store, landed / "3.zip")
+    for pattern, measured in ((r"_(\d+)\.png$", True), (r"(\.png)$", False)):
+        report = check(store, number, model=model, writer_pattern=pattern)
+        assert (report.accuracy is not None) == measured
 
 
 def test_a_folder_without_a_model_is_refused(store: SpanStore, tmp_path: Path) -> None:
