@@ -150,9 +150,10 @@ def _serve(context: Context) -> None:
         # A second Ctrl-C ends the process at once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    # Meanwhile a signal ends the command at once.
+    with context.quiet_libraries():
+        from serving.server.server import LocalServer
     with on_signals(on_signal, signal.SIGTERM, signal.SIGINT), context.progress():
-        with context.quiet_libraries():
-            from serving.server.server import LocalServer
         if not flags.verbose:
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
         options = _options(flags)

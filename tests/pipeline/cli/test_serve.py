@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from data_ingest.errors import InputError
-from pipeline.cli.main import command_parser
+from pipeline.cli.main import command_parser, main
 from pipeline.cli.shared import Context
+from pipeline.runs.status import ExitCode
 from serving.client import Client
 from tests.serving.server.word_model import export_word_model, push
 
@@ -153,3 +154,18 @@ def test_a_server_that_others_can_reach_says_so(
     _warn_of_exposure(_options(parse(f"--host={host}", f"--model_base_path={tmp_path}")))
     assert ("not only on this machine" in caplog.text) is exposed
     assert ("--token_file" in caplog.text) is exposed
+
+
+def test_a_signal_while_libraries_load_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = []
+
+    def load(context: Context) -> None:
+        handlers.append(signal.getsignal(signal.SIGINT))
+        raise KeyboardInterrupt
+
+    (tmp_path / "serving_model" / "siamese").mkdir(parents=True)
+    monkeypatch.setattr(Context, "quiet_libraries", load)
+    assert main(["serve", f"--output={tmp_path}"]) == ExitCode.INTERRUPTED
+    assert handlers == [signal.getsignal(signal.SIGINT)]
