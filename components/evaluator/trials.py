@@ -14,6 +14,7 @@ from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.official_runs import read_official_runs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
+from data_ingest.sources.images import ImageRejected
 from data_ingest.sources.layout import ImageFile, ImageReader
 
 _NAMED_REJECTED: Final = 5
@@ -33,12 +34,19 @@ class TrialImages:
     reader: ImageReader
 
     def encoded(self, row: int) -> bytes:
-        """The bytes of an image.
+        """The bytes of an image, in their stored form.
 
         Raises:
-          ImageRejected: it is no longer there, or no longer what it was.
+          InputError: it is no longer there, or no longer what it was.
         """
-        return self.reader.image(self.files[row])
+        file = self.files[row]
+        try:
+            return self.reader.image(file)
+        except ImageRejected as error:
+            raise InputError(
+                f"{shown(file.path)} has changed since it was looked at ({error.reason}): wait "
+                "until the images are complete, and run again"
+            ) from error
 
 
 def sound_images(

@@ -9,13 +9,16 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 
+from components.trainer.pair_data import drawing_decoder
 from data_ingest.records import read as image_reading
 from data_ingest.records.features import Pair, pair_from_example
 from data_ingest.records.read import NAMESPACE, Inputs, list_inputs
 from data_ingest.records.write import write_pairs
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
+from serving.saved_model.contract import Preprocessing
 from tests.data_ingest.tiny_images import omniglot_tree, png, runs_tree, write_folder, write_zip
+from tests.image_variants import variants
 
 SETTINGS = PairSettings(
     train_pairs=400,
@@ -302,3 +305,29 @@ def test_no_block_of_images_outgrows_its_limit(
     assert len({number for number, _ in blocks}) == len(blocks)
     assert all(sum(map(len, images)) < 1000 + largest for _, images in blocks)
     assert sum(len(images) for _, images in blocks) == len(portion.images)
+
+
+def test_of_all_that_people_call_an_image_records_hold_what_the_model_decodes(
+    tmp_path: Path,
+) -> None:
+    background = omniglot_tree("old", groups=5, classes=5, writers=4)
+    names = [f"old0/character01/{number:03}.png" for number in range(len(variants()))]
+    background |= {name: one.data for name, one in zip(names, variants(), strict=True)}
+    evaluation = omniglot_tree("new", groups=3, classes=4, writers=4)
+    inputs = {
+        "background": [write_zip(tmp_path / "background.zip", background)],
+        "evaluation": [write_zip(tmp_path / "evaluation.zip", evaluation)],
+    }
+    directory = tmp_path / "out"
+    write(list_inputs(inputs), directory, share=1.0)
+    held = {pair.image_a for split in SPLITS for pair in pairs(directory, split)}
+    drawings = drawing_decoder(Preprocessing(16))(sorted(held))
+    assert len(drawings) > 150
+    lines = (directory / "rejected.jsonl").read_text().splitlines()
+    rejected = {bad["file"].partition(".zip/")[2]: bad["reason"] for bad in map(json.loads, lines)}
+    unusable = [one.blank or one.broken for one in variants()]
+    named = [name for name, is_unusable in zip(names, unusable, strict=True) if is_unusable]
+    # And three that are narrower than four pixels; of a broken one, all may be there.
+    assert len(set(rejected) - set(named)) == 3
+    assert len(set(rejected) & set(named)) > 40
+    assert "nothing is drawn on it" in rejected.values()
