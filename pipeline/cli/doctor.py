@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ _NATIVE_MODULES: Final = {
 _FATAL_DISK_BYTES: Final = 2**30
 _SPARSE_DISK_BYTES: Final = 4 * 2**30
 _SPARSE_MEMORY_BYTES: Final = 3 * 2**30
+_FATAL_ADDRESSES_BYTES: Final = 3 * 2**30
+_SPARSE_ADDRESSES_BYTES: Final = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,16 @@ def check_devices(driver: Path = Path("/proc/driver/nvidia/version")) -> Check:
 
 
 def check_memory(meminfo: Path) -> Check:
-    """Whether there is room for TensorFlow, TFX and the images."""
+    """Whether there is room for TensorFlow, TFX and the images, and they may use it."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _SPARSE_ADDRESSES_BYTES:
+        return _check(
+            "memory",
+            False,
+            f"limited to {limit / 2**30:.1f} GiB of addresses (ulimit -v)",
+            remedy="`ulimit -v unlimited`: TensorFlow reserves far more addresses than memory",
+            fatal=limit < _FATAL_ADDRESSES_BYTES,
+        )
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024

@@ -58,8 +58,10 @@ def _run(options: argparse.Namespace) -> int:
         # The reader of our stdout went away (`oneshot runs | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.DONE
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ImportError) as error:
         return _fail(error, ExitCode.FAILED)
+    except MemoryError:
+        return _fail("out of memory; see `oneshot doctor`", ExitCode.FAILED)
 
 
 def command_parser() -> argparse.ArgumentParser:

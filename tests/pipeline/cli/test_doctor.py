@@ -108,6 +108,18 @@ def test_little_memory_is_noted(tmp_path: Path) -> None:
     assert doctor.check_memory(tmp_path / "none").detail == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("gib", "ok", "fatal"), [(2, False, True), (4, False, False), (8, True, False)]
+)
+def test_too_few_addresses_are_told(
+    gib: int, ok: bool, fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (gib * 2**30, gib * 2**30))
+    check = doctor.check_memory(tmp_path / "none")
+    assert (check.ok, check.fatal) == (ok, fatal)
+    assert ok or f"{gib}.0 GiB of addresses (ulimit -v)" in check.detail
+
+
 def test_data_that_cannot_be_had_stops_a_run(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     check = doctor.check_data(DatasetSettings(), data=missing, environ={})

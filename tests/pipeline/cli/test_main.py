@@ -49,6 +49,8 @@ def test_help_is_given_without_tensorflow_tfx_or_beam() -> None:
         (InputError("no such key"), ExitCode.USAGE, "oneshot: no such key\n"),
         (RuntimeError("it broke"), ExitCode.FAILED, "oneshot: it broke\n"),
         (OSError("disk full"), ExitCode.FAILED, "oneshot: disk full\n"),
+        (ImportError("x.so: no"), ExitCode.FAILED, "oneshot: x.so: no\n"),
+        (MemoryError(), ExitCode.FAILED, "oneshot: out of memory; see `oneshot doctor`\n"),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED, "oneshot: interrupted; the same command"),
     ],
 )
