@@ -138,8 +138,7 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
 
 
 def refusals(evaluation_uri: str) -> list[str]:
-    """Why the model was not blessed, a line a failed threshold, those on trials that there are not
-    aside (see `lacking`)."""
+    """Why the model was not blessed, a line a threshold; `lacking` has those without trials."""
     result = tfma.load_validation_result(evaluation_uri)
     reasons = []
     for of_slice in result.metric_validations_per_slice:
