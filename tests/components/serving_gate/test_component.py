@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tfx import types
 from tfx.components.util import model_utils
 from tfx.types import artifact_utils, standard_artifacts
 
@@ -25,11 +26,13 @@ from components.serving_gate.component import (
     gate,
 )
 from components.trainer.model import WeightedL1
-from data_ingest.records.features import Pair, serialize_pair
+from data_ingest.errors import InputError
+from data_ingest.records.features import Pair
 from serving.saved_model.contract import Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
 from serving.saved_model.preprocessing import decode_images
+from tests.pair_records import write_records
 
 SIZE = 8
 SETTINGS = GateSettings(compared_pairs=12, latency_requests=5)
@@ -284,6 +287,26 @@ def test_the_huge_image_is_small_to_send_and_a_valid_png() -> None:
     assert tf.io.decode_png(huge_png(50)).shape == (50, 50, 1)
 
 
+def examples_in(folder: Path, pairs: Sequence[Pair]) -> types.Artifact:
+    examples = standard_artifacts.Examples()
+    examples.uri = str(folder / "examples")
+    examples.split_names = artifact_utils.encode_split_names(["train", "one_shot"])
+    write_records(folder / "examples" / "Split-one_shot", list(pairs))
+    return examples
+
+
+def test_a_model_is_not_blamed_for_an_image_of_an_earlier_release(tmp_path: Path) -> None:
+    model = standard_artifacts.Model()
+    model.uri = str(tmp_path / "nowhere")
+    examples = examples_in(tmp_path, [*PAIRS[:2], PAIRS[2]._replace(image_a=b"GIF89a")])
+    blessing = standard_artifacts.InfraBlessing()
+    settings = {"settings": SETTINGS.model_dump_json(), "source_hash": ""}
+    with pytest.raises(InputError, match=f"record 2.*, class {PAIRS[2].class_a}, cannot be used"):
+        ServingGate_Executor().Do(
+            {"model": [model], "examples": [examples]}, {"blessing": [blessing]}, settings
+        )
+
+
 @pytest.mark.parametrize("blessed", [True, False])
 def test_the_blessing_is_what_pusher_reads_with_a_report_beside_it(
     good: Path, tmp_path: Path, blessed: bool, caplog: pytest.LogCaptureFixture
@@ -293,15 +316,7 @@ def test_the_blessing_is_what_pusher_reads_with_a_report_beside_it(
     shutil.copytree(good, tmp_path / "model" / "Format-Serving")
     if not blessed:
         (tmp_path / "model" / "Format-Serving" / "saved_model.pb").unlink()
-    examples = standard_artifacts.Examples()
-    examples.uri = str(tmp_path / "examples")
-    examples.split_names = artifact_utils.encode_split_names(["train", "one_shot"])
-    (tmp_path / "examples" / "Split-one_shot").mkdir(parents=True)
-    gzip = tf.io.TFRecordOptions(compression_type="GZIP")
-    records = tmp_path / "examples" / "Split-one_shot" / "data_tfrecord-00000-of-00001.gz"
-    with tf.io.TFRecordWriter(str(records), gzip) as writer:
-        for pair in PAIRS:
-            writer.write(serialize_pair(pair))
+    examples = examples_in(tmp_path, PAIRS)
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(tmp_path / "blessing")
     with caplog.at_level(logging.INFO):
