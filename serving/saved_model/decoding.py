@@ -38,6 +38,8 @@ _ORIENTATION, _SHORT = 0x0112, 3
 """Tag and type of the entry in EXIF that tells how an image is to be turned."""
 
 
+# A function of its own, so that it is traced once, however many signatures call it.
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_gray(image: tf.Tensor) -> tf.Tensor:
     """Decodes one image to its brightness, upright and on white paper.
 
@@ -55,6 +57,11 @@ def decode_gray(image: tf.Tensor) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: when run, if the image is refused or broken.
     """
+    with tf.device("CPU"):
+        return _decode(image)
+
+
+def _decode(image: tf.Tensor) -> tf.Tensor:
     size = tf.strings.length(image)
     is_png = tf.strings.substr(image, 0, len(PNG_MAGIC)) == PNG_MAGIC
     is_jpeg = tf.strings.substr(image, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
@@ -73,12 +80,8 @@ def _decode_png(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         size >= PNG_HEADER_BYTES, ["image refused: truncated PNG header"]
     )
     with tf.control_dependencies([complete]):
-        header = tf.strings.substr(image, 0, PNG_HEADER_BYTES)
-        values = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
-    powers = tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
-    width = tf.reduce_sum(values[16:20] * powers)
-    height = tf.reduce_sum(values[20:24] * powers)
-    colour_type = values[25]
+        width, height, kind = _numbers(tf.strings.substr(image, 16, 12), 3)
+    colour_type = tf.bitwise.right_shift(kind, 16) & 0xFF
     length, name = _chunk(image, tf.minimum(PNG_HEADER_BYTES, size - 8))
     is_plain = (
         ((colour_type == _GRAY) | (colour_type == _RGB))
@@ -182,10 +185,14 @@ def _picture(image: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, t
     return picture, transparent, tf.strings.substr(image, exif[0], exif[1] - exif[0])
 
 
-def _chunk(image: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _chunk(image: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Length and name of a PNG's chunk, each `int32[]`."""
-    start = tf.io.decode_raw(tf.strings.substr(image, at, 8), tf.int32, little_endian=False)
-    return start[0], start[1]
+    return _numbers(tf.strings.substr(image, at, 8), 2)
+
+
+def _numbers(text: tf.Tensor, count: int) -> tuple[tf.Tensor, ...]:
+    """The big-endian numbers, each `int32[]`, in so many times four bytes."""
+    return tuple(tf.unstack(tf.io.decode_raw(text, tf.int32, little_endian=False), count))
 
 
 def _pixels(levels: tf.Tensor) -> tf.Tensor:
@@ -193,7 +200,7 @@ def _pixels(levels: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_jpeg(image: tf.Tensor) -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(image, output_type=tf.int64)
+    shape = tf.io.extract_jpeg_shape(image)
     checks = [
         _side_check(shape[0], shape[1]),
         tf.debugging.Assert(shape[2] != 4, ["image refused: CMYK JPEG: convert it to RGB"]),
