@@ -46,7 +46,12 @@ class Context:
     @cached_property
     def workspace(self) -> Workspace:
         """The output folder; of a command with CONFIGURED, for the model that is configured."""
-        output = self.options.output.absolute()
+        try:
+            output = self.options.output.absolute()
+        except FileNotFoundError:
+            raise InputError(
+                "the working folder is gone: change into another, or give --output as a whole path"
+            ) from None
         if "config" not in self.options:
             return Workspace(output)
         return Workspace(output, self.config.push.model_name)

@@ -1,12 +1,16 @@
 """Loads an exported model the way TF Serving does: the TF1 loader and a Session."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+
+_WILDCARDS: Final = frozenset("*?[\\")
 
 
 class LoadedModel:
@@ -30,11 +34,11 @@ class LoadedModel:
         """
         self.directory = directory
         graph = tf.Graph()
-        with graph.as_default():
+        with graph.as_default(), _loadable(directory) as path:
             self._session = tf.compat.v1.Session(graph=graph)
             try:
                 meta_graph = tf.compat.v1.saved_model.loader.load(
-                    self._session, [tf.saved_model.SERVING], str(directory)
+                    self._session, [tf.saved_model.SERVING], str(path)
                 )
             except BaseException:
                 self._session.close()
@@ -80,6 +84,18 @@ class LoadedModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _loadable(directory: Path) -> Iterator[Path]:
+    """The folder under a path that TensorFlow does not take for a pattern."""
+    if not _WILDCARDS & set(str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "model")
+        link.symlink_to(directory.absolute(), target_is_directory=True)
+        yield link
 
 
 def _as_array(value: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -134,6 +134,16 @@ def test_the_workspace_is_of_the_configured_model(tmp_path: Path) -> None:
     assert Context(argparse.Namespace(output=Path("out"))).workspace.model_name == "siamese"
 
 
+def test_a_working_folder_that_is_gone_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="working folder is gone"):
+        _ = Context(argparse.Namespace(output=Path("out"))).workspace
+
+
 @pytest.mark.parametrize("name", ["output [1]", "out*"])
 def test_an_output_folder_that_tfx_would_take_for_a_pattern_is_refused_before_it_is_made(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

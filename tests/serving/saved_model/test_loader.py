@@ -1,5 +1,6 @@
 """Loading a SavedModel through TF Serving's path."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,16 @@ def test_a_signature_is_called_by_the_names_of_its_inputs_and_outputs(exported: 
         outputs = model.run("lengths", {"text": [b"abc", b"z"]})
     assert list(outputs) == ["length"]
     np.testing.assert_array_equal(outputs["length"], [103, 101])
+
+
+@pytest.mark.parametrize("name", ["model [1]", "m*?"])
+def test_a_folder_whose_name_has_wildcards_is_loaded_like_any_other(
+    name: str, exported: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exported, tmp_path / name)
+    with LoadedModel(tmp_path / name) as model:
+        outputs = model.run("lengths", {"text": [b"abc"]})
+    np.testing.assert_array_equal(outputs["length"], [103])
 
 
 def test_zero_bytes_at_the_end_of_an_image_are_kept(exported: Path) -> None:
