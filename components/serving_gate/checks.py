@@ -193,11 +193,11 @@ def hostile_images(good: bytes) -> dict[str, bytes]:
         "a PNG signature and nothing more": b"\x89PNG\r\n\x1a\n",
         "an image cut off in its header": good[:20],
         "an image cut off in the middle": good[: len(good) // 2],
+        f"a {HUGE_SIDE}x{HUGE_SIDE} PNG": huge,
+        f"a {HUGE_SIDE}x{HUGE_SIDE} PNG cut off": huge[:200],
         "a white page": _page("L"),
         "a transparent page": _page("LA"),
         "a PNG that claims 2 GiB of text": _page("L")[:33] + b"\x7f\xff\xff\xfftEXt" + bytes(99),
-        f"a {HUGE_SIDE}x{HUGE_SIDE} PNG": huge,
-        f"a {HUGE_SIDE}x{HUGE_SIDE} PNG cut off": huge[:200],
     }
 
 

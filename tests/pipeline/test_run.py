@@ -372,5 +372,7 @@ def png(shade: int) -> bytes:
     import io
 
     buffer = io.BytesIO()
-    Image.new("L", (20, 20), 200 + shade).save(buffer, "PNG")
+    image = Image.new("L", (20, 20), 255)
+    image.paste(shade, (5, 5, 15, 15))
+    image.save(buffer, "PNG")
     return buffer.getvalue()

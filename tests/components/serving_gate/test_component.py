@@ -29,9 +29,10 @@ from components.trainer.model import WeightedL1
 from data_ingest.errors import InputError
 from data_ingest.records.features import Pair
 from serving.saved_model.contract import Preprocessing
+from serving.saved_model.decoding import decode_gray
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
-from serving.saved_model.preprocessing import decode_images
+from serving.saved_model.preprocessing import decode_images, framed
 from tests.pair_records import write_records
 
 SIZE = 8
@@ -176,6 +177,11 @@ def unlimited_decode(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tens
     )
 
 
+def credulous_decode(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Takes blank pages for drawings."""
+    return framed(images, lambda image: 1.0 - decode_gray(image), preprocessing)
+
+
 def test_a_good_export_passes_and_is_measured(good: Path) -> None:
     report = gate(good, PAIRS, SETTINGS)
     assert report["reasons"] == []
@@ -224,7 +230,11 @@ def test_an_export_without_a_signature_is_refused(reexport: Reexport, name: str)
 
 @pytest.mark.parametrize(
     ("decode", "accepted"),
-    [(lenient_decode, "a text file"), (unlimited_decode, "a 11000x11000 PNG")],
+    [
+        (lenient_decode, "a text file"),
+        (unlimited_decode, "a 11000x11000 PNG"),
+        (credulous_decode, "a white page"),
+    ],
 )
 def test_an_export_that_accepts_bad_images_is_refused(
     reexport: Reexport, decode: Callable[..., tf.Tensor], accepted: str
