@@ -25,6 +25,8 @@ _FORMS: Final = (
 )
 _PLAIN_MODES: Final = ("disable", "allow", "prefer")
 _CONNECT_SECONDS: Final = 10
+_LONGEST_SQLITE_PATH: Final = 500
+"""Of its 512 bytes some are for the ending of the journal beside the file."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,12 @@ def locate(
         if given
         else MetadataLocation(SplitResult("sqlite", "", str(workspace.metadata_db), "", ""))
     )
+    file = location.sqlite_file
+    if file is not None and len(os.fsencode(file)) > _LONGEST_SQLITE_PATH:
+        raise InputError(
+            f"{file}: longer than the {_LONGEST_SQLITE_PATH} bytes that SQLite takes as a path: "
+            "give a shorter --output, or a link to it"
+        )
     _check_known(location, workspace)
     return location
 

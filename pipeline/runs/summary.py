@@ -149,8 +149,11 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
 def _command() -> str:
     """How this installation's `oneshot` is called from the working folder."""
     script = Path(sys.executable).with_name("oneshot")
-    folder = Path.cwd()
-    return str(script.relative_to(folder) if script.is_relative_to(folder) else script)
+    try:
+        return str(script.relative_to(Path.cwd()))
+    except (ValueError, FileNotFoundError):
+        # Elsewhere, or the working folder is gone.
+        return str(script)
 
 
 def accuracy_names(metrics: Mapping[str, Any]) -> list[str]:

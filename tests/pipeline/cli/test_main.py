@@ -13,6 +13,7 @@ from data_ingest.errors import InputError
 from pipeline.cli import main as command_line
 from pipeline.cli.shared import OUTPUT, Context, Handler, add_command, print_json, table
 from pipeline.runs.status import ExitCode
+from pipeline.runs.summary import _command
 
 
 @pytest.fixture
@@ -142,6 +143,7 @@ def test_a_working_folder_that_is_gone_is_told(
     (tmp_path / "gone").rmdir()
     with pytest.raises(InputError, match="working folder is gone"):
         _ = Context(argparse.Namespace(output=Path("out"))).workspace
+    assert Path(_command()).is_absolute()
 
 
 @pytest.mark.parametrize("name", ["output [1]", "out*"])

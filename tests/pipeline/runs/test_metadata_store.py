@@ -28,6 +28,12 @@ def test_a_folder_has_its_own_file_unless_a_url_says_otherwise(tmp_path: Path) -
     assert locate(configured, workspace, {URL_VARIABLE: POSTGRES}).url.scheme == "postgresql"
 
 
+def test_a_path_longer_than_sqlite_takes_is_told(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["Ж" * 100] * 3)
+    with pytest.raises(InputError, match=r"metadata\.db: longer than the 500 bytes"):
+        locate(MetadataSettings(), Workspace(deep), {})
+
+
 def test_a_postgresql_url_is_taken_apart() -> None:
     config = parse_url(POSTGRES).connection().postgresql
     assert (config.host, config.port, config.dbname) == ("db.example.org", "6543", "oneshot")
