@@ -2,10 +2,12 @@
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
@@ -25,6 +27,7 @@ from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import JUDGED_STAGES
 
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
 
@@ -163,8 +166,8 @@ def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
         return error
     if any(_is_disk_full(cause) for cause in causes):
         return RunFailedError(
-            f"the disk of {workspace.root} is full. Free some space, or give another folder with "
-            "--output, and run the same command again: finished steps are kept"
+            f"the disk of {workspace.root} is full, or your quota on it. Free some space, or give "
+            "another folder with --output, and run the same command again: finished steps are kept"
         )
     text = str(error).strip() or type(error).__name__
     return RunFailedError(f"{type(error).__name__}: {text.splitlines()[0]}")
@@ -172,8 +175,8 @@ def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
 
 def _is_disk_full(error: BaseException) -> bool:
     # TensorFlow and Beam tell of it in their own errors, in words.
-    by_number = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return by_number or "No space left on device" in str(error) or "ENOSPC" in str(error)
+    by_number = isinstance(error, OSError) and error.errno in _FULL
+    return by_number or "ENOSPC" in str(error) or any(os.strerror(n) in str(error) for n in _FULL)
 
 
 @contextmanager

@@ -64,3 +64,9 @@ def test_what_keeps_images_from_being_read_is_told_in_its_own_words(tmp_path: Pa
     except RuntimeError as error:
         told = _for_people(error, Workspace(tmp_path))
     assert (type(told), str(told)) == (RunFailedError, said)
+
+
+@pytest.mark.parametrize("words", ["No space left on device", "Disk quota exceeded"])
+def test_a_full_disk_and_a_used_quota_are_told_alike(words: str, tmp_path: Path) -> None:
+    told = _for_people(RuntimeError(f"x.pb; {words} [while running 'Write']"), Workspace(tmp_path))
+    assert f"the disk of {tmp_path} is full, or your quota on it" in str(told)
