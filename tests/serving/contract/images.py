@@ -56,5 +56,6 @@ BAD = {
     "bomb": claimed(30_000, 30_000),
     "too_wide": claimed(4097, 1),
     "no_pixels": claimed(0, 0),
+    "one_pixel": encoded("L", "png", size=(1, 1)),
     "largest_claim": claimed(2**31 - 1, 2**31 - 1),
 }

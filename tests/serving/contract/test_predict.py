@@ -110,7 +110,7 @@ def test_a_drawing_may_come_as_a_jpeg(api: Api, mode: str) -> None:
     assert np.isfinite(embed(api, np.array([encoded(mode, "jpeg")], object))).all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 7), (4096, 2)])
+@pytest.mark.parametrize("size", [(1, 50), (300, 7), (4096, 2)])
 def test_a_drawing_may_have_any_size(api: Api, size: tuple[int, int]) -> None:
     assert np.isfinite(embed(api, np.array([encoded("L", "png", size=size)], object))).all()
 
