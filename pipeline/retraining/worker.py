@@ -47,8 +47,8 @@ def main(do: Callable[[Job], Outcome]) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     job = Job.model_validate_json(line)
     # The process that renews the lease may be stopped, as with Ctrl-Z, without having ended.
-    lease = parse_url(job.metadata_url).lease()
-    Watch(ask=lambda: lease.check(job.token), on_lost=_end_group).start()
+    lease = parse_url(job.metadata_url).lease(ttl=job.config.retrain.lease_seconds)
+    Watch(ask=lambda: lease.check(job.token), ttl=lease.ttl, on_lost=_end_group).start()
     outcome = do(job)
     sys.stdout.write(outcome.to_json() + "\n")
     sys.stdout.flush()

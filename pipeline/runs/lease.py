@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 DEFAULT_TTL: Final = RetrainSettings().lease_seconds
 _POLL_SECONDS: Final = 5.0
 _MARGIN: Final = 0.2
-"""Share of the time that is left for ending: another may take over when all of it has passed."""
+"""Share of a lease's term that is left for ending: another may take over when it has expired."""
 _DEATH_SECONDS: Final = 10.0
 
 
@@ -154,7 +154,7 @@ class Hold:
         self._lease = lease
         self._owner = Process.this()
         self._work = run_id, command
-        self._watch = Watch(ask=self._renew, on_lost=on_lost)
+        self._watch = Watch(ask=self._renew, ttl=lease.ttl, on_lost=on_lost)
         self.token = 0
         self.wanted_by = ""
 
@@ -224,15 +224,20 @@ class Hold:
 class Watch:
     """Asks again and again how long the lease is held, and tells when it is not any more."""
 
-    def __init__(self, *, ask: Callable[[], float], on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, ask: Callable[[], float], ttl: float, on_lost: Callable[[str], None]
+    ) -> None:
         """Starts nothing yet.
 
         Args:
           ask: prolongs or confirms the lease, and returns for how many seconds from the moment
             it was called. Raises LeaseLostError or LeaseStoreError.
+          ttl: seconds for which the lease is held after a renewal. A fifth of them before its end
+            it counts as lost, whoever renews it.
           on_lost: called once, in another thread, with the reason.
         """
         self._ask = ask
+        self._margin = _MARGIN * ttl
         self._on_lost = on_lost
         self._deadline = 0.0
         self._told = threading.Lock()  # never released again
@@ -252,7 +257,7 @@ class Watch:
         except LeaseLostError:
             self._deadline = 0.0
             raise
-        self._deadline = started + seconds * (1 - _MARGIN)
+        self._deadline = started + seconds - self._margin
 
     def start(self) -> None:
         """Asks once, and goes on in the background until `end`."""
@@ -269,7 +274,7 @@ class Watch:
             thread.join()
 
     def _ask_often(self) -> None:
-        while not self._ended.wait(min((self._deadline - _clock()) / 3, _POLL_SECONDS)):
+        while not self._ended.wait(self._pause()):
             try:
                 self.ask()
             except LeaseStoreError as error:
@@ -279,6 +284,9 @@ class Watch:
             except LeaseLostError as error:
                 self._lose(str(error))
                 return
+
+    def _pause(self) -> float:
+        return min(max((self._deadline - _clock()) / 3, 0.01), _POLL_SECONDS)
 
     def _watch_the_time(self) -> None:
         """A thread of its own: a question may hang as long as a file server does."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs.lease import Lease, LeaseBusyError, LeaseLostError
+from pipeline.runs.lease import Lease, LeaseBusyError, LeaseLostError, Watch
 from pipeline.runs.lease_store import FileLeaseStore, LeaseStoreError
 from pipeline.runs.metadata_store import parse_url
 from pipeline.runs.processes import Process
@@ -223,6 +223,21 @@ def test_process_numbers_mean_nothing_on_another_boot_or_in_another_container(
     assert not Process("other", here.pid, here.started).is_here()
     monkeypatch.setattr("socket.gethostname", lambda: "other")
     assert not here.is_here()
+
+
+def test_who_works_under_anothers_lease_ends_before_it_is_free() -> None:
+    free = time.monotonic() + 4
+    lost: list[float] = []
+    watch = Watch(
+        ask=lambda: free - time.monotonic(),
+        ttl=15,
+        on_lost=lambda reason: lost.append(time.monotonic()),
+    )
+    watch.start()
+    while not lost:
+        time.sleep(0.01)
+    assert watch.lost
+    assert lost[0] < free
 
 
 def test_a_damaged_lease_is_told_with_what_to_do(tmp_path: Path) -> None:
