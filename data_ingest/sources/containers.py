@@ -87,10 +87,15 @@ def list_members(container: Path) -> list[str]:
         raise InputError(f"{container} cannot be listed: {error}") from error
 
 
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file, as Python has read it, is UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def refuse_unsafe_name(container: Path, member: str) -> None:
     """Raises InputError where a name would lead out of its container."""
     unsafe = member.startswith("/") or "\\" in member or "\0" in member or ".." in member.split("/")
-    if unsafe or any("\ud800" <= letter <= "\udfff" for letter in member):
+    if unsafe or not is_utf8(member):
         raise InputError(
             f"{container}: unsafe file name {member!r}: names must be plain relative paths "
             "with forward slashes and readable characters"

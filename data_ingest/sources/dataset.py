@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_ingest.errors import InputError, ReadError, reading
-from data_ingest.sources.containers import open_zip
+from data_ingest.sources.containers import is_utf8, open_zip
 from data_ingest.sources.layout import list_images, look_over
 
 _TOKEN = re.compile(r"\{(SPAN|VERSION)(?::(\d+))?\}|\{(YYYY|MM|DD)\}")
@@ -87,7 +87,7 @@ def split_at_span(path: Path) -> tuple[Path, str]:
 
 def refuse_wildcards(path: Path, *, named_by: str) -> None:
     """Raises InputError where a fixed path would be taken for a pattern, or is not UTF-8."""
-    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+    if not is_utf8(str(path)):
         raise InputError(
             f"{named_by}: {str(path)!a} is not UTF-8, as TFX needs names to be: rename it, or "
             "give a link to it"

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_BYTES: Final = 16 * 2**20
-"""Largest encoded image, bytes."""
+"""Largest encoded image, bytes; for an exported model, too."""
 MAX_SIDE: Final = 4096
-"""Largest height or width, pixels."""
+"""Largest height or width, pixels; an exported model, too, refuses larger ones undecoded."""
 MIN_SIDE: Final = 4
 """Smallest height or width, pixels."""
 MIN_CONTRAST: Final = 18

@@ -7,9 +7,7 @@ import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError, ReadError, reading, shown
@@ -161,7 +159,7 @@ def refuse_useless_pattern(images: Sequence[ImageFile], writer_pattern: str) -> 
         )
 
 
-class ImageReader(AbstractContextManager["ImageReader"]):
+class ImageReader:
     """Reads images one after another, keeping the zips that they lie in open, a hundred at most.
 
     Not safe to share between threads; every worker makes its own.
@@ -171,12 +169,10 @@ class ImageReader(AbstractContextManager["ImageReader"]):
         self._zips: dict[str, zipfile.ZipFile] = {}
         """The one used last is at the end."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -26,8 +26,6 @@ _FEWEST_UNITS: Final = 4
 _LOGARITHMIC: Final = frozenset({"width", "height", "ink", "class_size"})
 _STEPS: Final = {"contrast": 40, "roughness": 10}
 """Ranges a unit; 20 for the other figures."""
-
-
 _COLOURS: Final = {"1": "1-bit", "L": "gray"}
 """Of the modes that stored forms have; RGB is `colour`."""
 

@@ -24,10 +24,6 @@ class Preprocessing(NamedTuple):
     framing: Framing = "whole"
 
 
-MAX_SIDE: Final = 4096
-"""Largest accepted height or width, pixels. Larger images are refused before they are decoded."""
-MAX_BYTES: Final = 16 * 1024 * 1024
-"""Largest accepted encoded image, bytes."""
 MIN_CONTRAST: Final = 1 / 16
 """Smallest accepted difference between the lightest and the darkest pixel of an image, black being
 0 and white 1. Ingestion asks for a little more, so that what was ingested is never refused."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving.saved_model.contract import MAX_BYTES, MAX_SIDE
+from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
 
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES: Final = 33

@@ -13,13 +13,12 @@ import keras
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
 from serving.saved_model.contract import (
     EMBED,
     EXTRA,
     KERAS_MODEL,
     MATCH,
-    MAX_BYTES,
-    MAX_SIDE,
     MODEL_CARD,
     MODEL_NAME,
     PREPROCESSING_VERSION,

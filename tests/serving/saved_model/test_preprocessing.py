@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving.saved_model.contract import MAX_BYTES, MAX_SIDE, Framing, Polarity, Preprocessing
+from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
+from serving.saved_model.contract import Framing, Polarity, Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
 
