@@ -86,6 +86,7 @@ def _data(
         labels=nothing,
         fingerprint=str(len(rows)),
         samples=(),
+        digests=np.zeros(len(rows), np.uint64),
     )
 
 

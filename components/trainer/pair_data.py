@@ -45,6 +45,8 @@ class PairData:
     """Of all images, classes, groups, writers and pairs."""
     samples: tuple[bytes, ...]
     """A few images as they were encoded."""
+    digests: npt.NDArray[np.uint64]
+    """`uint64[n]`: `digest_of` each image as it was encoded."""
 
     def take(self, rows: Ints) -> "PairData":
         """These images only, rows in ascending order, and the pairs whose images are among them."""
@@ -61,6 +63,7 @@ class PairData:
                 self.fingerprint.encode() + rows.astype(np.int64).tobytes(), digest_size=16
             ).hexdigest(),
             samples=self.samples,
+            digests=self.digests[rows],
         )
 
 
@@ -128,6 +131,7 @@ def _read_files(files: Sequence[str], preprocessing: Preprocessing) -> PairData:
         labels=labels,
         fingerprint=_fingerprint([refs[at] for at in order], pairs, labels),
         samples=tuple(samples),
+        digests=np.array([int(refs[at].key[:16], 16) for at in order], np.uint64),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,6 +21,7 @@ from data_ingest.errors import InputError
 from serving.saved_model.contract import EXTRA, KERAS_MODEL
 from serving.saved_model.export import export_model
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
+from serving.saved_model.trained_on import Digests, read_trained_on
 
 TRAINING_FACTS: Final = "training.json"
 
@@ -62,13 +63,14 @@ def run_fn(fn_args: FnArgs) -> None:
     both = [*fn_args.train_files, *fn_args.eval_files]
     everything = _read("All", both, recipe) if recipe.refit_share else None
     log_dir = Path(fn_args.model_run_dir)
+    base_model = fn_args.base_model if settings.warm_start else None
     fits = fit_stages(
         recipe,
         train,
         held_out,
         everything,
         accelerator=accelerator,
-        initial_weights=initial_weights(settings, fn_args.base_model),
+        initial_weights=initial_weights(settings, base_model),
         checkpoint_dir=config.get("checkpoint_dir") or None,
         checkpoint_every=settings.checkpoint_every,
         log_dir=log_dir,
@@ -104,12 +106,13 @@ def run_fn(fn_args: FnArgs) -> None:
                 "best_step": facts.best_step,
                 "refit": refit,
                 "device": facts.device,
-                "warm_start_from": fn_args.base_model if settings.warm_start else None,
+                "warm_start_from": base_model,
             },
         },
         warmup_images=held_out.samples,
         # Of the model before a refit: to one after it, held-out classes are no strangers any more.
         impostors=impostors(fits[0].model, held_out),
+        trained_on=seen([train, held_out], base_model),
     )
     log_dir.mkdir(parents=True, exist_ok=True)
     written = {**asdict(facts), "calibration": calibration._asdict(), "refit": refit}
@@ -168,6 +171,13 @@ def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ..
     index = held_out.index
     vectors = embed_all(embedding_function(model), held_out.images)
     return held_out_pairs(vectors, index.row_class, index.row_group, bias=float(head.b0))
+
+
+def seen(data: Sequence[PairData], base_model: str | None) -> Digests:
+    """Digests of all images that shaped the weights, those of the model they began with too."""
+    before = None if base_model is None else read_trained_on(Path(base_model))
+    digests = [one.digests for one in data]
+    return np.concatenate(digests if before is None else [*digests, before.digests])
 
 
 def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:

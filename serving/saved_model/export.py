@@ -29,6 +29,7 @@ from serving.saved_model.contract import (
 )
 from serving.saved_model.impostors import ImpostorPairs, write_shipped
 from serving.saved_model.preprocessing import decode_images
+from serving.saved_model.trained_on import Digests, write_trained_on
 
 WARMUP_BATCHES: Final = (1, 8)
 VERSIONED_PACKAGES: Final = ("tensorflow", "keras", "tfx", "numpy", "siamese-oneshot")
@@ -42,6 +43,7 @@ def export_model(
     card: Mapping[str, Any],
     warmup_images: Sequence[bytes],
     impostors: Sequence[ImpostorPairs] = (),
+    trained_on: Digests | None = None,
 ) -> None:
     """Writes the model as a SavedModel with its four signatures, whole or not at all.
 
@@ -52,7 +54,8 @@ def export_model(
     as dimension 0, so servers can merge requests.
 
     Under `assets.extra`: the Keras model for warm starts, warm-up requests for `serving_default`,
-    `embed` and `match`, the model card, and the impostor pairs.
+    `embed` and `match`, the model card, the impostor pairs, and the digests of the images that the
+    model has seen.
 
     Args:
       model: with layers 'embedder' (`float32[N, S, S, 1]` to unit vectors `float32[N, D]`) and
@@ -63,6 +66,7 @@ def export_model(
         signatures are added.
       warmup_images: one or more encoded images that decode.
       impostors: pairs of held-out identities, for the thresholds of galleries.
+      trained_on: `digest_of` the images that shaped the weights; None where that is not known.
 
     Raises:
       ValueError: `warmup_images` is empty or a head weight is negative.
@@ -100,6 +104,8 @@ def export_model(
         }
         (extra / MODEL_CARD).write_text(json.dumps(full_card, indent=2) + "\n", encoding="utf-8")
         write_shipped(unfinished, impostors)
+        if trained_on is not None:
+            write_trained_on(unfinished, trained_on)
         if directory.exists():
             shutil.rmtree(directory)
         unfinished.replace(directory)

@@ -8,7 +8,8 @@ import pytest
 from components.trainer.pair_data import read_pair_data
 from data_ingest.errors import InputError
 from serving.saved_model.contract import Preprocessing
-from tests.pair_records import drawing, make_pairs, tiny_data, write_records
+from serving.saved_model.trained_on import digest_of
+from tests.pair_records import drawing, make_pairs, png, tiny_data, write_records
 
 
 def test_every_distinct_image_is_held_once_and_pairs_point_at_theirs(tmp_path: Path) -> None:
@@ -27,9 +28,9 @@ def test_a_row_holds_the_drawing_of_its_class_and_writer(tmp_path: Path) -> None
     data = read_pair_data([write_records(tmp_path, pairs)], Preprocessing(20))
     for row in range(len(data.index)):
         class_number = int(data.index.class_name(row)[-2:])
-        np.testing.assert_array_equal(
-            data.images[row], 255 - drawing(class_number, data.index.writer(row))
-        )
+        page = drawing(class_number, data.index.writer(row))
+        np.testing.assert_array_equal(data.images[row], 255 - page)
+        assert data.digests[row] == digest_of(png(page))
 
 
 def test_order_and_number_of_files_do_not_matter(tmp_path: Path) -> None:
@@ -56,6 +57,7 @@ def test_taken_rows_bring_the_pairs_among_them(tmp_path: Path) -> None:
     taken = data.take(rows)
     assert taken.index.groups == (data.index.groups[0], data.index.groups[2])
     np.testing.assert_array_equal(taken.images, data.images[rows])
+    np.testing.assert_array_equal(taken.digests, data.digests[rows])
     among = [
         (a, b, label)
         for (a, b), label in zip(data.pairs.tolist(), data.labels.tolist(), strict=True)

@@ -22,6 +22,7 @@ from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe, TrainSettings
 from components.trainer.run_fn import impostors, initial_weights, run_fn
 from data_ingest.errors import InputError
+from serving.saved_model.trained_on import read_trained_on
 from tests.pair_records import make_pairs, tiny_data, tiny_settings, write_records
 
 
@@ -84,6 +85,20 @@ def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:
     assert card["framing"] == card["recipe"]["framing"] == "ink"
     assert "eval_within_5way_accuracy" in card["metrics"]
     assert card["calibration"]["scale"] > 0
+
+
+def test_the_model_remembers_the_images_that_shaped_it_and_those_before_it(
+    finished: Path, tmp_path: Path
+) -> None:
+    base = finished / "model" / "Format-Serving"
+    seen = read_trained_on(base)
+    assert seen is not None
+    for pairs in (make_pairs(groups=3, classes=5), make_pairs(groups=2, classes=5, first=7)):
+        assert all(seen.any_of([pair.image_a]) and seen.any_of([pair.image_b]) for pair in pairs)
+    other = tiny_data(tmp_path, first=20)
+    assert not set(seen.digests.tolist()) & set(other.digests.tolist())
+    warm = trainer.seen([other], str(base))
+    assert set(warm.tolist()) == {*seen.digests.tolist(), *other.digests.tolist()}
 
 
 def test_the_model_brings_how_alike_held_out_classes_look(tmp_path: Path) -> None:
