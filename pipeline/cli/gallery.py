@@ -6,24 +6,23 @@ question was answered.
 """
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console, RenderableType
-from rich.progress import Progress
+from rich.console import RenderableType
 
-from data_ingest.errors import InputError, naming
-from pipeline.cli.shared import Context, Handler, add_command, named_path, table
+from data_ingest.errors import InputError
+from pipeline.cli.gallery_images import Rejected, cohort, is_container, read_image, told
+from pipeline.cli.gallery_many import enroll_folder, identify_many
+from pipeline.cli.gallery_session import advise, images_told, open_session, progress
+from pipeline.cli.shared import Context, Handler, add_command, count, named_path, table
 from pipeline.runs.status import ExitCode
 
 if TYPE_CHECKING:
-    from serving.gallery import CohortImage, Gallery, Identity
-    from serving.gallery.embedder import Embedder
+    from serving.gallery import Identity
 
 _PAGE: Final = 1000
+_MOST_CANDIDATES: Final = 100
 _BASES: Final = {
     "model": "the identities held out when the model was trained",
     "cohort": "the outsiders given with --images",
@@ -60,12 +59,25 @@ def add_parsers(commands: Any) -> None:
     def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
         return add_command(actions, name, handler, where, text=text)
 
-    enroll = add("enroll", _enroll, "enrol images under a name, one or more")
-    enroll.add_argument("name", metavar="NAME")
-    enroll.add_argument("images", metavar="IMAGE", type=named_path, nargs="+")
-    identify = add("identify", _identify, "who is this?")
-    identify.add_argument("image", metavar="IMAGE", type=named_path)
-    identify.add_argument("--limit", type=int, default=5, help="candidates shown (%(default)s)")
+    enroll = add("enroll", _enroll, "enrol images under a name, one or more, or a folder of names")
+    enroll.usage = "%(prog)s [options] (NAME IMAGE [IMAGE ...] | --images DIR_OR_ZIP)"
+    named = [
+        enroll.add_argument("name", metavar="NAME"),
+        enroll.add_argument("files", metavar="IMAGE", type=named_path, nargs="+"),
+    ]
+    enroll.add_argument(
+        "--images",
+        type=named_path,
+        metavar="DIR_OR_ZIP",
+        action=_instead_of(named),
+        help="in place of NAME and IMAGE: many names, <name>/<image>; doing it again adds what is "
+        "new",
+    )
+    identify = add("identify", _identify, "who is this? of an image, or of each in a folder")
+    identify.add_argument("images", metavar="IMAGE_OR_DIR", type=named_path, nargs="+")
+    identify.add_argument(
+        "--limit", type=_limit, default=5, help="candidates shown, at most 100 (%(default)s)"
+    )
     verify = add("verify", _verify, "is this the identity of that name? exit code 0 yes, 4 no")
     verify.add_argument("name", metavar="NAME")
     verify.add_argument("image", metavar="IMAGE", type=named_path)
@@ -84,61 +96,101 @@ def add_parsers(commands: Any) -> None:
     add("erase", _erase, "clear the database's files of what was removed (PostgreSQL: slow)")
 
 
+def _limit(text: str) -> int:
+    number = count(text)
+    if number > _MOST_CANDIDATES:
+        raise argparse.ArgumentTypeError(f"at most {_MOST_CANDIDATES}, not {number}")
+    return number
+
+
+def _instead_of(others: Sequence[argparse.Action]) -> type[argparse.Action]:
+    """An option that takes the place of arguments, which are not required with it."""
+
+    class InsteadOf(argparse.Action):
+        def __call__(self, _parser: Any, options: Any, values: Any, _name: Any = None) -> None:
+            setattr(options, self.dest, values)
+            for other in others:
+                other.required = False
+
+    return InsteadOf
+
+
 def _enroll(context: Context) -> None:
+    if context.options.images is None:
+        _enroll_one(context)
+    elif context.options.name or context.options.files:
+        raise InputError("give NAME and IMAGE, or --images, not both")
+    else:
+        enroll_folder(context)
+
+
+def _enroll_one(context: Context) -> None:
     from serving.gallery import AlreadyEnrolled
 
-    paths = context.options.images
-    images = [_read(path) for path in paths]
-    with _open(context) as (gallery, _):
+    paths = context.options.files
+    images = [read_image(path) for path in paths]
+    with open_session(context) as (gallery, _):
         try:
             enrolment = gallery.enroll(context.options.name, images)
         except AlreadyEnrolled as error:
             raise InputError(f"{paths[error.place]}: {error.message}") from error
         namesakes = gallery.namesakes(enrolment.name)
         advice = gallery.status().threshold.advice
-    text = f"{enrolment.name}: {_images(enrolment.added)} enrolled"
+    text = f"{enrolment.name}: {images_told(enrolment.added)} enrolled"
     if enrolment.known:
         text += f", {enrolment.known} there already"
     if namesakes:
         others = ", ".join(map(repr, namesakes))
-        _advise(f"names that differ in upper case are two identities; enrolled too: {others}")
-    _advise(advice)
+        advise(f"names that differ in upper case are two identities; enrolled too: {others}")
+    advise(advice)
     _show(context, enrolment, text)
 
 
 def _identify(context: Context) -> None:
-    image = _read(context.options.image)
-    with _open(context) as (gallery, _):
+    paths = context.options.images
+    if len(paths) > 1 or is_container(paths[0]):
+        identify_many(context)
+        return
+    image = read_image(paths[0])
+    with open_session(context) as (gallery, _):
         found = gallery.identify(image, limit=context.options.limit)
         advice = gallery.status().threshold.advice
-    _advise(advice)
+    advise(advice)
     candidates = (
-        f"  {one.name}: score {one.score:.4f}, logit {one.logit:.2f}, "
-        f"{'above' if one.logit > found.threshold else 'below'} the threshold {found.threshold:.2f}"
+        f"  {one.name}: logit {one.logit:.2f}, {_side(one.logit, found.threshold)} the threshold "
+        f"{found.threshold:.2f}"
         for one in found.candidates
     )
     _show(context, found, found.name if found.name is not None else "unknown", *candidates)
 
 
 def _verify(context: Context) -> ExitCode:
-    image = _read(context.options.image)
-    with _open(context) as (gallery, _):
+    image = read_image(context.options.image)
+    with open_session(context) as (gallery, _):
         found = gallery.verify(context.options.name, image)
+    if found.same:
+        text = f"accepted as {found.name} at"
+        border = f"down to {_percent(found.least_rate)}"
+    elif found.least_rate is None:
+        text, border = f"refused as {found.name} at", "and at any other"
+    else:
+        text, border = f"refused as {found.name} at", f"accepted from {_percent(found.least_rate)}"
     _show(
         context,
         found,
-        f"{'same' if found.same else 'different'}: score {found.score:.4f}, logit "
-        f"{found.logit:.2f}, threshold {found.threshold:.2f}",
+        f"{text} a false-accept rate of {_percent(found.false_accept_rate)} ({border}): logit "
+        f"{found.logit:.2f}, {_side(found.logit, found.threshold)} the threshold "
+        f"{found.threshold:.2f}",
     )
     return ExitCode.DONE if found.same else ExitCode.DIFFERENT
 
 
 def _remove(context: Context) -> None:
-    with _open(context) as (gallery, _):
+    with open_session(context) as (gallery, _):
         removal = gallery.remove(context.options.name)
     if not removal.images:
         raise InputError(f"nobody is enrolled as {removal.name!r}; see `oneshot gallery list`")
-    text = f"{removal.name}: {_images(removal.images)} removed"
+    text = f"{removal.name}: {images_told(removal.images)} removed"
     if not removal.erased:
         text += "; the database's files may hold them until `oneshot gallery erase`"
     _show(context, removal, text)
@@ -147,7 +199,7 @@ def _remove(context: Context) -> None:
 def _list(context: Context) -> None:
     from serving.gallery.records import reply_of
 
-    with _open(context) as (gallery, _):
+    with open_session(context) as (gallery, _):
         identities: list[Identity] = []
         while page := gallery.identities(
             after=identities[-1].name if identities else "", limit=_PAGE
@@ -163,7 +215,7 @@ def _list(context: Context) -> None:
 def _status(context: Context) -> None:
     from serving.gallery.records import reply_of
 
-    with _open(context) as (gallery, _):
+    with open_session(context) as (gallery, _):
         reply = reply_of(gallery.status())
     calibration = {f"calibration {key}": value for key, value in reply["calibration"].items()}
     told = {key: value for key, value in reply.items() if key != "calibration"} | calibration
@@ -171,19 +223,14 @@ def _status(context: Context) -> None:
 
 
 def _rebuild(context: Context) -> None:
-    with (
-        _open(context) as (gallery, console),
-        Progress(console=Console(file=console), transient=True) as progress,
-    ):
-        bar = progress.add_task("embedding")
-        rebuilt = gallery.rebuild(
-            lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+    with open_session(context) as (gallery, console), progress(console) as bars:
+        bar = bars.add_task("embedding")
+        rebuilt = gallery.rebuild(lambda done, total: bars.update(bar, completed=done, total=total))
     text = (
         f"the gallery is of version {rebuilt.version} already"
         if rebuilt.before == rebuilt.version
         else f"the gallery answers with version {rebuilt.version} "
-        f"({_images(rebuilt.images)} embedded; before: {rebuilt.before or 'none'})"
+        f"({images_told(rebuilt.images)} embedded; before: {rebuilt.before or 'none'})"
     )
     _show(context, rebuilt, text)
 
@@ -192,112 +239,43 @@ def _calibrate(context: Context) -> None:
     from serving.gallery.records import calibration_of
 
     images = context.options.images
-    cohort = None if images is None else _cohort(images)
-    with _open(context) as (gallery, _):
-        status = gallery.calibrate(cohort)
+    outsiders = None
+    if images is not None:
+        rejected: Rejected = []
+        outsiders = cohort(images, rejected)
+        if not outsiders:
+            raise InputError(f"--images {images}: none of the images can be used: {told(rejected)}")
+        advise(f"images left out: {told(rejected)}" if rejected else None)
+    with open_session(context) as (gallery, _):
+        status = gallery.calibrate(outsiders)
     calibration = calibration_of(status)
     bound = status.threshold.logit
     text = f"the threshold is {bound:.2f} now, by {_BASES[status.threshold.basis]}"
     if calibration["people"]:
         text += f" ({calibration['pairs']} pairs, {calibration['people']} identities)"
-    _advise(status.threshold.advice)
+    advise(status.threshold.advice)
     context.show({**calibration, "threshold": bound}, text)
 
 
 def _erase(context: Context) -> None:
-    with _open(context) as (gallery, _):
+    with open_session(context) as (gallery, _):
         erased = gallery.erase()
     if not erased:
         raise RuntimeError("another process keeps the database busy: try again later")
     context.show({"erased": True}, "nothing of what was removed is left in the files")
 
 
-def _advise(advice: str | None) -> None:
-    """What is to be known besides; apart from the answer, which scripts read."""
-    if advice is not None:
-        print(f"note: {advice}", file=sys.stderr)
+def _side(logit: float, threshold: float) -> str:
+    return "above" if logit > threshold else "below"
 
 
-def _cohort(images: Path) -> "list[CohortImage]":
-    from data_ingest.records.catalog import count_reasons, told_reasons
-    from data_ingest.sources.layout import ImageFile, ImageReader, look_over
-    from serving.gallery import CohortImage
-
-    rejected: list[tuple[ImageFile, str]] = []
-    with ImageReader() as reader:
-        cohort = [
-            CohortImage(f"{file.group}/{file.class_name}", content)
-            for _, file, content in reader.sound(look_over([images]), rejected)
-        ]
-    reasons = told_reasons(count_reasons((bad.member, reason) for bad, reason in rejected))
-    if not cohort:
-        raise InputError(f"--images {images}: none of the images can be used: {reasons}")
-    _advise(f"images left out: {reasons}" if rejected else None)
-    return cohort
-
-
-def _read(path: Path) -> bytes:
-    """The image in the form that galleries keep."""
-    from serving.client.images import encode_image
-    from serving.client.types import InvalidImage
-
-    try:
-        with naming(path):
-            return encode_image(path)
-    except InvalidImage as error:
-        raise InputError(error.message) from error
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: {error.strerror}; give the file of an image") from error
-
-
-@contextmanager
-def _open(context: Context) -> "Iterator[tuple[Gallery, TextIO]]":
-    """The gallery, and stderr, which is closed to TensorFlow's C++ code meanwhile."""
-    from serving.errors import Code, ServingError
-    from serving.gallery import open_gallery
-    from serving.gallery.gallery import FALSE_ACCEPT_RATE
-
-    rate = context.options.false_accept_rate
-    with context.quiet_libraries() as console:
-        try:
-            with open_gallery(
-                context.options.gallery,
-                _embedder(context.options.model),
-                false_accept_rate=FALSE_ACCEPT_RATE if rate is None else rate,
-                # One question: reading the whole gallery would take longer than to search it.
-                in_memory=False,
-            ) as gallery:
-                yield gallery, console
-        except ServingError as error:
-            if error.code in (
-                Code.INVALID_ARGUMENT,
-                Code.NOT_FOUND,
-                Code.ALREADY_EXISTS,
-                Code.FAILED_PRECONDITION,
-            ):
-                raise InputError(error.message) from error
-            raise RuntimeError(error.message) from error
-
-
-def _embedder(model: str) -> "Embedder":
-    if model.startswith(("http://", "https://")):
-        from serving.client import Client
-        from serving.gallery.embedder import ServerEmbedder
-
-        try:
-            return ServerEmbedder(Client(model))
-        except ValueError as error:
-            raise InputError(f"--model {model}: {error}") from error
-    from serving.gallery.embedder import FolderEmbedder
-
-    return FolderEmbedder(Path(model))
+def _percent(rate: float | None) -> str:
+    """A rate in percent, to two digits."""
+    percent = 100 * (rate or 0.0)
+    return "less than 0.001 %" if percent < 0.001 else f"{percent:.2g} %"
 
 
 def _show(context: Context, answer: Any, *told: RenderableType) -> None:
     from serving.gallery.records import reply_of
 
     context.show(reply_of(answer), *told)
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'' if count == 1 else 's'}"

@@ -2,9 +2,7 @@
 
 import functools
 import logging
-import re
 import threading
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -13,6 +11,7 @@ from scipy.special import expit
 
 from serving.client.images import encode_image, encode_images
 from serving.errors import Code, ServingError, invalid
+from serving.gallery.arguments import MAX_IMAGES, checked_name, checked_rate, usable_enrolment
 from serving.gallery.embedder import Embedder
 from serving.gallery.rebuild import (
     Progress,
@@ -37,17 +36,11 @@ from serving.gallery.records import (
     Verification,
 )
 from serving.gallery.store import Store
-from serving.gallery.threshold import threshold
+from serving.gallery.threshold import least_rate, threshold
 
 FALSE_ACCEPT_RATE: Final = 0.01
 MAX_COHORT: Final = 1000
 TRIES: Final = 5
-MAX_NAME: Final = 200
-"""Longest name, characters."""
-MAX_RATE: Final = 0.5
-MAX_IMAGES: Final = 100
-"""Most images of one call."""
-_FORBIDDEN: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,7 +89,7 @@ class Gallery:
           ServingError: INVALID_ARGUMENT: an unusable name or image, such as one on which nothing
             is drawn; UNAVAILABLE: no model or no database at the moment.
         """
-        enrolment = _usable(name, images)
+        enrolment = usable_enrolment(name, images)
         added = self._enroll([enrolment])
         name, usable = enrolment
         return Enrolment(name, added, len({*usable}) - added)
@@ -110,7 +103,7 @@ class Gallery:
         Raises:
           ServingError: as for `enroll`; then none is enrolled.
         """
-        return self._enroll([_usable(name, images) for name, images in enrolments])
+        return self._enroll([usable_enrolment(name, images) for name, images in enrolments])
 
     def _enroll(self, named: Sequence[tuple[str, Sequence[bytes]]]) -> int:
         def enrolled(model: GalleryModel) -> int:
@@ -140,29 +133,48 @@ class Gallery:
           ServingError: INVALID_ARGUMENT: the image is refused; FAILED_PRECONDITION: nobody is
             enrolled yet, or the gallery's model is gone and a rebuild is due.
         """
+        rate = self._rate_asked(false_accept_rate, limit=limit)
+        return self._identify([encode_image(image)], limit, rate)[0]
+
+    def identify_many(
+        self, images: Sequence[bytes], *, limit: int = 5, false_accept_rate: float | None = None
+    ) -> list[Identification]:
+        """As `identify` for each of the images, which are embedded together.
+
+        Raises:
+          ServingError: as for `identify`; then of none is told whom it shows.
+        """
+        rate = self._rate_asked(false_accept_rate, limit=limit)
+        return self._identify(list(encode_images(images)), limit, rate) if images else []
+
+    def _rate_asked(self, rate: float | None, *, limit: int = 1) -> float:
         if not 1 <= limit <= MAX_IMAGES:
             raise invalid(f"limit is 1 to {MAX_IMAGES}, not {limit}")
-        rate = self._rate if false_accept_rate is None else checked_rate(false_accept_rate)
-        usable = encode_image(image)
+        return self._rate if rate is None else checked_rate(rate)
 
-        def identified(model: GalleryModel) -> Identification:
-            bias = model.facts.bias
-            vector = self._embed([usable], model)[0]
-            candidates = [
-                Candidate(name, float(expit(bias - distance)), bias - distance)
-                for name, distance in self._store.nearest(vector, limit, model=model)
-            ]
-            best = candidates[0] if candidates else None
-            names = self._store.names()
-            bound = self._bound(best, model, rate=rate, comparisons=names)
-            return Identification(
-                best.name if best is not None and best.logit > bound else None,
-                tuple(candidates),
-                bound,
-                model.facts.version,
-            )
+    def _identify(self, usable: Sequence[bytes], limit: int, rate: float) -> list[Identification]:
+        def identified(model: GalleryModel) -> list[Identification]:
+            vectors = self._embed(usable, model)
+            return [self._identified(vector, model, limit, rate) for vector in vectors]
 
         return self._with_model(identified)
+
+    def _identified(
+        self, vector: Vectors, model: GalleryModel, limit: int, rate: float
+    ) -> Identification:
+        bias = model.facts.bias
+        candidates = [
+            Candidate(name, float(expit(bias - distance)), bias - distance)
+            for name, distance in self._store.nearest(vector, limit, model=model)
+        ]
+        best = candidates[0] if candidates else None
+        bound = self._bound(best, model, rate=rate, comparisons=self._store.names())
+        return Identification(
+            best.name if best is not None and best.logit > bound else None,
+            tuple(candidates),
+            bound,
+            model.facts.version,
+        )
 
     def verify(
         self, name: str, image: bytes, *, false_accept_rate: float | None = None
@@ -173,7 +185,7 @@ class Gallery:
           ServingError: NOT_FOUND: nobody of that name is enrolled; else as for `identify`.
         """
         name = checked_name(name)
-        rate = self._rate if false_accept_rate is None else checked_rate(false_accept_rate)
+        rate = self._rate_asked(false_accept_rate)
         usable = encode_image(image)
 
         def verified(model: GalleryModel) -> Verification:
@@ -182,9 +194,19 @@ class Gallery:
                 raise ServingError(Code.NOT_FOUND, f"nobody is enrolled as {name!r}")
             vector = self._embed([usable], model)[0]
             logit = model.facts.bias - float(np.abs(mean - vector).sum())
-            score = float(expit(logit))
-            bound = self._bound(Candidate(name, score, logit), model, rate=rate, comparisons=1)
-            return Verification(name, logit > bound, score, logit, bound, model.facts.version)
+            images = self._images_of(name)
+            bound = threshold(
+                model.impostors, false_accept_rate=rate, comparisons=1, images=images
+            ).logit
+            return Verification(
+                name,
+                logit > bound,
+                logit,
+                bound,
+                rate,
+                least_rate(model.impostors, logit, images=images),
+                model.facts.version,
+            )
 
         return self._with_model(verified)
 
@@ -334,8 +356,12 @@ class Gallery:
         if best is None or best.logit <= single:
             # More images never lower it, so there is no need to ask for their number.
             return single
-        identity = self._store.identity(best.name)
-        return single if identity is None else bound(images=max(len(identity.images), 1)).logit
+        return bound(images=self._images_of(best.name)).logit
+
+    def _images_of(self, name: str) -> int:
+        """How many images of a name there are; 1 where it is gone."""
+        identity = self._store.identity(name)
+        return 1 if identity is None else max(len(identity.images), 1)
 
     def _calibrate_if_grown(self) -> None:
         model = self._store.active()
@@ -351,45 +377,3 @@ class Gallery:
                 _log.warning("the gallery could not be calibrated: %s", error)
             finally:
                 self._calibrating.release()
-
-
-def checked_name(name: str) -> str:
-    """The name in the one form in which it is stored (Unicode NFC).
-
-    Names are free text: spaces, quotes, slashes and any script are fine.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT: empty, too long, begins or ends with a space, or holds control
-        characters, line breaks or broken Unicode.
-    """
-    normal = unicodedata.normalize("NFC", name)
-    if not normal or len(normal) > MAX_NAME:
-        raise invalid(f"a name has 1 to {MAX_NAME} characters, not {len(normal)}")
-    if any(unicodedata.category(character) in _FORBIDDEN for character in normal):
-        raise invalid(f"a name has no control characters, line breaks or broken Unicode: {name!r}")
-    if re.search(r"^\s|\s$", normal):
-        raise invalid(f"a name does not begin or end with a space: {name!r}")
-    return normal
-
-
-def checked_rate(rate: float) -> float:
-    """The false-accept rate, if it is one.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT.
-    """
-    if not 0 < rate <= MAX_RATE:
-        raise invalid(f"a false-accept rate is above 0 and at most {MAX_RATE}: {rate}")
-    return rate
-
-
-def _usable(name: str, images: Sequence[bytes]) -> tuple[str, list[bytes]]:
-    """The name and the images in the forms in which they are stored.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT; the message says whose image it is, and which.
-    """
-    name = checked_name(name)
-    if not 1 <= len(images) <= MAX_IMAGES:
-        raise invalid(f"1 to {MAX_IMAGES} images, not {len(images)}")
-    return name, list(encode_images(list(images), name=f"{name!r}, image"))

@@ -6,7 +6,7 @@
 | `GET /v1/gallery/identities?after=NAME&limit=N` | | who is enrolled, in order of names |
 | `POST /v1/gallery/enroll` | `{"name": ..., "images": [{"b64": ...}]}` | `added`, `known` |
 | `POST /v1/gallery/identify` | `{"image": {"b64": ...}}` | `name` or null, `candidates` |
-| `POST /v1/gallery/verify` | `{"name": ..., "image": {"b64": ...}}` | `same`, `score` |
+| `POST /v1/gallery/verify` | `{"name": ..., "image": {"b64": ...}}` | `same`, `least_rate` |
 | `POST /v1/gallery/remove` | `{"name": ...}` | `images`, `erased` |
 | `POST /v1/gallery/rebuild` | | 202; `GET /v1/gallery` shows how far it is |
 

@@ -94,11 +94,13 @@ class AlreadyEnrolled(ServingError):
     """An image is enrolled under another name.
 
     Attributes:
+      name: under which it was to be enrolled.
       place: of the image among those given for its name, from 0.
     """
 
-    def __init__(self, message: str, *, place: int) -> None:
+    def __init__(self, message: str, *, name: str, place: int) -> None:
         super().__init__(Code.ALREADY_EXISTS, message)
+        self.name = name
         self.place = place
 
 
@@ -135,13 +137,23 @@ class Identification(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether an image shows the identity `name`: `same` if `logit` is above `threshold`."""
+    """Whether an image shows the identity `name`: `same` if `logit` is above `threshold`.
+
+    There is no probability beside the answer: one on pairs half of which show one identity says
+    nothing of how many outsiders a threshold lets in.
+
+    Attributes:
+      false_accept_rate: that the threshold belongs to.
+      least_rate: the least false-accept rate at which the image is accepted; None where it is
+        refused at every rate.
+    """
 
     name: str
     same: bool
-    score: float
     logit: float
     threshold: float
+    false_accept_rate: float
+    least_rate: float | None
     model_version: str
 
 

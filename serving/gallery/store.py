@@ -161,7 +161,7 @@ class Store(ABC):
                     " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id",
                     [name, now],
                 )
-                new = _add_images(session, identity, images, now)
+                new = _add_images(session, identity, name, images, now)
                 if new:
                     self._fold(session, model, identity, new)
                 added += len(new)
@@ -378,7 +378,7 @@ def vector_table(key: int) -> str:
 
 
 def _add_images(
-    session: Session, identity: int, images: Sequence[tuple[bytes, Vectors]], now: float
+    session: Session, identity: int, name: str, images: Sequence[tuple[bytes, Vectors]], now: float
 ) -> list[Vectors]:
     """Stores what is not there yet, and gives the vectors of that."""
     new = []
@@ -403,6 +403,7 @@ def _add_images(
             raise AlreadyEnrolled(
                 f"image {place} (SHA-256 {digest.hex()[:16]}…) is already enrolled as "
                 f"{owner[0][1]!r}; one image cannot have two names: remove it there first",
+                name=name,
                 place=place,
             )
     return new

@@ -18,6 +18,11 @@ Basis = Literal["model", "cohort", "gallery", "scores"]
 
 COHORT: Final = 40
 """Outsiders who decide alone; with half as many, more strangers are accepted than asked for."""
+MAX_RATE: Final = 0.5
+"""Largest false-accept rate that can be asked for."""
+MIN_RATE: Final = 1e-9
+"""Least one that is told; the pairs of no gallery say anything of less."""
+HALVINGS: Final = 40
 _MORE_ALIKE: Final = (
     "identities here look more alike to the model than those it was tested on in training"
 )
@@ -121,6 +126,28 @@ def threshold(
             return Threshold(max(logit, shipped), own.source, advice)
     advice = None if single.supports(rate) else _too_few(single, rate)
     return Threshold(shipped, single.source, advice)
+
+
+def least_rate(impostors: Impostors | None, logit: float, *, images: int) -> float | None:
+    """The least false-accept rate at which one comparison accepts this logit; None: no rate does.
+
+    Args:
+      impostors: see `threshold`.
+      logit: of the query.
+      images: see `threshold`.
+    """
+
+    def accepts(rate: float) -> bool:
+        bound = threshold(impostors, false_accept_rate=rate, comparisons=1, images=images)
+        return logit > bound.logit
+
+    if not accepts(MAX_RATE):
+        return None
+    low, high = math.log(MIN_RATE), math.log(MAX_RATE)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if accepts(math.exp(middle)) else (middle, high)
+    return math.exp(high)
 
 
 def rate_per_comparison(false_accept_rate: float, comparisons: int) -> float:

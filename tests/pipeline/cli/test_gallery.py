@@ -1,6 +1,7 @@
 """`oneshot gallery` and the files that people have: which one cannot be used, and why."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 
 from data_ingest.sources.images import stored_form
-from pipeline.cli import gallery as gallery_cli
+from pipeline.cli import gallery_session
 from pipeline.cli.main import main
 from tests.image_variants import variants
-from tests.serving.gallery.fakes import FakeModels, photo
+from tests.serving.gallery.fakes import FakeModels, photo, written
 
 LOOKS = {variant.name: variant.data for variant in variants()}
 Command = Callable[..., tuple[int, Any, str]]
@@ -22,13 +23,16 @@ def oneshot(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Command:
     """Runs `oneshot gallery ... --json`; gives exit code, answer and stderr."""
-    monkeypatch.setattr(gallery_cli, "_embedder", lambda model: FakeModels())
+    monkeypatch.setattr(gallery_session, "embedder_of", lambda model: FakeModels())
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: str | Path) -> tuple[int, Any, str]:
         capfd.readouterr()
         where = ["--gallery", "a [1] #?%20b/gallery.db", "--json"]
-        code = main(["gallery", *map(str, argv), *where])
+        try:
+            code: Any = main(["gallery", *map(str, argv), *where])
+        except SystemExit as error:  # of argparse
+            code = error.code
         out, err = capfd.readouterr()
         return code, json.loads(out) if out else None, err
 
@@ -68,6 +72,133 @@ def test_photos_are_recognised_as_they_look_whatever_their_format(oneshot: Comma
     shown = file("shown.png", stored_form(LOOKS["jpeg orientation 6 big-endian"]))
     assert oneshot("identify", shown)[1]["candidates"][0]["name"] == "Eve"
     assert oneshot("verify", "Eve", shown)[0] == 0
+
+
+def people(folder: str, *names: str, shots: int = 2) -> Path:
+    for name in names:
+        for shot in range(shots):
+            file(f"{folder}/{name}/{shot}.png", photo(name, shot))
+    return Path(folder)
+
+
+def test_a_folder_of_names_is_enrolled_at_once_and_again_changes_nothing(oneshot: Command) -> None:
+    names = [f"person {number:02d}" for number in range(40)]
+    folder = people("people", *names)
+    file("people/person 07/blank.png", LOOKS["png white (blank)"])
+    code, answer, note = oneshot("enroll", "--images", folder)
+    assert (code, answer["names"], answer["added"], answer["known"]) == (0, 40, 80, 0)
+    assert answer["left_out"] == [
+        {"image": "people/person 07/blank.png", "reason": "nothing is drawn on it"}
+    ]
+    assert "note: images left out: 1 nothing is drawn on it" in note
+    assert {one["name"]: len(one["images"]) for one in oneshot("list")[1]} == dict.fromkeys(
+        names, 2
+    )
+    people("people", "person 07", "somebody new", shots=3)
+    # Neither a zip nor the folder that it was made of is part of a name.
+    shutil.make_archive("all", "zip", ".", "people")
+    assert oneshot("enroll", "--images", "all.zip")[1] | {"left_out": []} == {
+        **{"names": 41, "added": 4, "known": 80, "left_out": []},
+    }
+    assert oneshot("identify", file("new.png", photo("somebody new", 9)))[1]["name"] == (
+        "somebody new"
+    )
+
+
+def test_of_a_folder_the_image_that_has_another_name_is_named(oneshot: Command) -> None:
+    oneshot("enroll", "Ada", file("ada.png", photo("Ada", 1)))
+    code, answer, error = oneshot("enroll", "--images", people("people", "Ada", "Bob", "Adela"))
+    assert (code, answer["known"]) == (0, 1)
+    file("people/Eve/9.png", photo("Bob", 1))
+    code, answer, error = oneshot("enroll", "--images", "people")
+    assert (code, answer) == (2, None)
+    assert error.startswith("oneshot: people/Eve/9.png: image 0 ")
+    assert "already enrolled as 'Bob'" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (("enroll", "Ada", "ada.png", "--images", "people"), "not both"),
+        (("enroll", "Ada"), "required: IMAGE"),
+        (("enroll",), "required: NAME, IMAGE"),
+        (("enroll", "--images", "nowhere"), "nowhere does not exist"),
+        (("identify", "nowhere"), "nowhere: No such file"),
+        (("identify", "nowhere", "else"), "nowhere is not there"),
+        (("identify", "."), "holds no images"),
+        (("identify", "people", "--limit", "101"), "at most 100"),
+    ],
+)
+def test_what_is_asked_for_without_sense_is_refused(
+    oneshot: Command, argv: tuple[str, ...], reason: str
+) -> None:
+    code, _, error = oneshot(*argv)
+    assert (code, reason in error) == (2, True), error
+    assert not Path("a [1] #?%20b").exists()
+
+
+def test_arguments_and_options_may_come_in_any_order(oneshot: Command) -> None:
+    file("ada.png", photo("Ada"))
+    assert oneshot("enroll", "Ada", "--false-accept-rate", "0.1", "ada.png")[1]["added"] == 1
+
+
+def test_each_image_of_a_folder_is_answered_by_a_line(
+    oneshot: Command, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    embedder_of = gallery_session.embedder_of
+    monkeypatch.setattr(
+        gallery_session, "embedder_of", lambda model: loaded.append(model) or embedder_of(model)
+    )
+    names = [f"person {number:02d}" for number in range(12)]
+    oneshot("enroll", "--images", people("people", *names, shots=1))
+    for number, name in enumerate([*names, *(f"stranger {number}" for number in range(70))]):
+        file(f"inbox/{number % 3}/{number:02d}.png", photo(name, 9))
+    file("inbox/blank.png", LOOKS["png white (blank)"])
+    file("inbox/refused.png", written(b"refused"))
+    file("inbox/notes.txt", b"not an image")
+    capfd.readouterr()
+    where = ["--gallery", "a [1] #?%20b/gallery.db"]
+    loaded.clear()
+    assert main(["gallery", "identify", "inbox", *where, "--json"]) == 0
+    answers = {
+        answer["image"]: answer for answer in map(json.loads, capfd.readouterr().out.splitlines())
+    }
+    assert len(loaded) == 1
+    assert len(answers) == 84
+    for number, name in enumerate(names):
+        answer = answers[f"inbox/{number % 3}/{number:02d}.png"]
+        assert (answer["name"], answer["candidates"][0]["name"]) == (name, name)
+    assert answers["inbox/blank.png"] == {
+        "image": "inbox/blank.png",
+        "error": "nothing is drawn on it",
+    }
+    assert "not an image that the model" in answers["inbox/refused.png"]["error"]
+    assert main(["gallery", "identify", "inbox", "people/person 03/0.png", *where]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    found = next(line for line in lines if "03/0.png" in line).split()
+    assert found[:6] == ["people/person", "03/0.png", "person", "03", "person", "03"]
+    assert lines[-1] == "85 images: 70 unknown, 13 given a name, 2 not usable"
+
+
+def test_what_verify_says_is_one_thing(oneshot: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    """A high probability beside a refusal told people two things."""
+    oneshot("enroll", "Ada", file("ada.png", photo("Ada")))
+    told = {}
+    for person in ("Ada", "Eve"):
+        picture = file(f"{person} 1.png", photo(person, 1))
+        code, answer, _ = oneshot("verify", "Ada", picture, "--false-accept-rate", "0.05")
+        assert (code == 0) is answer["same"] is (person == "Ada")
+        assert "score" not in answer
+        assert answer["false_accept_rate"] == 0.05
+        capfd.readouterr()
+        where = ["--gallery", "a [1] #?%20b/gallery.db", "--false-accept-rate", "0.05"]
+        main(["gallery", "verify", "Ada", str(picture), *where])
+        told[person] = capfd.readouterr().out
+    assert told["Ada"].startswith("accepted as Ada at a false-accept rate of 5 % (down to ")
+    assert told["Eve"].startswith("refused as Ada at a false-accept rate of 5 % (")
+    assert "below the threshold" in told["Eve"]
+    assert "score" not in told["Ada"] + told["Eve"]
 
 
 def test_a_name_in_another_case_is_another_identity_and_one_is_told(oneshot: Command) -> None:

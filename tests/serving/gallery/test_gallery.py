@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data_ingest.sources.images import stored_form
 from serving.errors import Code, ServingError
-from serving.gallery.gallery import MAX_NAME, Gallery
+from serving.gallery.arguments import MAX_NAME
+from serving.gallery.gallery import Gallery
 from serving.gallery.records import AlreadyEnrolled, CohortImage
 from serving.gallery.sqlite.store import SqliteStore
 from tests.image_variants import variants
@@ -355,6 +356,38 @@ def test_what_came_with_a_model_is_kept_where_only_its_server_is_asked(
     remote = Gallery(open_one(), FakeModels(ships=False))
     assert remote.calibrate().threshold.basis == "model"
     assert remote.identify(photo("Ada", 1)).name == "Ada"
+
+
+def test_an_image_is_accepted_from_the_least_rate_on_and_not_below(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    for person, image in (
+        (PEOPLE[0], photo(PEOPLE[0], 1)),
+        (PEOPLE[0], photo("stranger")),
+        (PEOPLE[0], photo("stranger 3")),
+    ):
+        found = gallery.verify(person, image, false_accept_rate=0.02)
+        assert found.false_accept_rate == 0.02
+        rate = found.least_rate
+        assert found.same is (rate is not None and rate <= 0.02)
+        if rate is None:
+            assert not gallery.verify(person, image, false_accept_rate=0.5).same
+        elif rate > 1e-8:
+            assert gallery.verify(person, image, false_accept_rate=rate).same
+            assert not gallery.verify(person, image, false_accept_rate=0.999 * rate).same
+
+
+def test_many_images_are_answered_as_one_by_one(gallery: Gallery) -> None:
+    enroll_all(gallery)
+    images = [photo(PEOPLE[2], 1), photo("stranger"), photo(PEOPLE[5], 2)]
+    many = gallery.identify_many(images, limit=3)
+    assert [found.name for found in many] == [PEOPLE[2], None, PEOPLE[5]]
+    for found, image in zip(many, images, strict=True):
+        alone = gallery.identify(image, limit=3)
+        assert [one.name for one in found.candidates] == [one.name for one in alone.candidates]
+        assert found.threshold == alone.threshold
+    assert gallery.identify_many([]) == []
+    with pytest.raises(ServingError, match="image 1: nothing is drawn"):
+        gallery.identify_many([images[0], BLANK[0]])
 
 
 def test_more_images_of_a_name_never_lower_its_threshold(gallery: Gallery) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli import gallery as gallery_cli
+from pipeline.cli import gallery_session
 from pipeline.cli.main import main
 from pipeline.runs.status import ExitCode
 from serving.client import Client
@@ -98,7 +98,7 @@ def oneshot(
     embedder = FolderEmbedder(models)
     close = embedder.close
     monkeypatch.setattr(embedder, "close", lambda: None)
-    monkeypatch.setattr(gallery_cli, "_embedder", lambda model: embedder)
+    monkeypatch.setattr(gallery_session, "embedder_of", lambda model: embedder)
 
     def run(*argv: str | Path) -> tuple[int, Any]:
         where = ["--gallery", tmp_path / "gallery.db", "--model", models, "--json"]
