@@ -14,9 +14,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
-from components.trainer.recipe import PRESETS
+from components.trainer.recipe import Preset
 
 COUNT: Final = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 2 no GPU."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, help="images; by default as `oneshot run` finds them")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="fast")
+    parser.add_argument("--preset", choices=get_args(Preset), default="fast")
     parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from benchmarks.machine import machine
 from benchmarks.step_profile import breakdown, large_products, parts, products, timings
@@ -39,7 +39,7 @@ from benchmarks.training_tables import show
 from components.trainer.devices import Accelerator, choose_accelerator
 from components.trainer.fit import fit
 from components.trainer.pair_data import PairData
-from components.trainer.recipe import PRESETS, Recipe, TrainSettings
+from components.trainer.recipe import Preset, Recipe, TrainSettings
 
 LOOP_TARGET: Final = 0.95
 AUGMENTATION_TARGET: Final = 0.10
@@ -187,7 +187,7 @@ def main() -> None:
     """Runs from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, help="images; by default as `oneshot run` finds them")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="fast")
+    parser.add_argument("--preset", choices=get_args(Preset), default="fast")
     parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--records", type=Path, help="keeps the records there, for a next time")

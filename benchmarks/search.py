@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ from rich.table import Table
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import OneShotValidation, fit
 from components.trainer.model import embedding_function
-from components.trainer.pair_data import PairData, drawing_decoder
-from components.trainer.recipe import PRESETS, Recipe
+from components.trainer.pair_data import PairData, image_decoder
+from components.trainer.recipe import Preset, Recipe, TrainSettings
 from data_ingest.durable import write_atomically
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from data_ingest.sampling.splits import split_index
@@ -42,14 +42,15 @@ BATCH: Final = 512
 
 
 def recipe_of(
-    preset: str, changes: Mapping[str, Any], *, seed: int, steps: int | None = None
+    preset: Preset, changes: Mapping[str, Any], *, seed: int, steps: int | None = None
 ) -> Recipe:
     """The preset with changed fields.
 
     Raises:
       ValidationError: there is no such field, or it cannot have that value.
     """
-    values = {**PRESETS[preset], "polarity": "dark_on_light", "seed": seed, **changes}
+    given = dict(TrainSettings(preset=preset).recipe())
+    values = {**given, "polarity": "dark_on_light", "seed": seed, **changes}
     if steps is not None:
         values["steps"] = steps
     # The last weights are judged, not the best of several looks at the held-out alphabets.
@@ -63,7 +64,7 @@ def split(container: Path, recipe: Recipe) -> tuple[PairData, PairData]:
     refs = [ImageRef.of(f) for f in files]
     order = sort_order(refs)
 
-    decode = drawing_decoder(recipe.preprocessing)
+    decode = image_decoder(recipe.preprocessing)
     decoded = []
     with ImageReader() as reader:
         for start in range(0, len(order), BATCH):
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="background images, zip or folder")
     parser.add_argument("--results", type=Path, default=Path("search.json"))
     parser.add_argument("--name", help="of the change, as it appears in the table")
-    parser.add_argument("--preset", default="fast", choices=sorted(PRESETS))
+    parser.add_argument("--preset", default="fast", choices=get_args(Preset))
     parser.add_argument("--steps", type=int, help="instead of the preset's")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="FIELD=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

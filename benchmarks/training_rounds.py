@@ -20,7 +20,7 @@ from components.trainer.batches import training_feed
 from components.trainer.devices import Accelerator
 from components.trainer.fit import fit, one_shot_accuracy
 from components.trainer.model import build_model, embed_all, embedding_function
-from components.trainer.pair_data import PairData, drawing_decoder, read_pair_data
+from components.trainer.pair_data import PairData, image_decoder, read_pair_data
 from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
 from data_ingest.records.catalog import RUNS
@@ -169,6 +169,6 @@ def official_accuracy(model: keras.Model, runs: Path, recipe: Recipe) -> tuple[f
     official = read_official_runs(runs)
     with ImageReader() as reader:
         encoded = [reader.read(image) for image in official.images]
-    drawings = drawing_decoder(recipe.preprocessing)(encoded)
+    drawings = image_decoder(recipe.preprocessing)(encoded)
     vectors = embed_all(embedding_function(model), drawings)
     return one_shot_accuracy(vectors, official.trials), len(official.trials)

@@ -97,6 +97,7 @@ def create_pipeline(
             "train": config.train.model_dump_json(),
             "source_hash": source_hash("components.trainer.run_fn"),
             "dataset": dataset.kind,
+            "kind": "drawing",
             "checkpoint_dir": checkpoint_dir,
         },
     )

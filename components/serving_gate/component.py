@@ -84,7 +84,7 @@ def keras_scorer(directory: Path) -> PairScorer:
       OSError, ValueError, KeyError: the model or its card is missing or damaged.
     """
     card = json.loads((directory / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
-    preprocessing = Preprocessing(int(card["image_size"]), card["polarity"], card["framing"])
+    preprocessing = Preprocessing.of_card(card)
     model = keras.saving.load_model(
         directory / EXTRA / KERAS_MODEL,
         custom_objects={"WeightedL1": siamese_model.WeightedL1},
@@ -93,11 +93,11 @@ def keras_scorer(directory: Path) -> PairScorer:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def score(images_a: tf.Tensor, images_b: tf.Tensor) -> tf.Tensor:
-        drawings = {
+        seen = {
             "image_a": decode_images(images_a, preprocessing),
             "image_b": decode_images(images_b, preprocessing),
         }
-        return tf.sigmoid(tf.reshape(tf.cast(model(drawings, training=False), tf.float32), [-1]))
+        return tf.sigmoid(tf.reshape(tf.cast(model(seen, training=False), tf.float32), [-1]))
 
     def score_pairs(images_a: Sequence[bytes], images_b: Sequence[bytes]) -> Floats:
         batches = [slice(at, at + _BATCH) for at in range(0, len(images_a), _BATCH)]

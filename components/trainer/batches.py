@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.trainer.augment import linear_map
-from components.trainer.pair_data import Drawings, PairData, as_drawings
+from components.trainer.pair_data import Images, PairData, as_levels
 from components.trainer.recipe import Recipe
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import ImageIndex, ImageRef
@@ -62,8 +62,8 @@ class Feed(NamedTuple):
     """What training is fed from."""
 
     batches: Batches
-    images: Drawings
-    """`uint8[n, S, S]`: what the rows of the batches point at."""
+    images: Images
+    """`uint8[n, H, W, C]`: what the rows of the batches point at."""
 
 
 def training_feed(data: PairData, recipe: Recipe) -> Feed:
@@ -193,8 +193,8 @@ class MixedBatches:
 @functools.lru_cache(maxsize=1)
 def generated_images(
     preprocessing: Preprocessing, *, alphabets: int = ALPHABETS, characters: int = CHARACTERS
-) -> tuple[ImageIndex, Drawings]:
-    """Draws alphabets: their index, and `uint8[n, S, S]` with ink 255, a row each.
+) -> tuple[ImageIndex, Images]:
+    """Draws alphabets: their index, and `uint8[n, H, W, 1]` with ink 255, a row each.
 
     They are the same for all seeds of training. The last ones are kept, since one model takes
     several trainings.
@@ -204,7 +204,7 @@ def generated_images(
 
     @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.bool)])
     def prepared(drawings: tf.Tensor) -> tf.Tensor:
-        return as_drawings(framed(drawings, _ink, preprocessing))
+        return as_levels(framed(drawings, _ink, preprocessing))
 
     refs: list[ImageRef] = []
     images = []

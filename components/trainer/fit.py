@@ -30,7 +30,7 @@ from components.trainer.batches import training_feed
 from components.trainer.checkpoints import FitCheckpoint
 from components.trainer.devices import Accelerator
 from components.trainer.model import build_model, embed_all, embedding_function
-from components.trainer.pair_data import Drawings, PairData
+from components.trainer.pair_data import Images, PairData
 from components.trainer.progress import Progress
 from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
@@ -305,11 +305,11 @@ class OneShotValidation:
             for trial in drawn
         ]
 
-    def accuracy(self, embed: Callable[[Drawings], Floats]) -> float:
+    def accuracy(self, embed: Callable[[Images], Floats]) -> float:
         """Share of trials that `embed` gets right: `one_shot_accuracy`.
 
         Args:
-          embed: `uint8[N, S, S]` to the weighted embeddings `float32[N, D]`.
+          embed: `uint8[N, H, W, C]` to the weighted embeddings `float32[N, D]`.
         """
         return one_shot_accuracy(embed_all(embed, self._images), self._trials)
 

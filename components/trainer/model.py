@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from components.trainer import koch2015
 from components.trainer.augment import warp
-from components.trainer.pair_data import Drawings, PairData
+from components.trainer.pair_data import Images, PairData
 from components.trainer.recipe import Recipe
 
 EMBEDDER: Final = "embedder"
@@ -26,7 +26,10 @@ VIEWS: Final = (
     (0.0, 1.0),
     *((angle, zoom) for angle in (TURN, -TURN) for zoom in (ZOOM, 1 / ZOOM)),
 )
-"""Angle and zoom of each view. Shifts are left to the framing."""
+"""Angle and zoom of each view of a drawing. Shifts are left to the framing."""
+
+MIRRORED: Final = 2
+"""Views of an image where its mirror image is the other one."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -81,24 +84,26 @@ class WeightedL1(keras.layers.Layer):
 def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model:
     """Builds the two-input model.
 
-    Inputs `image_a` and `image_b` are `float32[N, S, S, 1]`, ink 1; the output `logit` is
-    `float32[N]`. The layer 'embedder' gives the L2-normalised `float32[N, D]` embedding, or the
-    mean of those of an image's views; the layer 'head' is a `WeightedL1`. The model saves to and
-    loads from `.keras`.
+    Inputs `image_a` and `image_b` are `float32[N, H, W, C]` as `decode_images` gives them; the
+    output `logit` is `float32[N]`. The layer 'embedder' gives the L2-normalised `float32[N, D]`
+    embedding, or the mean of those of an image's views; the layer 'head' is a `WeightedL1`. The
+    model saves to and loads from `.keras`.
 
     Args:
-      recipe: network, widths, embedding and image size, views.
+      recipe: network, widths, embedding and image size, colour mode, views.
       mixed_precision: compute in bfloat16; weights, embedding and head stay float32.
     """
     policy = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
-    shape = (recipe.image_size, recipe.image_size, 1)
+    shape = recipe.preprocessing.shape
     image = keras.Input(shape, name="image")
     network = koch2015.network if recipe.network == "koch2015" else _residual
-    seen = Views(name="views", dtype="float32")(image) if recipe.views else image
+    mirrored = recipe.mirroring
+    seen = Views(name="views", mirrored=mirrored, dtype="float32")(image) if recipe.views else image
     features = network(seen, recipe, policy)
     embedding = keras.layers.UnitNormalization(name="embedding", dtype="float32")(features)
     if recipe.views:
-        embedding = MeanOfViews(name="mean_of_views", dtype="float32")(embedding)
+        count = MIRRORED if mirrored else len(VIEWS)
+        embedding = MeanOfViews(name="mean_of_views", count=count, dtype="float32")(embedding)
     embedder = keras.Model(image, embedding, name=EMBEDDER)
     image_a = keras.Input(shape, name="image_a")
     image_b = keras.Input(shape, name="image_b")
@@ -110,24 +115,25 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     return keras.Model({"image_a": image_a, "image_b": image_b}, logit, name="siamese")
 
 
-def embedding_function(model: keras.Model) -> Callable[[Drawings], Floats]:
-    """A compiled function from drawings to weighted embeddings.
+def embedding_function(model: keras.Model) -> Callable[[Images], Floats]:
+    """A compiled function from images to weighted embeddings.
 
-    It takes `uint8[N, S, S]` with ink 255 and gives `v = w * e`, `float32[N, D]`, whose L1
-    distances are the model's. It sees later changes of the model's weights.
+    It takes `uint8[N, H, W, C]` as `image_decoder` gives them, and gives `v = w * e`,
+    `float32[N, D]`, whose L1 distances are the model's. It sees later changes of the model's
+    weights.
     """
     embedder, head = model.get_layer(EMBEDDER), model.get_layer(HEAD)
 
     @tf.function(reduce_retracing=True)
     def embed(images: tf.Tensor) -> tf.Tensor:
-        ink = tf.cast(images, tf.float32)[..., tf.newaxis] / 255.0
-        return tf.convert_to_tensor(head.w) * embedder(ink, training=False)
+        seen = tf.cast(images, tf.float32) / 255.0
+        return tf.convert_to_tensor(head.w) * embedder(seen, training=False)
 
     return lambda images: embed(tf.constant(images)).numpy()
 
 
-def embed_all(embed: Callable[[Drawings], Floats], images: Drawings) -> Floats:
-    """Embeds `uint8[n, S, S]` in batches of one size: `float32[n, D]`."""
+def embed_all(embed: Callable[[Images], Floats], images: Images) -> Floats:
+    """Embeds `uint8[n, H, W, C]` in batches of one size: `float32[n, D]`."""
     blocks = []
     for start in range(0, len(images), IMAGES_A_BATCH):
         block = images[start : start + IMAGES_A_BATCH]
@@ -146,14 +152,17 @@ def pair_logits(model: keras.Model, data: PairData) -> Floats:
 
 
 def _residual(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.KerasTensor:
-    """Stem, then residual blocks, each followed by a 3x3 max pool of stride 2.
+    """Stem, then residual blocks, with a 3x3 max pool of stride 2 after the stem and each block.
 
-    The stem pools at once: a residual block at full resolution costs a CPU as much as all
-    others and gains no accuracy. Pools are padded: of an odd side they would drop the last row.
+    The last block of a network for photographs has none. The stem pools at once: a residual block
+    at full resolution costs a CPU as much as all others and gains no accuracy. Pools are padded:
+    of an odd side they would drop the last row.
     """
 
-    def convolved(x: Any, width: int, kernel: int, *, relu: bool = True) -> Any:
-        x = keras.layers.Conv2D(width, kernel, padding="same", use_bias=False, dtype=policy)(x)
+    def convolved(x: Any, width: int, kernel: int, *, stride: int = 1, relu: bool = True) -> Any:
+        x = keras.layers.Conv2D(
+            width, kernel, strides=stride, padding="same", use_bias=False, dtype=policy
+        )(x)
         x = FusedBatchNormalization(momentum=0.9, dtype=policy)(x)
         return keras.layers.ReLU(dtype=policy)(x) if relu else x
 
@@ -161,27 +170,43 @@ def _residual(image: keras.KerasTensor, recipe: Recipe, policy: Any) -> keras.Ke
         return keras.layers.MaxPooling2D(3, strides=2, padding="same", dtype=policy)(x)
 
     stem, *blocks = recipe.widths
-    x = convolved(image, stem, 3)
+    large = recipe.network == "photo"
+    x = convolved(image, stem, 5, stride=2) if large else convolved(image, stem, 3)
     x = pooled(x)
-    for width in blocks:
+    for at, width in enumerate(blocks):
         branch = convolved(convolved(x, width, 3), width, 3, relu=False)
         if x.shape[-1] != width:
             x = convolved(x, width, 1, relu=False)
         x = keras.layers.ReLU(dtype=policy)(keras.layers.Add(dtype=policy)([x, branch]))
-        x = pooled(x)
+        if not large or at < len(blocks) - 1:
+            x = pooled(x)
     x = keras.layers.Flatten(dtype=policy)(x)
     return keras.layers.Dense(recipe.embedding_size, dtype=policy)(x)
 
 
 @keras.saving.register_keras_serializable(package="siamese")
 class Views(keras.layers.Layer):
-    """Turns N images into `len(VIEWS) * N`, one view after the other; does nothing in training."""
+    """Turns N images into V times as many, one view after the other; does nothing in training.
+
+    Attributes:
+      mirrored: the views are each image and its mirror image; else those of `VIEWS`.
+    """
+
+    def __init__(self, *, mirrored: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mirrored = mirrored
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """`float32[N, S, S, C]` to `float32[len(VIEWS) * N, S, S, C]`, paper (0) outside."""
+        """`float32[N, H, W, C]` to `float32[V * N, H, W, C]`, outside of drawings paper (0)."""
         if training:
             return images
+        if self.mirrored:
+            return tf.concat([images, tf.reverse(images, [2])], axis=0)
         return tf.concat([_view(images, *view) for view in VIEWS], axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        return config | {"mirrored": self.mirrored}
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (None, *input_shape[1:])
@@ -189,13 +214,25 @@ class Views(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="siamese")
 class MeanOfViews(keras.layers.Layer):
-    """Takes the mean of the embeddings of an image's views; does nothing in training."""
+    """Takes the mean of the embeddings of an image's views; does nothing in training.
+
+    Attributes:
+      count: V, how many views there are.
+    """
+
+    def __init__(self, *, count: int = len(VIEWS), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.count = count
 
     def call(self, embeddings: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """`float32[len(VIEWS) * N, D]` to `float32[N, D]`."""
+        """`float32[V * N, D]` to `float32[N, D]`."""
         if training:
             return embeddings
-        return tf.reduce_mean(tf.stack(tf.split(embeddings, len(VIEWS))), axis=0)
+        return tf.reduce_mean(tf.stack(tf.split(embeddings, self.count)), axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        return config | {"count": self.count}
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (None, *input_shape[1:])
@@ -212,6 +249,7 @@ def _view(images: tf.Tensor, angle: float, zoom: float) -> tf.Tensor:
         images,
         matrix=((each(cos), each(-sin)), (each(sin), each(cos))),
         shift=(each(0.0), each(0.0)),
+        outside="REFLECT" if images.shape[-1] > 1 else "CONSTANT",
     )
 
 

@@ -1,6 +1,6 @@
 """Reads pair records into memory: every distinct image once, pairs as row numbers.
 
-Memory is `S * S` bytes a distinct image, however many pairs have it, and 12 bytes a pair.
+Memory is `H * W * C` bytes a distinct image, however many pairs have it, and 12 bytes a pair.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ RECORDS_A_BATCH: Final = 1024
 SAMPLES: Final = 16
 
 Ints = npt.NDArray[np.int64]
-Drawings = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class PairData:
     """
 
     index: ImageIndex
-    images: Drawings
-    """`uint8[n, S, S]`, ink 255; row `i` is the image of row `i` of the index."""
+    images: Images
+    """`uint8[n, H, W, C]`, as the network sees them; row `i` is that of row `i` of the index."""
     pairs: npt.NDArray[np.int32]
     """`int32[P, 2]`: rows of the two images of each pair."""
     labels: npt.NDArray[np.int32]
@@ -85,12 +85,12 @@ def read_pair_data(patterns: Sequence[str], preprocessing: Preprocessing) -> Pai
 
 
 def _read_files(files: Sequence[str], preprocessing: Preprocessing) -> PairData:
-    decode = drawing_decoder(preprocessing)
+    decode = image_decoder(preprocessing)
     refs: list[ImageRef] = []
     row_of: dict[tuple[bytes, bytes], int] = {}
     samples: list[bytes] = []
     # Decoded block by block, so that encoded images never pile up.
-    images: list[Drawings] = []
+    images: list[Images] = []
     pair_blocks: list[Ints] = []
     label_blocks: list[Ints] = []
     for records in _records(files):
@@ -135,22 +135,22 @@ def _read_files(files: Sequence[str], preprocessing: Preprocessing) -> PairData:
     )
 
 
-def drawing_decoder(preprocessing: Preprocessing) -> Callable[[Sequence[bytes]], Drawings]:
-    """A compiled function from N encoded images to drawings `uint8[N, S, S]`, ink 255."""
+def image_decoder(preprocessing: Preprocessing) -> Callable[[Sequence[bytes]], Images]:
+    """A compiled function from N encoded images to `uint8[N, *preprocessing.shape]`.
+
+    Of drawings, ink is 255.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(images: tf.Tensor) -> tf.Tensor:
-        return as_drawings(decode_images(images, preprocessing))
+        return as_levels(decode_images(images, preprocessing))
 
-    def drawings(images: Sequence[bytes]) -> Drawings:
-        return np.asarray(decode(tf.constant(images)))
-
-    return drawings
+    return lambda images: np.asarray(decode(tf.constant(images)))
 
 
-def as_drawings(ink: tf.Tensor) -> tf.Tensor:
-    """Ink `float32[N, S, S, 1]` in [0, 1] as `uint8[N, S, S]`, ink 255."""
-    return tf.cast(tf.round(ink[..., 0] * 255.0), tf.uint8)
+def as_levels(seen: tf.Tensor) -> tf.Tensor:
+    """What `decode_images` gives, `float32[N, H, W, C]` in [0, 1], as `uint8[N, H, W, C]`."""
+    return tf.cast(tf.round(seen * 255.0), tf.uint8)
 
 
 def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:

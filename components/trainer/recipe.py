@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from data_ingest.settings import Settings
-from serving.saved_model.contract import Framing, Polarity, Preprocessing
+from data_ingest.sources.kinds import KINDS, Kind
+from serving.saved_model.contract import ColorMode, Contrast, Framing, Polarity, Preprocessing
 
 Preset = Literal["fast", "accurate", "koch2015"]
 
@@ -23,7 +24,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 PRESET_ONLY: Final = ("network", "warmup_steps", "validation_trials", "gpu_batch")
 """Fields of a recipe that only a preset sets."""
-ALIKE: Final = ("seed", "polarity")
+ALIKE: Final = ("seed",)
 """Fields of a recipe that no preset changes, so that `train:` shows their defaults."""
 BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
 """With an override of one of these, GPUs get no larger batches."""
@@ -37,15 +38,15 @@ KOCH_SMALLEST: Final = 65
 class Recipe(Settings):
     """Everything that training depends on, with no value left open.
 
-    The defaults are the preset `fast`; `PRESETS` says what others have instead. This is the only
-    place where an option of training is declared: all but `PRESET_ONLY` can be overridden in the
-    configuration, see `TrainSettings`.
+    The defaults are the preset `fast` for drawings; `PRESETS` says what others have instead. This
+    is the only place where an option of training is declared: all but `PRESET_ONLY` can be
+    overridden in the configuration, see `TrainSettings`.
 
     One batch of the loss `batch` is `classes_per_batch * images_per_class` images; one of the
     loss `pair` is half as many pairs, so an image budget means the same for both.
     """
 
-    network: Literal["residual", "koch2015"] = "residual"
+    network: Literal["residual", "photo", "koch2015"] = "residual"
     steps: int = Field(1200, ge=1, le=10_000_000, description="training steps")
     refit_share: float = Field(
         0.0,
@@ -61,18 +62,34 @@ class Recipe(Settings):
         "pair: cross-entropy of the sampled pairs",
     )
     image_size: int = Field(
-        28, ge=16, le=512, description="side to which images are resized, pixels"
+        28, ge=16, le=512, description="height to which images are resized, pixels"
+    )
+    aspect: float = Field(
+        1.0, ge=0.25, le=4, description="width to which they are resized, as a multiple of that"
+    )
+    color_mode: ColorMode = Field(
+        "grayscale",
+        description="grayscale: the ink of a drawing; rgb: all of an image, in colour",
     )
     views: bool = Field(
         False,
-        description="embed every image in five slightly different views and take the mean: better, "
-        "and five times the work of a request",
+        description="embed every image in several slightly different views and take the mean: an "
+        "image and its mirror image where mirroring is on, else five, and as many times the work "
+        "of a request",
     )
     polarity: Polarity = Field(
-        "auto", description="which is ink: auto decides by the brightness of the border"
+        "auto",
+        description="which is ink in grayscale: auto decides by the brightness of the border",
     )
     framing: Framing = Field(
-        "ink", description="whole: all of an image; ink: a window about the middle of the drawing"
+        "ink",
+        description="whole: all of an image in grayscale; ink: a window about the middle of the "
+        "drawing; box: the box around the drawing, whatever its size",
+    )
+    contrast: Contrast = Field(
+        "as_is",
+        description="as_is: ink in grayscale is as dark as it is; paper: it is measured from the "
+        "paper to the darkest strokes, whatever brightness these have",
     )
     widths: tuple[Width, ...] = Field(
         (32, 64, 128, 192),
@@ -88,6 +105,10 @@ class Recipe(Settings):
     )
     quarter_turns: bool = Field(
         True, description="classes turned by 90, 180 and 270 degrees count as new classes"
+    )
+    mirroring: bool = Field(
+        False,
+        description="an image and its mirror image are of one class: for faces, not for arrows",
     )
     restyling: float = Field(
         0.0,
@@ -140,6 +161,14 @@ class Recipe(Settings):
     def _fields_go_together(self) -> "Recipe":
         koch, stages = self.network == "koch2015", len(self.widths)
         smallest = KOCH_SMALLEST if koch else 2**stages
+        if self.framing == "ink" and self.color_mode == "grayscale" and self.aspect != 1:
+            raise ValueError(
+                f"framing: must be whole or box where aspect is {self.aspect}, not ink"
+            )
+        if self.generated_share and self.color_mode != "grayscale":
+            raise ValueError("generated_share: must be 0 where color_mode is rgb")
+        if koch and self.color_mode != "grayscale":
+            raise ValueError("color_mode: preset koch2015 sees grayscale alone")
         if koch and stages != KOCH_STAGES:
             raise ValueError(f"widths: preset koch2015 has {KOCH_STAGES} stages, not {stages}")
         if self.generated_share and self.loss != "batch":
@@ -158,7 +187,14 @@ class Recipe(Settings):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.image_size, self.polarity, self.framing)
+        return Preprocessing(
+            self.image_size,
+            self.polarity,
+            self.framing,
+            aspect=self.aspect,
+            color_mode=self.color_mode,
+            contrast=self.contrast,
+        )
 
     def stages(self) -> tuple["Recipe", "Recipe | None"]:
         """Two recipes: of the training that held-out images judge, and of that on all images.
@@ -203,40 +239,80 @@ class Recipe(Settings):
         )
 
 
-PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "fast": {},
-    "accurate": {
-        "embedding_size": 256,
-        "views": True,
-        "steps": 12_000,
-        "refit_share": 0.3,
-        "restyling": 1.0,
-        "ema": 0.998,
-        "validate_every": 500,
-        "validation_trials": 2000,
-        "calibration_folds": 3,
+_LONGER: Final = {
+    "embedding_size": 256,
+    "views": True,
+    "steps": 12_000,
+    "refit_share": 0.3,
+    "restyling": 1.0,
+    "ema": 0.998,
+    "validate_every": 500,
+    "validation_trials": 2000,
+    "calibration_folds": 3,
+}
+_KOCH2015: Final = {
+    "network": "koch2015",
+    "widths": (64, 128, 128, 256),
+    "embedding_size": 4096,
+    "image_size": 105,
+    "framing": "whole",
+    "loss": "pair",
+    "steps": 47_000,
+    "classes_per_batch": 64,
+    "quarter_turns": False,
+    # At 0.1 the features saturate within two epochs, and nothing is learnt any more.
+    "learning_rate": 0.01,
+    "warmup_steps": 0,
+    "weight_decay": 1e-4,
+    "ema": 0.0,
+    "validate_every": 0,
+    "validation_trials": 320,
+    "patience": 20,
+    "gpu_batch": 1,
+}
+_PHOTO: Final = {
+    "network": "photo",
+    "image_size": 96,
+    "color_mode": "rgb",
+    # What a photograph in grayscale is seen as.
+    "polarity": "light_on_dark",
+    "framing": "whole",
+    "widths": (32, 64, 128, 192, 256),
+    "embedding_size": 256,
+    "quarter_turns": False,
+    "mirroring": True,
+    "views": True,
+    "steps": 1400,
+    "ema": 0.99,
+}
+_SIGNATURE: Final = {
+    "network": "photo",
+    "image_size": 96,
+    "aspect": 1.42,
+    "framing": "box",
+    "contrast": "paper",
+    "widths": (32, 64, 128, 192, 256),
+    "embedding_size": 256,
+    "quarter_turns": False,
+    "restyling": 1.0,
+    "augmentation": 0.65,
+    "steps": 600,
+    "ema": 0.98,
+}
+PRESETS: Final[Mapping[Kind, Mapping[Preset, Mapping[str, Any]]]] = {
+    "drawing": {"fast": {}, "accurate": _LONGER, "koch2015": _KOCH2015},
+    "photo": {
+        "fast": _PHOTO,
+        "accurate": {**_PHOTO, "steps": 6000, "ema": 0.998, "refit_share": 0.3},
+        "koch2015": {**_KOCH2015, "polarity": "light_on_dark"},
     },
-    "koch2015": {
-        "network": "koch2015",
-        "widths": (64, 128, 128, 256),
-        "embedding_size": 4096,
-        "image_size": 105,
-        "framing": "whole",
-        "loss": "pair",
-        "steps": 47_000,
-        "classes_per_batch": 64,
-        "quarter_turns": False,
-        # At 0.1 the features saturate within two epochs, and nothing is learnt any more.
-        "learning_rate": 0.01,
-        "warmup_steps": 0,
-        "weight_decay": 1e-4,
-        "ema": 0.0,
-        "validate_every": 0,
-        "validation_trials": 320,
-        "patience": 20,
-        "gpu_batch": 1,
+    "signature": {
+        "fast": _SIGNATURE,
+        "accurate": {**_SIGNATURE, "steps": 2000, "views": True, "refit_share": 0.3},
+        "koch2015": {**_KOCH2015, "contrast": "paper"},
     },
 }
+"""What the presets have instead of the defaults of `Recipe`, by kind of images."""
 
 S = TypeVar("S", bound=Settings)
 
@@ -281,18 +357,27 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _recipe_is_possible(self) -> "TrainSettings":
-        self.recipe()
-        return self
+        # Of what kind the images are shows when they are looked at.
+        problems = []
+        for kind in KINDS:
+            try:
+                self.recipe(kind)
+            except ValueError as error:
+                problems.append(error)
+            else:
+                return self
+        raise problems[0]
 
-    def recipe(self, *, gpus: int = 0) -> Recipe:
-        """The preset's values with this object's overrides.
+    def recipe(self, kind: Kind = "drawing", *, gpus: int = 0) -> Recipe:
+        """The preset's values for images of a kind, with this object's overrides.
 
         Args:
+          kind: of the images.
           gpus: how many there are to train on. They get the preset's larger batches, unless the
             length of training, a batch or its learning rate is set: those then hold as they are.
         """
         own = {name: getattr(self, name, None) for name in Recipe.model_fields}
         own = {name: value for name, value in own.items() if value is not None}
-        recipe = Recipe(**{**PRESETS[self.preset], **own})
+        recipe = Recipe(**{**PRESETS[kind][self.preset], **own})
         recipe = recipe.lasting(recipe.steps)
         return recipe if own.keys() & set(BATCH_FIELDS) else recipe.on_gpus(gpus)

@@ -18,6 +18,7 @@ from components.trainer.model import HEAD, build_model, embed_all, embedding_fun
 from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.errors import InputError
+from data_ingest.sources.kinds import Kind
 from serving.saved_model.contract import EXTRA, KERAS_MODEL
 from serving.saved_model.export import export_model
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
@@ -46,9 +47,9 @@ def run_fn(fn_args: FnArgs) -> None:
     chosen (scikit-learn's `refit`). What the `eval` pairs measured is kept from before it: the
     calibration of the scores, and how alike strangers look.
 
-    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (kind of data), 'source_hash' (so
-    that neither TFX's cache nor a checkpoint survives edited code) and, optional,
-    'checkpoint_dir' (a folder that outlives the process).
+    `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (where the images are from), 'kind'
+    (of the images), 'source_hash' (so that neither TFX's cache nor a checkpoint survives edited
+    code) and, optional, 'checkpoint_dir' (a folder that outlives the process).
 
     Raises:
       InputError: no or unusable records, or a model that a warm start does not fit.
@@ -57,7 +58,7 @@ def run_fn(fn_args: FnArgs) -> None:
     config = fn_args.custom_config
     settings = TrainSettings.model_validate_json(config["train"])
     accelerator = choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla)
-    recipe = settings.recipe(gpus=accelerator.gpus)
+    recipe = settings.recipe(config["kind"], gpus=accelerator.gpus)
     train = _read("Training", fn_args.train_files, recipe)
     held_out = _read("Held-out", fn_args.eval_files, recipe)
     both = [*fn_args.train_files, *fn_args.eval_files]
@@ -70,7 +71,7 @@ def run_fn(fn_args: FnArgs) -> None:
         held_out,
         everything,
         accelerator=accelerator,
-        initial_weights=initial_weights(settings, base_model),
+        initial_weights=initial_weights(settings, config["kind"], base_model),
         checkpoint_dir=config.get("checkpoint_dir") or None,
         checkpoint_every=settings.checkpoint_every,
         log_dir=log_dir,
@@ -93,6 +94,7 @@ def run_fn(fn_args: FnArgs) -> None:
         preprocessing=recipe.preprocessing,
         card={
             "dataset": config.get("dataset"),
+            "kind": config["kind"],
             "source_hash": config.get("source_hash"),
             "recipe": recipe.model_dump(mode="json"),
             "data": {"train": _summary(train), "eval": _summary(held_out)},
@@ -127,12 +129,13 @@ def run_fn(fn_args: FnArgs) -> None:
 
 
 def initial_weights(
-    settings: TrainSettings, base_model: str | None
+    settings: TrainSettings, kind: Kind, base_model: str | None
 ) -> list[npt.NDArray[np.float32]] | None:
     """Weights to start from, in the order of `model.get_weights()`; None: start at random.
 
     Args:
       settings: `warm_start` says whether to look at all.
+      kind: of the images.
       base_model: SavedModel folder of the latest blessed model, None where there is none yet.
 
     Raises:
@@ -153,7 +156,7 @@ def initial_weights(
             f"train.warm_start: {path} cannot be read ({error}); set train.warm_start to false"
         ) from error
     weights: list[npt.NDArray[np.float32]] = earlier.get_weights()
-    wanted = [tuple(weight.shape) for weight in build_model(settings.recipe()).weights]
+    wanted = [tuple(weight.shape) for weight in build_model(settings.recipe(kind)).weights]
     if [weight.shape for weight in weights] != wanted:
         raise InputError(
             f"train.warm_start: the model in {path} has another architecture than "

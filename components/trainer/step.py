@@ -7,11 +7,11 @@ import keras
 import tensorflow as tf
 
 from components.trainer import koch2015, muon
-from components.trainer.augment import FRAMED_SHIFT, SHIFT, augment
+from components.trainer.augment import FRAMED_SHIFT, SHIFT, augment, augment_photos
 from components.trainer.batches import Batch
 from components.trainer.devices import Accelerator
 from components.trainer.model import EMBEDDER, HEAD, build_model
-from components.trainer.pair_data import Drawings
+from components.trainer.pair_data import Images
 from components.trainer.recipe import Recipe
 
 
@@ -56,7 +56,7 @@ class StepInput(NamedTuple):
     """What one step takes, as tensors."""
 
     replicas: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
-    """Of each: images `uint8[N, S, S]`, labels `int32[N]`, maps `float32[N, 2, 2]`, seed."""
+    """Of each: images `uint8[N, H, W, C]`, labels `int32[N]`, maps `float32[N, 2, 2]`, seed."""
     momentum: tf.Tensor
     """Of the averaged weights, `float32[]`."""
 
@@ -126,12 +126,12 @@ class TrainingStep:
     def learning_rate(self) -> float:
         return float(self._optimizer.learning_rate)
 
-    def prepare(self, parts: Sequence[Batch], images: Drawings, step: int) -> StepInput:
+    def prepare(self, parts: Sequence[Batch], images: Images, step: int) -> StepInput:
         """Makes the input of `run`; any thread may, ahead of the step.
 
         Args:
           parts: one batch a replica.
-          images: `uint8[n, S, S]`, what the rows of the batches point at.
+          images: `uint8[n, H, W, C]`, what the rows of the batches point at.
           step: number of the step, from 0.
         """
         return StepInput(
@@ -163,11 +163,11 @@ class TrainingStep:
     def _step(
         self, images: Any, labels: Any, maps: Any, seed: Any, momentum: tf.Tensor
     ) -> tf.Tensor:
-        ink = self._strategy.run(self.distort, args=(images, maps, seed))
-        return self._learn(ink, labels, momentum)
+        seen = self._strategy.run(self.distort, args=(images, maps, seed))
+        return self._learn(seen, labels, momentum)
 
-    def _update(self, ink: Any, labels: Any, momentum: tf.Tensor) -> tf.Tensor:
-        loss = self._strategy.run(self._replica_update, args=(ink, labels))
+    def _update(self, seen: Any, labels: Any, momentum: tf.Tensor) -> tf.Tensor:
+        loss = self._strategy.run(self._replica_update, args=(seen, labels))
         loss = self._strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
         self.average(momentum)
         return loss
@@ -180,21 +180,26 @@ class TrainingStep:
             )
 
     def distort(self, images: tf.Tensor, maps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """From drawings `uint8[N, S, S]` to what the network sees, `float32[N, S, S, 1]`."""
-        ink = tf.cast(images, tf.float32)[..., tf.newaxis] / 255.0
+        """From images `uint8[N, H, W, C]` to what the network is shown, `float32[N, H, W, C]`."""
+        seen = tf.cast(images, tf.float32) / 255.0
         strength = self._recipe.augmentation
         if self._recipe.network == "koch2015":
-            return koch2015.distort(ink, seed=seed, strength=strength)
+            return koch2015.distort(seen, seed=seed, strength=strength)
+        if self._recipe.color_mode == "rgb":
+            mirroring = self._recipe.mirroring
+            return augment_photos(
+                seen, maps=maps, seed=seed, strength=strength, mirroring=mirroring
+            )
         return augment(
-            ink,
+            seen,
             maps=maps,
             seed=seed,
             strength=strength,
             largest_shift=FRAMED_SHIFT if self._recipe.framing == "ink" else SHIFT,
         )
 
-    def _replica_update(self, ink: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        loss, gradients = self._gradients(ink, labels)
+    def _replica_update(self, seen: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        loss, gradients = self._gradients(seen, labels)
         self.apply(gradients)
         return loss
 
@@ -202,9 +207,9 @@ class TrainingStep:
         """Updates the student."""
         self._optimizer.apply(gradients, self._trained)
 
-    def loss(self, ink: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def loss(self, seen: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """`float32[]` of a replica's batch, a share of the whole: replicas add theirs up."""
-        embeddings = self._embedder(ink, training=True)
+        embeddings = self._embedder(seen, training=True)
         if self._recipe.loss == "batch":
             loss = batch_contrast(self._head.distances(embeddings), labels)
         else:
@@ -212,9 +217,9 @@ class TrainingStep:
         return loss / self._replicas
 
     def loss_and_gradients(
-        self, ink: tf.Tensor, labels: tf.Tensor
+        self, seen: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The loss and its gradients, in the order of `trained_variables`."""
         with tf.GradientTape() as tape:
-            loss = self.loss(ink, labels)
+            loss = self.loss(seen, labels)
         return loss, tape.gradient(loss, self.trained_variables)

@@ -38,7 +38,7 @@ _ORIENTATION, _SHORT = 0x0112, 3
 """Tag and type of the entry in EXIF that tells how an image is to be turned."""
 
 
-# A function of its own, so that it is traced once, however many signatures call it.
+# Functions of their own, so that they are traced once, however many signatures call them.
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_gray(image: tf.Tensor) -> tf.Tensor:
     """Decodes one image to its brightness, upright and on white paper.
@@ -58,10 +58,21 @@ def decode_gray(image: tf.Tensor) -> tf.Tensor:
       tf.errors.InvalidArgumentError: when run, if the image is refused or broken.
     """
     with tf.device("CPU"):
-        return _decode(image)
+        return _decode(image, 1)
 
 
-def _decode(image: tf.Tensor) -> tf.Tensor:
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+def decode_rgb(image: tf.Tensor) -> tf.Tensor:
+    """Decodes one image to its colours, upright and on white paper: as `decode_gray`.
+
+    Returns:
+      `float32[H, W, 3]` in [0, 1]: red, green and blue, all the same where it is gray.
+    """
+    with tf.device("CPU"):
+        return _decode(image, 3)
+
+
+def _decode(image: tf.Tensor, channels: int) -> tf.Tensor:
     size = tf.strings.length(image)
     is_png = tf.strings.substr(image, 0, len(PNG_MAGIC)) == PNG_MAGIC
     is_jpeg = tf.strings.substr(image, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
@@ -72,10 +83,14 @@ def _decode(image: tf.Tensor) -> tf.Tensor:
         tf.debugging.Assert(is_png | is_jpeg, ["image refused: neither PNG nor JPEG"]),
     ]
     with tf.control_dependencies(checks):
-        return tf.cond(is_png, lambda: _decode_png(image, size), lambda: _decode_jpeg(image))
+        return tf.cond(
+            is_png,
+            lambda: _decode_png(image, size, channels),
+            lambda: _decode_jpeg(image, channels),
+        )
 
 
-def _decode_png(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+def _decode_png(image: tf.Tensor, size: tf.Tensor, channels: int) -> tf.Tensor:
     complete = tf.debugging.Assert(
         size >= PNG_HEADER_BYTES, ["image refused: truncated PNG header"]
     )
@@ -92,27 +107,31 @@ def _decode_png(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([_side_check(height, width)]):
         return tf.cond(
             is_plain,
-            lambda: _pixels(tf.io.decode_png(image, channels=1)),
-            lambda: _decode_rich_png(image, size, colour_type),
+            lambda: _pixels(tf.io.decode_png(image, channels=channels)),
+            lambda: _decode_rich_png(image, size, colour_type, channels),
         )
 
 
-def _decode_rich_png(image: tf.Tensor, size: tf.Tensor, colour_type: tf.Tensor) -> tf.Tensor:
+def _decode_rich_png(
+    image: tf.Tensor, size: tf.Tensor, colour_type: tf.Tensor, channels: int
+) -> tf.Tensor:
     """Of a PNG with colours to look up, transparency, or chunks beside those of its picture."""
     picture, has_transparency, exif = _picture(image, size)
 
     def on_white() -> tf.Tensor:
         pixels = _pixels(tf.io.decode_png(picture, channels=4))
-        gray = tf.tensordot(pixels[..., :3], LUMA, axes=1)[..., tf.newaxis]
-        return gray * pixels[..., 3:] + (1.0 - pixels[..., 3:])
+        seen = pixels[..., :3]
+        if channels == 1:
+            seen = tf.tensordot(seen, LUMA, axes=1)[..., tf.newaxis]
+        return seen * pixels[..., 3:] + (1.0 - pixels[..., 3:])
 
-    gray = tf.cond(
+    decoded = tf.cond(
         # Where a PNG has no transparency TensorFlow's alpha is 2^depth - 1, whatever the depth.
         has_transparency | (colour_type >= _GRAY_ALPHA),
         on_white,
-        lambda: _pixels(tf.io.decode_png(picture, channels=1)),
+        lambda: _pixels(tf.io.decode_png(picture, channels=channels)),
     )
-    return _upright(gray, exif)
+    return _upright(decoded, exif)
 
 
 def _picture(image: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -199,7 +218,7 @@ def _pixels(levels: tf.Tensor) -> tf.Tensor:
     return tf.cast(levels, tf.float32) / 255.0
 
 
-def _decode_jpeg(image: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(image: tf.Tensor, channels: int) -> tf.Tensor:
     shape = tf.io.extract_jpeg_shape(image)
     checks = [
         _side_check(shape[0], shape[1]),
@@ -207,12 +226,12 @@ def _decode_jpeg(image: tf.Tensor) -> tf.Tensor:
     ]
     with tf.control_dependencies(checks):
         # As Pillow decodes; the default is up to 17 levels of 255 off where the quality is high.
-        levels = tf.io.decode_jpeg(image, channels=1, dct_method="INTEGER_ACCURATE")
-    gray = _pixels(levels)
+        levels = tf.io.decode_jpeg(image, channels=channels, dct_method="INTEGER_ACCURATE")
+    decoded = _pixels(levels)
     # One quick look, so that those without EXIF are not walked through.
     start = tf.strings.substr(image, 0, EXIF_BYTES)
     has_exif = tf.strings.regex_full_match(start, r"(?s)\C*Exif\x00\x00\C*")
-    return tf.cond(has_exif, lambda: _upright(gray, _jpeg_exif(start)), lambda: gray)
+    return tf.cond(has_exif, lambda: _upright(decoded, _jpeg_exif(start)), lambda: decoded)
 
 
 def _jpeg_exif(start: tf.Tensor) -> tf.Tensor:
@@ -239,8 +258,8 @@ def _jpeg_exif(start: tf.Tensor) -> tf.Tensor:
     return tf.where(is_exif(at), found, b"")
 
 
-def _upright(gray: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
-    """The image turned as its EXIF says: `float32[H, W, 1]` to that or `float32[W, H, 1]`."""
+def _upright(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
+    """The image turned as its EXIF says: `float32[H, W, C]` to that or `float32[W, H, C]`."""
 
     def turned() -> tf.Tensor:
         orientation = _orientation(exif)
@@ -252,12 +271,12 @@ def _upright(gray: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
             return tf.cond(condition, lambda: tf.reverse(image, [axis]), lambda: image)
 
         swapped = tf.cond(
-            among(5, 6, 7, 8), lambda: tf.transpose(gray, [1, 0, 2]), lambda: tf.identity(gray)
+            among(5, 6, 7, 8), lambda: tf.transpose(image, [1, 0, 2]), lambda: tf.identity(image)
         )
         mirrored = reversed_if(among(2, 3, 6, 7), 1, swapped)
         return reversed_if(among(3, 4, 7, 8), 0, mirrored)
 
-    return tf.cond(tf.strings.length(exif) > 0, turned, lambda: gray)
+    return tf.cond(tf.strings.length(exif) > 0, turned, lambda: image)
 
 
 def _orientation(exif: tf.Tensor) -> tf.Tensor:

@@ -58,10 +58,10 @@ def export_model(
     model has seen.
 
     Args:
-      model: with layers 'embedder' (`float32[N, S, S, 1]` to unit vectors `float32[N, D]`) and
-        'head' (weights `w`, all >= 0, and `b0`).
+      model: with layers 'embedder' (`float32[N, *preprocessing.shape]` to vectors `float32[N, D]`)
+        and 'head' (weights `w`, all >= 0, and `b0`).
       directory: where the SavedModel will be; an earlier one there is replaced.
-      preprocessing: what the graph does to an image; its `size` is S.
+      preprocessing: what the graph does to an image.
       card: what the caller knows (data, metrics, calibration, source hash); versions, sizes and
         signatures are added.
       warmup_images: one or more encoded images that decode.
@@ -93,9 +93,7 @@ def export_model(
         full_card = {
             **card,
             "preprocessing_version": PREPROCESSING_VERSION,
-            "image_size": preprocessing.size,
-            "polarity": preprocessing.polarity,
-            "framing": preprocessing.framing,
+            **preprocessing.as_card(),
             "embedding_size": endpoints.embedding_size,
             "max_image_side": MAX_SIDE,
             "max_image_bytes": MAX_BYTES,
@@ -131,8 +129,8 @@ class _Endpoints:
         return tf.TensorSpec([None, self.embedding_size], tf.float32, name=name)
 
     def embed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        ink = decode_images(image, self._preprocessing)
-        embedding = tf.convert_to_tensor(self._head.w) * self._embedder(ink, training=False)
+        seen = decode_images(image, self._preprocessing)
+        embedding = tf.convert_to_tensor(self._head.w) * self._embedder(seen, training=False)
         return {"embedding": embedding}
 
     def match(self, embedding_a: tf.Tensor, embedding_b: tf.Tensor) -> dict[str, tf.Tensor]:

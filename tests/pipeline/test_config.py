@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.evaluator.settings import Threshold
-from components.trainer.recipe import PRESETS
+from components.trainer.recipe import Preset
 from data_ingest.settings import Settings
 from pipeline.config import ConfigError, PipelineConfig, load_config
 from pipeline.fingerprint import PROJECT_ROOT
@@ -298,7 +298,7 @@ def _choices() -> Iterator[tuple[str, str]]:
             listed = {str(one) for one in _arguments(field.annotation) if isinstance(one, str)}
             told = re.findall(_EXPLAINED, field.description or "")
             explained = {word for words in told for word in re.split(r", or |, | or ", words)}
-            explained -= set() if name == "preset" else set(PRESETS)
+            explained -= set() if name == "preset" else set(get_args(Preset))
             for word in listed | explained:
                 yield f"{section}.{name}", word
 

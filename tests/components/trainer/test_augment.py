@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer.augment import augment
+from components.trainer.augment import augment, augment_photos
 from components.trainer.batches import quarter_turns
 
 
@@ -79,3 +79,51 @@ def test_a_drawing_is_never_mirrored() -> None:
     to_itself = np.abs(distorted - page).mean(axis=(1, 2, 3))
     to_mirror = np.abs(distorted - mirrored).mean(axis=(1, 2, 3))
     assert (to_itself < to_mirror).mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def photos() -> tf.Tensor:
+    return tf.constant(np.random.default_rng(1).uniform(size=(64, 12, 20, 3)), tf.float32)
+
+
+def distort_photos(
+    photos: tf.Tensor, *, seed: int = 1, strength: float = 1.0, mirroring: bool = False
+) -> np.ndarray:
+    return augment_photos(
+        photos,
+        maps=tf.eye(2, batch_shape=[len(photos)]),
+        seed=tf.constant([seed, 0]),
+        strength=strength,
+        mirroring=mirroring,
+    ).numpy()
+
+
+def test_at_strength_zero_photographs_are_at_most_mirrored(photos: tf.Tensor) -> None:
+    np.testing.assert_allclose(distort_photos(photos, strength=0), photos, atol=1e-4)
+    mirrored = distort_photos(photos, strength=0, mirroring=True)
+    kinds = set()
+    for image, result in zip(photos.numpy(), mirrored, strict=True):
+        turned = np.abs(result - image[:, ::-1]).max() < 1e-4
+        assert turned or np.abs(result - image).max() < 1e-4
+        kinds.add(turned)
+    assert kinds == {True, False}
+
+
+def test_distorted_photographs_are_images_of_the_same_seed(photos: tf.Tensor) -> None:
+    distorted = distort_photos(photos)
+    assert distorted.shape == photos.shape
+    assert distorted.min() >= 0
+    assert distorted.max() <= 1
+    np.testing.assert_array_equal(distorted, distort_photos(photos))
+    assert np.abs(distorted - distort_photos(photos, seed=2)).max() > 0.1
+
+
+def test_of_half_the_photographs_a_rectangle_is_erased(photos: tf.Tensor) -> None:
+    flat = tf.ones_like(photos) * tf.constant([0.2, 0.5, 0.8])
+    two_colours = tf.concat([flat[:, :, :10], 1.0 - flat[:, :, 10:]], axis=2)
+    erased = 0
+    for image in distort_photos(two_colours, strength=1.0):
+        # Between the two halves of an image there is a ramp; the erased part is of one colour.
+        middle = np.abs(image - image.mean(axis=(0, 1))).max(axis=-1) < 0.02
+        erased += middle.sum() >= 4
+    assert 10 < erased < 54

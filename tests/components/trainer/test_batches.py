@@ -179,7 +179,7 @@ def test_the_loss_decides_what_a_batch_is(
 
 def test_each_row_is_the_drawing_that_its_class_and_writer_say() -> None:
     index, images = generated_images(Preprocessing(35, framing="ink"), alphabets=2, characters=3)
-    assert (len(index.groups), len(index.classes), images.shape) == (2, 6, (120, 35, 35))
+    assert (len(index.groups), len(index.classes), images.shape) == (2, 6, (120, 35, 35, 1))
     assert images.dtype == np.uint8
     drawn = list(draw_alphabet(2, characters=3, writers=20, seed=batches.SEED))
     for row in (60, 79, 119):

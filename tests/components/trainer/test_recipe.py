@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from components.trainer.recipe import ALIKE, PRESET_ONLY, PRESETS, Preset, Recipe, TrainSettings
+from data_ingest.sources.kinds import KINDS, Kind
+
+EVERY = [(kind, preset) for kind in KINDS for preset in PRESETS[kind]]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_a_complete_recipe(preset: str) -> None:
-    recipe = TrainSettings(preset=preset).recipe()
+@pytest.mark.parametrize(("kind", "preset"), EVERY)
+def test_every_preset_of_every_kind_is_a_complete_recipe(kind: Kind, preset: Preset) -> None:
+    recipe = TrainSettings(preset=preset).recipe(kind)
     assert recipe.steps > recipe.warmup_steps
     assert recipe.validate_every <= recipe.steps
 
@@ -32,9 +35,26 @@ def test_every_field_of_a_recipe_but_a_presets_own_is_an_option_with_its_descrip
 
 def test_null_is_the_presets_value() -> None:
     assert TrainSettings(preset="accurate", steps=None, views=None).recipe().steps == 12_000
-    for preset, values in PRESETS.items():
-        recipe = TrainSettings(preset=preset).recipe()
+    for kind, preset in EVERY:
+        values = PRESETS[kind][preset]
+        recipe = TrainSettings(preset=preset).recipe(kind)
         assert {name: getattr(recipe, name) for name in values} == values
+
+
+def test_photographs_are_seen_in_colour_and_signatures_wide() -> None:
+    settings = TrainSettings()
+    assert settings.recipe().preprocessing.shape == (28, 28, 1)
+    assert settings.recipe("photo").preprocessing.shape == (96, 96, 3)
+    assert settings.recipe("signature").preprocessing.shape == (96, 136, 1)
+    # What is set goes before what the kind says.
+    assert TrainSettings(color_mode="grayscale").recipe("photo").preprocessing.shape == (96, 96, 1)
+
+
+def test_settings_that_fit_one_kind_alone_are_for_that_kind() -> None:
+    settings = TrainSettings(aspect=2.0)
+    assert settings.recipe("photo").preprocessing.shape == (96, 192, 3)
+    with pytest.raises(ValidationError, match="framing: must be whole or box where aspect is 2"):
+        settings.recipe("drawing")
 
 
 def test_settings_survive_the_trip_through_json() -> None:
@@ -42,10 +62,11 @@ def test_settings_survive_the_trip_through_json() -> None:
     assert TrainSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
-@given(preset=st.sampled_from(sorted(PRESETS)), gpus=st.integers(1, 16))
-def test_gpus_see_as_many_images_in_fewer_larger_steps(preset: Preset, gpus: int) -> None:
-    base = TrainSettings(preset=preset).recipe()
-    scaled = TrainSettings(preset=preset).recipe(gpus=gpus)
+@given(of=st.sampled_from(EVERY), gpus=st.integers(1, 16))
+def test_gpus_see_as_many_images_in_fewer_larger_steps(of: tuple[Kind, Preset], gpus: int) -> None:
+    kind, preset = of
+    base = TrainSettings(preset=preset).recipe(kind)
+    scaled = TrainSettings(preset=preset).recipe(kind, gpus=gpus)
     factor = min(gpus * scaled.classes_per_batch // base.classes_per_batch, base.gpu_batch)
     assert scaled.steps * factor >= base.steps > (scaled.steps - 1) * factor
     assert scaled.learning_rate == pytest.approx(base.learning_rate * factor**0.5)

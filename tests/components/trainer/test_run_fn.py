@@ -52,6 +52,7 @@ class Workspace:
             custom_config={
                 "train": self.settings.model_dump_json(),
                 "dataset": "synthetic",
+                "kind": "drawing",
                 "source_hash": "0123",
                 "checkpoint_dir": str(self.folder / "checkpoints"),
             },
@@ -254,7 +255,7 @@ def test_a_gpu_is_found_and_gets_its_larger_batches_without_being_configured(
     with pytest.raises(InterruptedError):
         run_fn(Workspace(tmp_path, TrainSettings(image_size=16)).fn_args())
     assert seen["accelerator"] is gpu
-    assert seen["recipe"] == TrainSettings(image_size=16).recipe(gpus=1)
+    assert seen["recipe"] == TrainSettings(image_size=16).recipe("drawing", gpus=1)
 
 
 def test_calibration_turns_held_out_scores_into_probabilities_and_keeps_their_order(
@@ -284,7 +285,7 @@ def test_calibration_turns_held_out_scores_into_probabilities_and_keeps_their_or
 
 def test_a_warm_start_begins_with_the_weights_of_the_base_model(finished: Path) -> None:
     base = finished / "model" / "Format-Serving"
-    weights = initial_weights(tiny_settings(warm_start=True), str(base))
+    weights = initial_weights(tiny_settings(warm_start=True), "drawing", str(base))
     stored = keras.models.load_model(base / "assets.extra" / "model.keras").get_weights()
     for one, other in zip(weights, stored, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -304,14 +305,14 @@ def test_run_fn_hands_the_weights_of_a_warm_start_to_the_fit(
     monkeypatch.setattr(fitting, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
         run_fn(args)
-    expected = initial_weights(tiny_settings(warm_start=True), args.base_model)
+    expected = initial_weights(tiny_settings(warm_start=True), "drawing", args.base_model)
     for one, other in zip(handed["initial_weights"], expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_without_a_blessed_model_a_warm_start_is_a_cold_one() -> None:
-    assert initial_weights(tiny_settings(warm_start=True), None) is None
-    assert initial_weights(tiny_settings(), "/ignored") is None
+    assert initial_weights(tiny_settings(warm_start=True), "drawing", None) is None
+    assert initial_weights(tiny_settings(), "drawing", "/ignored") is None
 
 
 def test_a_base_model_that_does_not_fit_is_refused_with_the_way_out(
@@ -319,11 +320,11 @@ def test_a_base_model_that_does_not_fit_is_refused_with_the_way_out(
 ) -> None:
     base = str(finished / "model" / "Format-Serving")
     with pytest.raises(InputError, match=r"another architecture.*warm_start"):
-        initial_weights(tiny_settings(warm_start=True, embedding_size=16), base)
+        initial_weights(tiny_settings(warm_start=True, embedding_size=16), "drawing", base)
     with pytest.raises(InputError, match=r"does not exist.*warm_start"):
-        initial_weights(tiny_settings(warm_start=True), str(tmp_path))
+        initial_weights(tiny_settings(warm_start=True), "drawing", str(tmp_path))
     extra = tmp_path / "assets.extra"
     extra.mkdir()
     (extra / "model.keras").write_bytes(b"not a model")
     with pytest.raises(InputError, match=r"cannot be read.*warm_start"):
-        initial_weights(tiny_settings(warm_start=True), str(tmp_path))
+        initial_weights(tiny_settings(warm_start=True), "drawing", str(tmp_path))

@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 
-from components.trainer.pair_data import drawing_decoder
+from components.trainer.pair_data import image_decoder
 from data_ingest.records import read as image_reading
 from data_ingest.records.features import Pair, pair_from_example
 from data_ingest.records.read import NAMESPACE, Inputs, list_inputs
@@ -321,7 +321,7 @@ def test_of_all_that_people_call_an_image_records_hold_what_the_model_decodes(
     directory = tmp_path / "out"
     write(list_inputs(inputs), directory, share=1.0)
     held = {pair.image_a for split in SPLITS for pair in pairs(directory, split)}
-    drawings = drawing_decoder(Preprocessing(16))(sorted(held))
+    drawings = image_decoder(Preprocessing(16))(sorted(held))
     assert len(drawings) > 150
     lines = (directory / "rejected.jsonl").read_text().splitlines()
     rejected = {bad["file"].partition(".zip/")[2]: bad["reason"] for bad in map(json.loads, lines)}

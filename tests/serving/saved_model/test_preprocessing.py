@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
-from serving.saved_model.contract import Framing, Polarity, Preprocessing
+from serving.saved_model.contract import Contrast, Framing, Polarity, Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
 
@@ -205,3 +205,93 @@ def test_images_are_decoded_on_the_cpu_even_where_there_is_a_gpu() -> None:
     nodes = [n for function in functions for n in function.node_def if n.name not in results]
     assert {"DecodePng", "ScaleAndTranslate"} <= {node.op for node in nodes}
     assert all("CPU" in node.device for node in nodes)
+
+
+def seen(*images: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    batch = [encoded(image) for image in images]
+    return decoder(preprocessing)(tf.constant(batch, tf.string)).numpy()
+
+
+IN_COLOUR = Preprocessing(8, color_mode="rgb")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_in_colour_an_image_is_seen_as_it_is(kind: str) -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, :16], pixels[:, 16:] = (200, 100, 50), (10, 240, 120)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, kind, quality=100, subsampling=0)
+    (found,) = decoder(IN_COLOUR)(tf.constant([target.getvalue()])).numpy()
+    assert found.shape == (8, 8, 3)
+    np.testing.assert_allclose(255 * found[:, :3], np.full((8, 3, 3), (200, 100, 50)), atol=3)
+    np.testing.assert_allclose(255 * found[:, 5:], np.full((8, 3, 3), (10, 240, 120)), atol=3)
+
+
+def test_in_colour_light_and_dark_are_not_swapped() -> None:
+    dark, light = seen(cross(), cross(paper=0, ink=255), preprocessing=IN_COLOUR)
+    np.testing.assert_allclose(light, 1 - dark, atol=1e-5)
+
+
+def test_what_is_around_an_oblong_photograph_has_the_colours_of_its_edge() -> None:
+    pixels = np.zeros((16, 8, 3), np.uint8)
+    pixels[:, :4], pixels[:, 4:] = (250, 0, 0), (0, 0, 250)
+    (found,) = 255 * seen(Image.fromarray(pixels), preprocessing=IN_COLOUR)
+    np.testing.assert_allclose(found[:, :3], np.full((8, 3, 3), (250, 0, 0)), atol=1)
+    np.testing.assert_allclose(found[:, 5:], np.full((8, 3, 3), (0, 0, 250)), atol=1)
+
+
+def test_colours_alone_are_contrast_enough_where_colour_is_seen() -> None:
+    pixels = np.full((16, 16, 3), (150, 100, 100), np.uint8)
+    pixels[4:12, 4:12] = (96, 128, 96)  # as bright
+    image = Image.fromarray(pixels)
+    assert seen(image, preprocessing=IN_COLOUR).shape == (1, 8, 8, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="nothing is drawn on it"):
+        seen(image, preprocessing=Preprocessing(8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="nothing is drawn on it"):
+        seen(Image.new("RGB", (16, 16), "red"), preprocessing=IN_COLOUR)
+
+
+def stroke(side: int = 200, paper: int = 255, ink: int = 0, at: int = 60) -> Image.Image:
+    """A stroke 80 wide and 20 high."""
+    pixels = np.full((side, 2 * side), paper, np.uint8)
+    pixels[at : at + 20, at : at + 80] = ink
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("contrast", ["as_is", "paper"])
+def test_ink_may_be_measured_against_its_paper(contrast: Contrast) -> None:
+    how = Preprocessing(20, "dark_on_light", "whole", aspect=2.0, contrast=contrast)
+    grey = np.random.default_rng(1).integers(-8, 9, (200, 400))
+    faint = Image.fromarray((np.asarray(stroke(paper=180, ink=100)) + grey).astype(np.uint8))
+    strong, weak = seen(stroke(), faint, preprocessing=how)
+    assert strong.shape == (20, 40, 1)
+    if contrast == "paper":
+        np.testing.assert_allclose(weak, strong, atol=0.15)
+        assert weak[-1].max() == 0
+    else:
+        assert np.abs(weak - strong).max() > 0.25
+
+
+def test_in_a_box_ink_is_as_large_wherever_it_lies_and_whatever_its_size() -> None:
+    how = Preprocessing(20, "dark_on_light", "box", aspect=2.0)
+    one, moved = seen(stroke(at=60), stroke(at=90), preprocessing=how)
+    np.testing.assert_allclose(one, moved, atol=1e-6)
+    small = stroke().resize((200, 100), Image.Resampling.BOX)
+    assert np.abs(seen(small, preprocessing=how)[0] - one).mean() < 0.05
+    # 80 by 20 in 40 by 20 pixels, with a margin.
+    assert one.sum() == pytest.approx(40 * 10 / 1.06**2, rel=0.1)
+
+
+def test_a_speck_of_dust_does_not_change_the_box() -> None:
+    how = Preprocessing(20, "dark_on_light", "box", aspect=2.0)
+    dusty = stroke()
+    dusty.putpixel((390, 195), 0)
+    one, other = seen(stroke(), dusty, preprocessing=how)
+    assert np.abs(one - other).mean() < 0.05
+
+
+def test_a_card_tells_what_the_network_sees() -> None:
+    how = Preprocessing(20, "dark_on_light", "box", aspect=2.0, contrast="paper")
+    assert Preprocessing.of_card({"other": 1, **how.as_card()}) == how
+    early = {"image_size": 28, "polarity": "auto", "framing": "ink"}
+    assert Preprocessing.of_card(early) == Preprocessing(28, "auto", "ink")
