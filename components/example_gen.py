@@ -35,11 +35,13 @@ from data_ingest.records.write import (
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.kinds import Kind
 
 _SETTINGS: Final = "pair_settings"
 _MAX_REJECTED_SHARE: Final = "max_rejected_share"
 _WRITER_PATTERN: Final = "writer_pattern"
 _DATASET: Final = "dataset"
+_KIND: Final = "kind"
 _SOURCE_HASH: Final = "source_hash"
 _NAMED_REJECTED: Final = 5
 _WORKER_ERROR: Final = re.compile(r"data_ingest\.errors\.(InputError|ReadError): (.+) \[while runn")
@@ -86,6 +88,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     directory=examples.uri,
                     max_rejected_share=config[_MAX_REJECTED_SHARE],
                     dataset=config[_DATASET],
+                    kind=config[_KIND],
                 )
             with fileio.open(f"{examples.uri}/{SUMMARY_FILE}") as stream:
                 summary = json.loads(stream.read())
@@ -181,6 +184,7 @@ class PairExampleGen(component.FileBasedExampleGen):
         source_hash: str,
         writer_pattern: str | None = None,
         dataset: str = "folder",
+        kind: Kind = "drawing",
         range_config: range_config_pb2.RangeConfig | None = None,
     ) -> None:
         """Declares the node.
@@ -192,7 +196,9 @@ class PairExampleGen(component.FileBasedExampleGen):
           max_rejected_share: share of unusable images, 0 to 1, above which the node fails.
           source_hash: hash of the code that makes the records; part of the cache key.
           writer_pattern: `DatasetSettings.writer_pattern`.
-          dataset: kind of the images (`omniglot`, `folder`, `synthetic`), noted in `sampling.json`.
+          dataset: source of the images (`omniglot`, `folder`, `synthetic`), noted in
+            `sampling.json`.
+          kind: kind of the images, noted there, too.
           range_config: which span to take; the latest where None.
         """
         values = struct_pb2.Struct()
@@ -202,6 +208,7 @@ class PairExampleGen(component.FileBasedExampleGen):
                 _MAX_REJECTED_SHARE: max_rejected_share,
                 _WRITER_PATTERN: writer_pattern,
                 _DATASET: dataset,
+                _KIND: kind,
                 _SOURCE_HASH: source_hash,
             }
         )

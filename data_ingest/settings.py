@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
+from data_ingest.sources.kinds import Kind
 from data_ingest.sources.writers import checked_pattern
 
 
@@ -44,6 +45,11 @@ class DatasetSettings(Settings):
     data: PosixPath | None = Field(
         default=None,
         description="folder or zip of images; {SPAN} and {VERSION} in it pick the latest",
+    )
+    kind: Literal["auto", Kind] = Field(
+        default="auto",
+        description="drawing, photo or signature: what images are seen, varied and recognised as; "
+        "auto: as a sample of them looks, Omniglot's and generated ones as drawings",
     )
     writer_pattern: str | None = Field(
         default=None,

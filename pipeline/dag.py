@@ -62,7 +62,8 @@ def create_pipeline(
         max_rejected_share=config.dataset.max_rejected_share,
         writer_pattern=config.dataset.writer_pattern,
         source_hash=source_hash("components.example_gen"),
-        dataset=dataset.kind,
+        dataset=dataset.source,
+        kind=dataset.kind,
     )
     schema = CuratedSchemaGen(schema_text=schema_text())
     statistics = StatisticsGen(
@@ -96,8 +97,8 @@ def create_pipeline(
         custom_config={
             "train": config.train.model_dump_json(),
             "source_hash": source_hash("components.trainer.run_fn"),
-            "dataset": dataset.kind,
-            "kind": "drawing",
+            "dataset": dataset.source,
+            "kind": dataset.kind,
             "checkpoint_dir": checkpoint_dir,
         },
     )

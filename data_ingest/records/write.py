@@ -23,6 +23,7 @@ from data_ingest.records.plan import Plan, Shard, Stream, make_plan
 from data_ingest.records.read import CATALOG_OUTPUT, NAMESPACE, Inputs, ReadImages
 from data_ingest.sampling.pairs import Pairs
 from data_ingest.settings import PairSettings
+from data_ingest.sources.kinds import Kind
 
 SUMMARY_FILE: Final = "sampling.json"
 REJECTED_FILE: Final = "rejected.jsonl"
@@ -38,6 +39,7 @@ def write_pairs(
     directory: str,
     max_rejected_share: float,
     dataset: str = "",
+    kind: Kind = "drawing",
 ) -> None:
     """Adds to a pipeline all that writes the records of all splits, and beside them three reports.
 
@@ -78,11 +80,11 @@ def write_pairs(
         | "CountRecords" >> beam.CombinePerKey(sum)
     )
     _ = plan | "WriteReports" >> beam.Map(
-        _write_reports, beam.pvalue.AsDict(counts), directory, dataset
+        _write_reports, beam.pvalue.AsDict(counts), directory, dataset, kind
     )
 
 
-_Kind = tuple[str, str, int, int]
+_Counted = tuple[str, str, int, int]
 """Split, protocol, way and label of records."""
 
 
@@ -108,7 +110,7 @@ def _send_images(joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any
 
 def _write_shard(
     sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan, directory: str
-) -> Iterator[tuple[_Kind, int]]:
+) -> Iterator[tuple[_Counted, int]]:
     """Writes the file of a shard, of which all images have come together; how many of a kind."""
     number, parts = sent
     shard = plan.shards[number]
@@ -166,7 +168,9 @@ def _records(stream: Stream, drawn: Pairs, images: Mapping[int, bytes]) -> Itera
         )
 
 
-def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, dataset: str) -> None:
+def _write_reports(
+    plan: Plan, counts: Mapping[_Counted, int], directory: str, dataset: str, kind: Kind
+) -> None:
     catalog = plan.catalog
     splits: dict[str, dict[str, Any]] = {}
     for stream in plan.streams:
@@ -187,6 +191,7 @@ def _write_reports(plan: Plan, counts: Mapping[_Kind, int], directory: str, data
     noise = in_two_classes(bad[1:] for bad in catalog.rejected)
     summary = {
         "dataset": dataset,
+        "kind": kind,
         "problem": plan.problem,
         "images": {
             "read": dict(catalog.read),

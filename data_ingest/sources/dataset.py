@@ -9,6 +9,7 @@ from typing import Literal
 
 from data_ingest.errors import InputError, ReadError, reading
 from data_ingest.sources.containers import is_utf8, open_zip
+from data_ingest.sources.kinds import Kind
 from data_ingest.sources.layout import list_images, look_over
 
 _TOKEN = re.compile(r"\{(SPAN|VERSION)(?::(\d+))?\}|\{(YYYY|MM|DD)\}")
@@ -20,7 +21,7 @@ _DATE_DIGITS = {"YYYY": r"\d{4}", "MM": r"\d{2}", "DD": r"\d{2}"}
 class Dataset:
     """Images that are on disk."""
 
-    kind: Literal["omniglot", "folder", "synthetic"]
+    source: Literal["omniglot", "folder", "synthetic"]
     base: Path
     """Folder that `inputs` are relative to."""
     inputs: dict[str, str]
@@ -31,6 +32,7 @@ class Dataset:
     """
     description: str
     """One line for people: what it is and where it was found."""
+    kind: Kind = "drawing"
 
     def containers(self) -> dict[str, list[Path]]:
         """The zips and folders behind `inputs`; of a pattern with spans, the latest."""

@@ -3,6 +3,7 @@
 import logging
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -45,9 +46,13 @@ def resolve(
         `source: auto` with nothing named falls back on generated glyphs.
       OSError: a folder to be written cannot be, or its disk is full.
     """
-    found = _local(settings, data=data, environ=environ)
-    if found is not None:
-        return found
+    dataset = _local(settings, data=data, environ=environ)
+    if dataset is None:
+        dataset = _made_here(settings, synthetic_dir)
+    return dataset if settings.kind == "auto" else replace(dataset, kind=settings.kind)
+
+
+def _made_here(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:
     if settings.source == "synthetic":
         return _generate(settings, synthetic_dir)
     try:

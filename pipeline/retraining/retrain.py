@@ -207,7 +207,7 @@ class _Retraining:
             run_id=run_id,
             state=Status.RUNNING,
             started=time.time(),
-            dataset=dataset.kind,
+            dataset=dataset.source,
             command="retrain",
             stage=self.request.stage,
             span=choice.span,

@@ -92,7 +92,7 @@ def run_pipeline(
     )
     nodes = [node.pipeline_node.node_info.id for node in ir.nodes]
     started = time.time()
-    record = replace(run, state=Status.RUNNING, started=started, dataset=dataset.kind)
+    record = replace(run, state=Status.RUNNING, started=started, dataset=dataset.source)
     history.record(record)
     try:
         with announced_nodes(nodes, check_lease):
@@ -143,7 +143,7 @@ def _refuse_to_replace_real_data(
     history: RunHistory, dataset: Dataset, workspace: Workspace
 ) -> None:
     """A lost network must not put a model of generated glyphs in the place of a real one."""
-    for run in history.runs() if dataset.kind == "synthetic" else []:
+    for run in history.runs() if dataset.source == "synthetic" else []:
         if run.dataset not in ("", "synthetic"):
             raise InputError(
                 f"{workspace.root}: this output folder holds models of real data ({run.dataset}, "

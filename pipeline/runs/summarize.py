@@ -93,7 +93,7 @@ def summarize(
     without_trials = lacking(artifacts["evaluation"])
     summary = RunSummary(
         run_id=run_id,
-        dataset=dataset.kind,
+        dataset=dataset.source,
         blessed=both and not taken_back,
         pushed_version=version,
         model_dir=str(workspace.serving_model / str(version)) if version else None,

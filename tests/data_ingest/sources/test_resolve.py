@@ -80,7 +80,7 @@ def test_a_folder_with_omniglots_archives_is_read_in_place(
     settings: DatasetSettings, tmp_path: Path, archives: Path
 ) -> None:
     dataset = where(settings, tmp_path, data=archives)
-    assert (dataset.kind, dataset.base) == ("omniglot", archives)
+    assert (dataset.source, dataset.base) == ("omniglot", archives)
     assert dataset.inputs == {
         "background": "images_background.zip",
         "evaluation": "images_evaluation.zip",
@@ -142,10 +142,10 @@ def test_ones_own_images_are_taken_from_a_folder_or_a_zip(
 ) -> None:
     folder = own_images(tmp_path / "own", archives)
     from_folder = where(settings, tmp_path, data=folder, source=source)
-    assert (from_folder.kind, from_folder.base) == ("folder", tmp_path)
+    assert (from_folder.source, from_folder.base) == ("folder", tmp_path)
     zipped = archives / "images_evaluation.zip"
     from_zip = where(settings, tmp_path, data=zipped, source=source)
-    assert (from_zip.kind, from_zip.inputs) == ("folder", {"images": "images_evaluation.zip"})
+    assert (from_zip.source, from_zip.inputs) == ("folder", {"images": "images_evaluation.zip"})
 
 
 @pytest.mark.parametrize("source", ["auto", "omniglot", "folder"])
@@ -225,7 +225,7 @@ def test_downloads_are_cached_and_then_need_no_network(
     first = where(settings, tmp_path, download_url=mirror, background="small1")
     second = where(settings, tmp_path, background="small1")
     assert first == second
-    assert (first.kind, first.base) == ("omniglot", cache)
+    assert (first.source, first.base) == ("omniglot", cache)
     assert set(first.inputs) == {"background", "evaluation", "runs"}
 
 
@@ -271,7 +271,7 @@ def test_a_cache_without_the_runs_is_enough_when_there_is_no_network(
     shutil.copytree(archives, tmp_path / "cache" / "omniglot")
     (tmp_path / "cache/omniglot/all_runs.zip").unlink()
     dataset = where(settings, tmp_path)
-    assert (dataset.kind, set(dataset.inputs)) == ("omniglot", {"background", "evaluation"})
+    assert (dataset.source, set(dataset.inputs)) == ("omniglot", {"background", "evaluation"})
 
 
 def test_without_images_or_network_glyphs_are_generated_with_a_loud_warning(
@@ -279,7 +279,7 @@ def test_without_images_or_network_glyphs_are_generated_with_a_loud_warning(
 ) -> None:
     with caplog.at_level(logging.INFO):
         dataset = where(settings, tmp_path, environ={"OMNIGLOT_DIR": ""})
-    assert dataset.kind == "synthetic"
+    assert dataset.source == "synthetic"
     assert set(dataset.inputs) == {"background", "evaluation"}
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "GENERATED" in warning.getMessage()
@@ -294,7 +294,7 @@ def test_a_network_that_never_answers_is_given_up_within_ten_seconds(
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         dataset = where(settings, tmp_path, download_url=url)
         assert time.monotonic() - started < 10
-    assert dataset.kind == "synthetic"
+    assert dataset.source == "synthetic"
 
 
 def test_omniglot_asked_for_but_not_to_be_had_is_an_error(

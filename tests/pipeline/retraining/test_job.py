@@ -15,7 +15,7 @@ def test_the_result_of_a_process_counts_though_a_child_of_it_holds_its_stdout(
 ) -> None:
     job = Job(
         config=PipelineConfig(),
-        dataset=Dataset(kind="folder", base=tmp_path, inputs={}, description="images"),
+        dataset=Dataset(source="folder", base=tmp_path, inputs={}, description="images"),
         output=tmp_path,
         metadata_url=f"sqlite:///{tmp_path / 'metadata.db'}",
         run=RunRecord(run_id="run-1", state=Status.RUNNING, started=time.time()),
