@@ -294,7 +294,7 @@ _SIGNATURE: Final = {
     "widths": (32, 64, 128, 192, 256),
     "embedding_size": 256,
     "quarter_turns": False,
-    "restyling": 1.0,
+    "restyling": 2.0,
     "augmentation": 0.65,
     "steps": 600,
     "ema": 0.98,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.trainer.calibration import calibrate, cross_fitted_correction, scale_head
+from components.trainer.contact_sheet import CONTACT_SHEET, contact_sheet
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import fit_stages
 from components.trainer.model import HEAD, build_model, embed_all, embedding_function
@@ -64,6 +65,8 @@ def run_fn(fn_args: FnArgs) -> None:
     both = [*fn_args.train_files, *fn_args.eval_files]
     everything = _read("All", both, recipe) if recipe.refit_share else None
     log_dir = Path(fn_args.model_run_dir)
+    log_dir.mkdir(parents=True, exist_ok=True)
+    (log_dir / CONTACT_SHEET).write_bytes(contact_sheet(train.samples, recipe.preprocessing))
     base_model = fn_args.base_model if settings.warm_start else None
     fits = fit_stages(
         recipe,
@@ -116,7 +119,6 @@ def run_fn(fn_args: FnArgs) -> None:
         impostors=impostors(fits[0].model, held_out),
         trained_on=seen([train, held_out], base_model),
     )
-    log_dir.mkdir(parents=True, exist_ok=True)
     written = {**asdict(facts), "calibration": calibration._asdict(), "refit": refit}
     (log_dir / TRAINING_FACTS).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     for done in fits:

@@ -42,7 +42,9 @@ def try_to_write_report(run_dir: Path) -> None:
 def write_report(run_dir: Path) -> Path:
     """Writes `report.html` beside `summary.json` and returns its path."""
     summary = read_summary(run_dir)
-    training = read_json(Path(summary.artifacts.get("model_run", "")) / "training.json")
+    model_run = Path(summary.artifacts.get("model_run", ""))
+    training = read_json(model_run / "training.json")
+    contact_sheet = model_run / "contact_sheet.png"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     groups = group_accuracies(summary.per_group)
@@ -52,6 +54,7 @@ def write_report(run_dir: Path) -> Path:
         group_picture=_embedded(_group_figure(groups)) if groups else "",
         training_picture=_embedded(_training_figure(training)) if training.get("history") else "",
         refit=training.get("refit"),
+        contact_sheet=_png(contact_sheet.read_bytes()) if contact_sheet.is_file() else "",
         seconds_picture=_embedded(_seconds_figure(summary)),
         mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
         accuracy_names=accuracy_names(summary.metrics),

@@ -290,7 +290,7 @@ def _orientation(exif: tf.Tensor) -> tf.Tensor:
     def number(part: tf.Tensor) -> tf.Tensor:
         """Of the last axis, whose length is known: 2 or 4."""
         used = powers[: part.shape[-1]]
-        return tf.reduce_sum(part * tf.where(order == b"MM", used[::-1], used), axis=-1)
+        return tf.reduce_sum(part * tf.where(order == b"MM", tf.reverse(used, [0]), used), axis=-1)
 
     last = tf.size(values, tf.int64) - 2
     directory = tf.minimum(number(tf.ensure_shape(values[4:8], [4])), last)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from components.trainer import fit as fitting
 from components.trainer import run_fn as trainer
@@ -74,6 +75,8 @@ def test_run_fn_leaves_a_model_facts_and_tensorboard_logs(finished: Path) -> Non
     assert [entry["step"] for entry in facts["history"]] == [3, 6]
     assert facts["device"]
     assert list((finished / "model_run").glob("events.out.tfevents.*"))
+    with Image.open(finished / "model_run" / "contact_sheet.png") as sheet:
+        assert min(sheet.size) > 300
     assert (finished / "model" / "Format-Serving" / "saved_model.pb").is_file()
 
 
