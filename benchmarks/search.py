@@ -1,11 +1,13 @@
-"""Measures what a change of the training recipe is worth, on held-out background alphabets.
+"""Measures what a change of the training recipe is worth, on held-out classes.
 
     python -m benchmarks.search --data images_background.zip --results search.json \\
         --name "learning rate 0.01" --set learning_rate=0.01 --seeds 1 2 3
 
-Trains a preset with some fields of its recipe changed, once a seed, and measures within-alphabet
-trials of background alphabets that no training here saw; evaluation alphabets are never looked at.
-What is in the results file already is not trained again. Without `--name` it only prints the table.
+Trains a preset with some fields of its recipe changed, once a seed, and measures one-shot trials
+(within alphabets, where there are alphabets) and verification, on classes that no training here
+saw; of Omniglot, evaluation alphabets are never looked at. `--kind photo` and `--kind signature`
+take the preset for these, and any zip or folder of images. What is in the results file already is
+not trained again. Without `--name` it only prints the table.
 """
 
 import argparse
@@ -24,42 +26,62 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from components.evaluator.statistics import ScoredPairs, equal_error_rate
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import OneShotValidation, fit
-from components.trainer.model import embedding_function
+from components.trainer.model import embed_all, embedding_function
 from components.trainer.pair_data import PairData, image_decoder
 from components.trainer.recipe import Preset, Recipe, TrainSettings
 from data_ingest.durable import write_atomically
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
 from data_ingest.sampling.splits import split_index
 from data_ingest.settings import PairSettings
+from data_ingest.sources.kinds import KINDS, Kind
 from data_ingest.sources.layout import ImageReader, list_images
 
 HELD_OUT_SHARE: Final = 0.2
+VERIFIED: Final = 1500
+"""Most images whose pairs, all of them, are verified."""
+FALSE_ACCEPTS: Final = 0.01
+"""Share of different pairs that are accepted where the share of accepted same ones is taken."""
+RATES: Final = ("eer", "tar")
 TRIALS: Final = 8000
 NEVER: Final = 10**7
 BATCH: Final = 512
 
 
 def recipe_of(
-    preset: Preset, changes: Mapping[str, Any], *, seed: int, steps: int | None = None
+    preset: Preset,
+    changes: Mapping[str, Any],
+    *,
+    seed: int,
+    steps: int | None = None,
+    kind: Kind = "drawing",
 ) -> Recipe:
     """The preset with changed fields.
 
     Raises:
       ValidationError: there is no such field, or it cannot have that value.
     """
-    given = dict(TrainSettings(preset=preset).recipe())
-    values = {**given, "polarity": "dark_on_light", "seed": seed, **changes}
-    if steps is not None:
-        values["steps"] = steps
+    given = TrainSettings(preset=preset).recipe(kind)
+    values = {**dict(given if steps is None else given.lasting(steps)), "seed": seed, **changes}
+    if kind == "drawing" and "polarity" not in changes:
+        values["polarity"] = "dark_on_light"
     # The last weights are judged, not the best of several looks at the held-out alphabets.
     values["validate_every"] = NEVER
     return Recipe(**values)
 
 
-def split(container: Path, recipe: Recipe) -> tuple[PairData, PairData]:
-    """Images to train on and to judge by, of different alphabets, as the recipe sees them."""
+def split(
+    container: Path, recipe: Recipe, *, share: float = HELD_OUT_SHARE
+) -> tuple[PairData, PairData]:
+    """Images to train on and to judge by, of different alphabets or, where there are none, classes.
+
+    Args:
+      container: zip or folder.
+      recipe: how they are seen.
+      share: of the alphabets or classes, how many are held out.
+    """
     files = list_images(container)
     refs = [ImageRef.of(f) for f in files]
     order = sort_order(refs)
@@ -68,11 +90,11 @@ def split(container: Path, recipe: Recipe) -> tuple[PairData, PairData]:
     decoded = []
     with ImageReader() as reader:
         for start in range(0, len(order), BATCH):
-            encoded = [reader.read(files[at]) for at in order[start : start + BATCH]]
+            encoded = [reader.image(files[at]) for at in order[start : start + BATCH]]
             decoded.append(decode(encoded))
     images = np.concatenate(decoded)
     index = ImageIndex.build(refs)
-    rows = split_index(index, index.take([]), PairSettings(holdout_share=HELD_OUT_SHARE))
+    rows = split_index(index, index.take([]), PairSettings(holdout_share=share))
     return _data(index, images, rows.train), _data(index, images, rows.eval)
 
 
@@ -91,28 +113,60 @@ def _data(
     )
 
 
-def measure(recipe: Recipe, container: Path, *, trials: int = TRIALS) -> dict[str, Any]:
-    """Trains once and judges the last weights: `accuracy` in [0, 1], and what that cost."""
-    train, held_out = split(container, recipe)
+def measure(
+    recipe: Recipe, container: Path, *, trials: int = TRIALS, share: float = HELD_OUT_SHARE
+) -> dict[str, Any]:
+    """Trains once and judges the last weights: figures in [0, 1], and what they cost."""
+    train, held_out = split(container, recipe, share=share)
     cores, wall = time.process_time(), time.monotonic()
     fitted = fit(recipe, train, held_out, accelerator=choose_accelerator())
     cores, wall = time.process_time() - cores, time.monotonic() - wall
     validation = OneShotValidation(held_out, trials=trials)
+    embed = embedding_function(fitted.model)
     return {
-        "accuracy": validation.accuracy(embedding_function(fitted.model)),
+        "accuracy": validation.accuracy(embed),
+        **verification(embed_all(embed, held_out.images), held_out.index.row_class),
         "trials": trials,
         "way": validation.way,
         "core_seconds": round(cores, 1),
         "seconds": round(wall, 1),
         "parameters": fitted.facts.parameters,
         "alphabets": list(held_out.index.groups),
+        "classes": len(held_out.index.classes),
+    }
+
+
+def verification(
+    vectors: npt.NDArray[np.float32], classes: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """Equal error rate and true accept rate at `FALSE_ACCEPTS`, of all pairs of at most `VERIFIED`
+    images.
+
+    Args:
+      vectors: `float32[n, D]`, weighted embeddings.
+      classes: `int64[n]`.
+    """
+    if len(vectors) > VERIFIED:
+        drawn = np.random.default_rng(0).choice(len(vectors), VERIFIED, replace=False)
+        vectors, classes = vectors[drawn], classes[drawn]
+    logits, same = [], []
+    for at in range(1, len(vectors)):
+        logits.append(-np.abs(vectors[:at] - vectors[at]).sum(axis=1))
+        same.append(classes[:at] == classes[at])
+    logit, is_same = np.concatenate(logits), np.concatenate(same)
+    pairs = ScoredPairs(logit, is_same)
+    limit = np.quantile(logit[~is_same], 1.0 - FALSE_ACCEPTS)
+    return {
+        "eer": equal_error_rate(pairs.same, pairs.different),
+        "tar": float((logit[is_same] > limit).mean()),
     }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A line a change, in the order in which they were tried."""
     shown = Table()
-    for heading in ("change", "seeds", "accuracy", "sd", "core-seconds", "parameters"):
+    figures = ("accuracy", "sd", "EER", "TAR at 1 % FAR")
+    for heading in ("change", "seeds", *figures, "core-seconds", "parameters"):
         shown.add_column(heading, justify="left" if heading == "change" else "right")
     for name in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in rows if row["name"] == name]
@@ -122,6 +176,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             str(len(own)),
             f"{statistics.mean(accuracies):.2f} %",
             f"{statistics.stdev(accuracies):.2f}" if len(own) > 1 else "",
+            *(f"{100 * statistics.mean(row[name] for row in own):.1f} %" for name in RATES),
             f"{statistics.mean(row['core_seconds'] for row in own):.0f}",
             f"{own[0]['parameters']:,}",
         )
@@ -135,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("search.json"))
     parser.add_argument("--name", help="of the change, as it appears in the table")
     parser.add_argument("--preset", default="fast", choices=get_args(Preset))
+    parser.add_argument("--kind", default="drawing", choices=KINDS)
+    parser.add_argument("--held-out", type=float, default=HELD_OUT_SHARE, help="share of classes")
     parser.add_argument("--steps", type=int, help="instead of the preset's")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="FIELD=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -148,13 +205,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for field, _, value in (change.partition("=") for change in options.changes)
     }
     for seed in options.seeds if options.name else ():
-        recipe = recipe_of(options.preset, changes, seed=seed, steps=options.steps)
+        recipe = recipe_of(
+            options.preset, changes, seed=seed, steps=options.steps, kind=options.kind
+        )
         document = recipe.model_dump(mode="json")
         known = _read(options.results)
-        if any(row["recipe"] == document for row in known):
+        data = str(options.data)
+        if any((row["recipe"], row.get("data", data)) == (document, data) for row in known):
             continue
-        found = measure(recipe, options.data, trials=options.trials)
-        row = {"name": options.name, "recipe": document, **found}
+        found = measure(recipe, options.data, trials=options.trials, share=options.held_out)
+        row = {"name": options.name, "recipe": document, "data": data, **found}
         write_atomically(options.results, json.dumps([*known, row], indent=1) + "\n")
     Console(width=110).print(table(_read(options.results)))
     return 0

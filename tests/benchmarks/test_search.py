@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -60,3 +61,14 @@ def test_no_alphabet_is_both_trained_on_and_judged_by(glyphs: Path) -> None:
 def test_a_field_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValidationError, match="learning_rat"):
         search.recipe_of("fast", {"learning_rat": 1.0}, seed=1)
+
+
+def test_verification_tells_classes_that_are_apart_from_classes_that_are_not() -> None:
+    draw = np.random.default_rng(1)
+    classes = np.repeat(np.arange(10), 8)
+    middles = draw.normal(size=(10, 4))
+    apart = search.verification(100 * middles[classes] + draw.normal(size=(80, 4)), classes)
+    assert apart == {"eer": 0.0, "tar": 1.0}
+    mixed = search.verification(draw.normal(size=(80, 4)), classes)
+    assert mixed["eer"] == pytest.approx(0.5, abs=0.06)
+    assert mixed["tar"] < 0.1
