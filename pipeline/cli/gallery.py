@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from data_ingest.errors import InputError
 from pipeline.cli.gallery_images import Rejected, cohort, is_container, read_image, told
 from pipeline.cli.gallery_many import enroll_folder, identify_many
+from pipeline.cli.gallery_outlook import outlook_document, outlook_told, seen_in_training
 from pipeline.cli.gallery_session import advise, images_told, open_session, progress
 from pipeline.cli.shared import Context, Handler, add_command, count, named_path, table
 from pipeline.runs.status import ExitCode
@@ -84,7 +85,7 @@ def add_parsers(commands: Any) -> None:
     remove = add("remove", _remove, "forget a name, its images and its vectors")
     remove.add_argument("name", metavar="NAME")
     add("list", _list, "who is enrolled")
-    add("status", _status, "what it holds, its model, what it is calibrated on")
+    add("status", _status, "what it holds, what it is calibrated on, how many it would recognise")
     add("rebuild", _rebuild, "move to the newest model; interrupted, it continues")
     calibrate = add("calibrate", _calibrate, "learn how alike different identities look")
     calibrate.add_argument(
@@ -213,13 +214,29 @@ def _list(context: Context) -> None:
 
 
 def _status(context: Context) -> None:
+    """What it holds, by what it judges, and how those enrolled would fare with other images."""
+    from serving.errors import ServingError
+    from serving.gallery.outlook import Outlook
     from serving.gallery.records import reply_of
 
-    with open_session(context) as (gallery, _):
-        reply = reply_of(gallery.status())
+    with open_session(context) as (gallery, console), progress(console) as bars:
+        status = gallery.status()
+        bar = bars.add_task("asking about those enrolled")
+        try:
+            outlook: Outlook | str = gallery.outlook(
+                lambda done, total: bars.update(bar, completed=done, total=total)
+            )
+        except ServingError as error:
+            outlook = error.message
+    reply = reply_of(status)
     calibration = {f"calibration {key}": value for key, value in reply["calibration"].items()}
-    told = {key: value for key, value in reply.items() if key != "calibration"} | calibration
-    context.show(reply, *(f"{key}: {value}" for key, value in told.items()))
+    lines = {key: value for key, value in reply.items() if key != "calibration"} | calibration
+    advise(seen_in_training(status))
+    context.show(
+        {**reply, "outlook": outlook_document(outlook)},
+        *(f"{key}: {value}" for key, value in lines.items()),
+        *outlook_told(outlook),
+    )
 
 
 def _rebuild(context: Context) -> None:
@@ -253,6 +270,7 @@ def _calibrate(context: Context) -> None:
     text = f"the threshold is {bound:.2f} now, by {_BASES[status.threshold.basis]}"
     if calibration["people"]:
         text += f" ({calibration['pairs']} pairs, {calibration['people']} identities)"
+    advise(seen_in_training(status))
     advise(status.threshold.advice)
     context.show({**calibration, "threshold": bound}, text)
 

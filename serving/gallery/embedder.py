@@ -2,9 +2,9 @@
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,13 @@ from serving.errors import Code, ServingError, invalid, reason_of
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.contract import EMBED, MATCH
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
+from serving.saved_model.trained_on import TRAINED_ON, TrainedOn, read_trained_on
 from serving.saved_model.versions import is_complete, newest_complete
 
 if TYPE_CHECKING:
     from serving.client.calls import BlockingClient
     from serving.saved_model.loader import LoadedModel
+T = TypeVar("T")
 BATCH: Final = 64
 LOADED: Final = 2
 """Versions kept in memory: the gallery's own, and the one that a rebuild embeds for."""
@@ -51,6 +53,13 @@ class Embedder(Protocol):
 
     def impostors(self, version: str, /) -> tuple[ImpostorPairs, ...]:
         """What `version` brings with it, see `read_shipped`; empty where that is not to be had.
+
+        Raises:
+          ServingError: FAILED_PRECONDITION: it cannot be read.
+        """
+
+    def trained_on(self, version: str, /) -> TrainedOn | None:
+        """The images that `version` has seen; None where that is not to be had.
 
         Raises:
           ServingError: FAILED_PRECONDITION: it cannot be read.
@@ -113,18 +122,25 @@ class FolderEmbedder:
             raise invalid(reason_of(error.message)) from error
 
     def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
-        folder = self._folder(version)
-        try:
-            return read_shipped(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ServingError(
-                Code.FAILED_PRECONDITION,
-                f"{folder / SHIPPED} cannot be read ({error}): push the model again, or remove it",
-            ) from error
+        return self._brought(SHIPPED, read_shipped, version)
+
+    def trained_on(self, version: str) -> TrainedOn | None:
+        return self._brought(TRAINED_ON, read_trained_on, version)
 
     def close(self) -> None:
         """Unloads every version."""
         self._loaded.cache_clear()
+
+    def _brought(self, file: Path, read: Callable[[Path], T], version: str) -> T:
+        """What lies beside the model, in `file`."""
+        folder = self._folder(version)
+        try:
+            return read(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"{folder / file} cannot be read ({error}): push the model again, or remove it",
+            ) from error
 
     def _model(self, version: str) -> "LoadedModel":
         with self._lock:  # so that none is loaded twice
@@ -178,6 +194,9 @@ class ServerEmbedder:
     def impostors(self, _version: str, /) -> tuple[ImpostorPairs, ...]:
         """None: the API of TF Serving has no place for them."""
         return ()
+
+    def trained_on(self, _version: str, /) -> None:
+        """Not known: as `impostors`."""
 
     def close(self) -> None:
         """Closes the client."""

@@ -13,6 +13,7 @@ from serving.client.images import encode_image, encode_images
 from serving.errors import Code, ServingError, invalid
 from serving.gallery.arguments import MAX_IMAGES, checked_name, checked_rate, usable_enrolment
 from serving.gallery.embedder import Embedder
+from serving.gallery.outlook import ENOUGH, Outlook, outlook
 from serving.gallery.rebuild import (
     Progress,
     Rebuilt,
@@ -20,6 +21,7 @@ from serving.gallery.rebuild import (
     first_model,
     rebuild,
     same_model,
+    strangers,
     worth_renewing,
 )
 from serving.gallery.records import (
@@ -258,15 +260,17 @@ class Gallery:
 
         Args:
           cohort: images of outsiders, who are not enrolled, the more like those to be turned away
-            the better; they are kept, for rebuilds. None calibrates on the cohort that is there,
-            else on pairs of different names in the gallery, which it otherwise does by itself
-            as it grows.
+            the better; they are kept, for rebuilds. Outsiders that the model was trained on are
+            left out of the pairs, as far as that is known (`Impostors.seen`). None calibrates on
+            the cohort that is there, else on pairs of different names in the gallery, which it
+            otherwise does by itself as it grows.
 
         Returns:
           By what it judges now; `threshold.advice` says whether that is enough.
 
         Raises:
-          ServingError: INVALID_ARGUMENT: an image is refused, or they are too many.
+          ServingError: INVALID_ARGUMENT: an image is refused, they are too many, or the model was
+            trained on all outsiders.
         """
         if cohort is not None:
             if not 1 <= len(cohort) <= MAX_COHORT:
@@ -279,8 +283,15 @@ class Gallery:
 
         def learned(model: GalleryModel) -> None:
             if cohort is not None:
+                version = model.facts.version
+                if not strangers(cohort, self._embedder.trained_on(version)):
+                    raise invalid(
+                        f"the model (version {version}) was trained on images of all of these "
+                        "outsiders, and tells them apart better than it does strangers: a "
+                        "threshold by them would let in more than asked for. Give images of others"
+                    )
                 # Before they are stored: a refused image must not stay in the way of rebuilds.
-                self._embedder.embed([i.content for i in cohort], version=model.facts.version)
+                self._embedder.embed([i.content for i in cohort], version=version)
                 self._store.set_cohort(cohort)
             self._store.set_impostors(model, calibrated(self._store, self._embedder, model))
 
@@ -309,6 +320,24 @@ class Gallery:
         known = None if model is None else model.impostors
         bound = threshold(known, false_accept_rate=self._rate, comparisons=counts.names)
         return Status(counts, version, latest, self._rate, bound, known)
+
+    def outlook(self, progress: Progress | None = None) -> Outlook:
+        """How those enrolled would fare with their next images, by the images that there are.
+
+        This embeds up to five images of each of a hundred identities.
+
+        Args:
+          progress: called with the number of identities done and of all.
+
+        Raises:
+          ServingError: the model is not to be had.
+        """
+        several = self._store.scattered(ENOUGH, several=True)
+        if len(several) < ENOUGH:
+            return Outlook((), len(several), None)
+        return self._with_model(
+            lambda model: outlook(self._store, self._embedder, model, progress=progress)
+        )
 
     def close(self) -> None:
         """Closes database and model."""

@@ -23,6 +23,7 @@ from serving.gallery.records import (
 from serving.gallery.store import Store
 from serving.gallery.threshold import Impostors
 from serving.saved_model.impostors import ImpostorPairs, pairs_among
+from serving.saved_model.trained_on import TrainedOn
 
 BATCH: Final = 32
 """Identities embedded at a time."""
@@ -30,6 +31,8 @@ PROBE_TOLERANCE: Final = 1e-3
 """Relative difference of the same image's vector on other hardware; other models differ by far."""
 SAMPLE: Final = 200
 """Enrolled identities whose pairs are looked at: 19,900 of them are enough."""
+LOOKED_AT: Final = 3
+"""Images of each of them that are looked for among those that the model was trained on."""
 GROWTH: Final = 1.25
 """How much a gallery grows before it is calibrated anew on itself."""
 
@@ -103,31 +106,55 @@ def same_model(embedder: Embedder, model: GalleryModel) -> None:
 def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Impostors:
     """What `model` makes of pairs of different identities.
 
-    Those that came with it, and pairs of the cohort; without a cohort, of those enrolled.
+    Those that came with it, and pairs of the cohort; without a cohort, of those enrolled. Whom the
+    model was trained on are left out, as far as that is known.
 
     Args:
       model: may be in building, with all vectors there.
     """
-    shipped = embedder.impostors(model.facts.version)
+    version = model.facts.version
+    shipped = embedder.impostors(version)
     if not shipped and model.impostors is not None:
         # A server does not tell, but a folder may have before.
         shipped = model.impostors.shipped
+    trained_on = embedder.trained_on(version)
+    seen = 0
     if cohort := _usable(store.cohort()):
-        vectors = embedder.embed([image.content for image in cohort], version=model.facts.version)
-        identities = np.unique([image.group for image in cohort], return_inverse=True)[1]
+        used = strangers(cohort, trained_on)
+        seen = len({image.group for image in cohort}) - len({image.group for image in used})
+        vectors = np.zeros((0, model.facts.dimensions), np.float32)
+        if used:
+            vectors = embedder.embed([image.content for image in used], version=version)
+        identities = np.unique([image.group for image in used], return_inverse=True)[1]
     else:
-        vectors = store.sample(SAMPLE, model=model)
+        keys, vectors = store.sample(SAMPLE, model=model)
+        if trained_on is not None:
+            looked_at = (store.images(key, limit=LOOKED_AT) for key in keys)
+            new = np.array([not trained_on.any_of(images) for images in looked_at], bool)
+            seen, vectors = int((~new).sum()), vectors[new]
         identities = np.arange(len(vectors))
     pairs = pairs_among(vectors, identities, bias=model.facts.bias)
-    return Impostors(shipped, ImpostorPairs.of(pairs, source="cohort" if cohort else "gallery"))
+    own = ImpostorPairs.of(pairs, source="cohort" if cohort else "gallery")
+    return Impostors(shipped, own, None if trained_on is None else seen)
+
+
+def strangers(cohort: Sequence[CohortImage], trained_on: TrainedOn | None) -> Sequence[CohortImage]:
+    """The images of those outsiders of whom the model has seen none, as far as that is known."""
+    if trained_on is None:
+        return cohort
+    seen = {image.group for image in cohort if trained_on.any_of([image.content])}
+    return [image for image in cohort if image.group not in seen]
 
 
 def worth_renewing(impostors: Impostors | None, *, names: int) -> bool:
     """Whether so many names tell more than is known."""
-    if impostors is None or impostors.own is None:
+    if impostors is None:
         return True
-    own = impostors.own
-    return own.source == "gallery" and own.identities < SAMPLE and names >= GROWTH * own.identities
+    own, seen = impostors.own, impostors.seen or 0
+    if own is not None and own.source != "gallery":
+        return False
+    looked_at = seen + (0 if own is None else own.identities)
+    return looked_at < SAMPLE and names >= GROWTH * looked_at
 
 
 def _begun(store: Store, embedder: Embedder, version: str) -> GalleryModel:

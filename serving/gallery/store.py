@@ -214,19 +214,39 @@ class Store(ABC):
             )
         return None if vector is None else self._array(vector)
 
-    def sample(self, count: int, *, model: GalleryModel) -> Vectors:
-        """`[N, D]` mean vectors of up to `count` identities, the same at each call."""
+    def sample(self, count: int, *, model: GalleryModel) -> tuple[list[int], Vectors]:
+        """Keys and `[N, D]` mean vectors of up to `count` identities, the same at each call."""
         stored = self._stored(model)
         with self._read() as session:
             self._check_there(session, model)
             found = session.rows(
-                f"SELECT vector FROM {stored} AS v WHERE identity IN"
+                f"SELECT identity, vector FROM {stored} AS v WHERE identity IN"
                 f" (SELECT identity FROM {stored} AS w ORDER BY {_SCATTERED} LIMIT ?)"
                 " ORDER BY identity",
                 [count],
             )
-        vectors = [self._array(vector) for (vector,) in found]
-        return np.array(vectors, np.float32).reshape(-1, model.facts.dimensions)
+        vectors = np.array([self._array(vector) for _, vector in found], np.float32)
+        return [key for key, _ in found], vectors.reshape(-1, model.facts.dimensions)
+
+    def images(self, key: int, *, limit: int) -> list[bytes]:
+        """The first images of an identity."""
+        with self._read() as session:
+            found = session.rows(
+                "SELECT content FROM oneshot.image WHERE identity = ? ORDER BY id LIMIT ?",
+                [key, limit],
+            )
+        return [content for (content,) in found]
+
+    def scattered(self, count: int, *, several: bool) -> list[int]:
+        """Keys of up to `count` identities with two images or more, or with one; see `sample`."""
+        having = "count(*) > 1" if several else "count(*) = 1"
+        with self._read() as session:
+            found = session.rows(
+                "SELECT identity FROM oneshot.image GROUP BY identity"
+                f" HAVING {having} ORDER BY {_SCATTERED} LIMIT ?",
+                [count],
+            )
+        return [key for (key,) in found]
 
     def missing(self, model: GalleryModel, *, after: int, limit: int) -> list[Unembedded]:
         """Identities with images that are not in their vector of this version, in order of keys."""

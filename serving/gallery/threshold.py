@@ -41,16 +41,18 @@ class Impostors:
     Attributes:
       shipped: what came with the model, in order of `images`; may be empty.
       own: of a cohort, or else of the gallery; None where there are too few.
+      seen: identities that `own` leaves out, because the model has seen images of them: to it
+        they are less alike than strangers are. None where it is not known which it has seen.
     """
 
     shipped: tuple[ImpostorPairs, ...]
     own: ImpostorPairs | None
+    seen: int | None = None
 
     def to_json(self) -> str:
         shipped = [pairs.to_fields() for pairs in self.shipped]
-        return json.dumps(
-            {"shipped": shipped, "own": None if self.own is None else self.own.to_fields()}
-        )
+        own = None if self.own is None else self.own.to_fields()
+        return json.dumps({"shipped": shipped, "own": own, "seen": self.seen})
 
     @classmethod
     def from_json(cls, text: str) -> "Impostors":
@@ -62,6 +64,7 @@ class Impostors:
         return cls(
             tuple(ImpostorPairs.from_fields(pairs) for pairs in fields["shipped"]),
             None if own is None else ImpostorPairs.from_fields(own),
+            fields.get("seen"),
         )
 
 

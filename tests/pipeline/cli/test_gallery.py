@@ -201,6 +201,67 @@ def test_what_verify_says_is_one_thing(oneshot: Command, capfd: pytest.CaptureFi
     assert "score" not in told["Ada"] + told["Eve"]
 
 
+def test_status_says_how_those_enrolled_would_fare(
+    oneshot: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"person {number:02d}" for number in range(12)]
+    oneshot("enroll", "--images", people("people", *names[:9], shots=3))
+    outlook = oneshot("status")[1]["outlook"]
+    assert (outlook["fared"], outlook["identities"]) == ([], 9)
+    assert outlook["note"] == (
+        "how many of those enrolled would be unknown cannot be said: 9 of them have two images or "
+        "more, and 10 are needed"
+    )
+    oneshot("enroll", "--images", people("people", *names, shots=3))
+    outlook = oneshot("status")[1]["outlook"]
+    assert (outlook["identities"], outlook["seen"], outlook["note"]) == (12, 0, None)
+    first = outlook["fared"][0]
+    assert (first["references"], first["false_accept_rate"]) == (1, 0.01)
+    assert (first["identities"], first["images"]) == (12, 36)
+    assert first["unknown"]["value"] == 0
+    assert 0.1 < first["unknown"]["high"] < 0.3
+    capfd.readouterr()
+    assert main(["gallery", "status", "--gallery", "a [1] #?%20b/gallery.db"]) == 0
+    out = capfd.readouterr().out
+    assert "Other images of those enrolled (leave-one-out; 95 % intervals, percent)" in out
+    row = next(line for line in out.splitlines() if line.split()[:3] == ["2", "5", "%"])
+    assert row.split()[-2:] == ["12", "36"]
+
+
+def test_status_stands_where_the_model_is_gone(
+    oneshot: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"person {number:02d}" for number in range(10)]
+    oneshot("enroll", "--images", people("people", *names))
+    gone = FakeModels()
+    gone.available = set()
+    monkeypatch.setattr(gallery_session, "embedder_of", lambda model: gone)
+    code, answer, _ = oneshot("status")
+    assert (code, answer["names"], answer["outlook"]["fared"]) == (0, 10, [])
+    assert "cannot be said: the gallery's vectors are of version 1" in answer["outlook"]["note"]
+
+
+def test_calibrating_on_images_that_the_model_was_trained_on_is_refused_or_told(
+    oneshot: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oneshot("enroll", "Ada", file("ada.png", photo("Ada")))
+    known, new = [f"known {n}" for n in range(20)], [f"new {n}" for n in range(45)]
+    models = FakeModels(trained_on=[photo(person, shot) for person in known for shot in range(2)])
+    monkeypatch.setattr(gallery_session, "embedder_of", lambda model: models)
+    code, _, error = oneshot("calibrate", "--images", people("training", *known))
+    assert (code, "was trained on images of all of these outsiders" in error) == (2, True), error
+    assert oneshot("status")[1]["calibration"]["source"] == "model"
+    code, answer, note = oneshot("calibrate", "--images", people("training", *new))
+    assert (code, answer["people"], answer["seen"]) == (0, 45, 20)
+    told = "note: 20 identities are left out of the calibration: the model was trained on images"
+    assert told in note
+    assert told in oneshot("status")[2]
+    models.seen = None
+    _, answer, note = oneshot("calibrate", "--images", "training")
+    assert (answer["people"], answer["seen"]) == (65, None)
+    assert "whether the model was trained on the images" in note
+
+
 def test_a_name_in_another_case_is_another_identity_and_one_is_told(oneshot: Command) -> None:
     oneshot("enroll", "Ада", file("1.png", photo("1")))
     code, answer, note = oneshot("enroll", "ада", file("2.png", photo("2")))

@@ -13,6 +13,7 @@ from serving.errors import Code, ServingError
 from serving.gallery.embedder import probe_image
 from serving.gallery.records import ModelFacts, Vectors
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
+from serving.saved_model.trained_on import TrainedOn, digest_of
 
 BIAS = 6.0
 WIDTH = 16
@@ -44,13 +45,22 @@ class FakeModels:
     """
 
     def __init__(
-        self, *, latest: str = "1", dimensions: int = 16, salt: str = "", ships: bool = True
+        self,
+        *,
+        latest: str = "1",
+        dimensions: int = 16,
+        salt: str = "",
+        ships: bool = True,
+        trained_on: Sequence[bytes] | None = (),
+        noise: float = 0.05,
     ) -> None:
         self.newest = latest
         self.available = {str(number) for number in range(1, 10)}
         self.dimensions = dimensions
         self.salt = salt
         self.ships = ships
+        self.seen = trained_on
+        self.noise = noise
         self.embedded: list[tuple[str, int]] = []
         self.closed = False
 
@@ -69,11 +79,12 @@ class FakeModels:
     def impostors(self, version: str) -> tuple[ImpostorPairs, ...]:
         if not self.ships:
             return ()
-        people = np.repeat(np.arange(40), 2)
-        vectors = [
-            self._vector(photo(f"held out {p}", n % 2), version) for n, p in enumerate(people)
-        ]
-        return held_out_pairs(np.stack(vectors), people, people * 0, bias=BIAS)
+        return _held_out(self.salt, self.dimensions, self.noise, version)
+
+    def trained_on(self, _version: str, /) -> TrainedOn | None:
+        if self.seen is None:
+            return None
+        return TrainedOn(np.array(sorted(map(digest_of, self.seen)), np.uint64))
 
     def close(self) -> None:
         self.closed = True
@@ -82,11 +93,22 @@ class FakeModels:
         text = text_of(image)
         if text.startswith(b"refused"):
             raise ServingError(Code.INVALID_ARGUMENT, "not an image that the model can decode")
-        kind, _, rest = text.partition(b"/")
-        person = rest.split(b"/")[0] if kind == b"photo" else text
-        center = _normal(f"{self.salt}/{version}/".encode() + person, self.dimensions)
-        noise = _normal(f"{self.salt}/{version}/".encode() + text, self.dimensions)
-        return (center + 0.05 * noise).astype(np.float32)
+        return _vector(text, f"{self.salt}/{version}/".encode(), self.dimensions, self.noise)
+
+
+@functools.cache
+def _held_out(salt: str, size: int, noise: float, version: str) -> tuple[ImpostorPairs, ...]:
+    people = np.repeat(np.arange(40), 2)
+    photos = [text_of(photo(f"held out {p}", n % 2)) for n, p in enumerate(people)]
+    vectors = [_vector(text, f"{salt}/{version}/".encode(), size, noise) for text in photos]
+    return held_out_pairs(np.stack(vectors), people, people * 0, bias=BIAS)
+
+
+@functools.cache
+def _vector(text: bytes, seed: bytes, size: int, noise: float) -> Vectors:
+    kind, _, rest = text.partition(b"/")
+    person = rest.split(b"/")[0] if kind == b"photo" else text
+    return (_normal(seed + person, size) + noise * _normal(seed + text, size)).astype(np.float32)
 
 
 def _normal(seed: bytes, size: int) -> Vectors:

@@ -1,6 +1,7 @@
 """Enrolling, recognising, forgetting: the same in SQLite and in PostgreSQL."""
 
 import hashlib
+import json
 import threading
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from data_ingest.sources.images import stored_form
 from serving.errors import Code, ServingError
 from serving.gallery.arguments import MAX_NAME
 from serving.gallery.gallery import Gallery
-from serving.gallery.records import AlreadyEnrolled, CohortImage
+from serving.gallery.records import AlreadyEnrolled, CohortImage, calibration_of
 from serving.gallery.sqlite.store import SqliteStore
+from serving.gallery.threshold import Impostors
 from tests.image_variants import variants
 from tests.serving.gallery.conftest import OpenStore
 from tests.serving.gallery.fakes import BIAS, FakeModels, photo, written
@@ -333,6 +335,60 @@ def test_a_small_gallery_judges_by_what_came_with_the_model(gallery: Gallery) ->
     assert (status.threshold.basis, status.impostors is None) == ("model", False)
     assert gallery.identify(photo("Ada", 1)).name == "Ada"
     assert gallery.identify(photo("stranger")).name is None
+
+
+def test_outsiders_that_the_model_was_trained_on_are_left_out(open_one: OpenStore) -> None:
+    """To it they are less alike than strangers are: a threshold by them lets in too many."""
+    cohort = outsiders(52)
+    models = FakeModels(trained_on=[image.content for image in cohort[:23:2]])
+    gallery = Gallery(open_one(), models)
+    gallery.enroll("Ada", [photo("Ada")])
+    status = gallery.calibrate(cohort)
+    assert status.impostors is not None
+    # An image of each is enough; and none of those left is lost.
+    assert (own_pairs(gallery), status.impostors.seen) == (("cohort", 40, 80 * 79 // 2 - 40), 12)
+    assert calibration_of(status)["seen"] == 12
+    alone = Gallery(open_one(), models).calibrate(cohort[24:])
+    assert alone.threshold == status.threshold
+    with pytest.raises(ServingError, match="was trained on images of all of these outsiders"):
+        gallery.calibrate(cohort[:24])
+    assert own_pairs(gallery) == ("cohort", 40, 80 * 79 // 2 - 40)
+    # A later version may have been trained on them.
+    models.seen = [image.content for image in cohort]
+    models.newest = "2"
+    gallery.rebuild()
+    rebuilt = gallery.status()
+    assert (rebuilt.threshold.basis, own_pairs(gallery)) == ("model", None)
+    assert rebuilt.impostors is not None
+    assert rebuilt.impostors.seen == 40
+
+
+def test_those_enrolled_that_the_model_was_trained_on_are_no_measure_either(
+    open_one: OpenStore,
+) -> None:
+    models = FakeModels(trained_on=[photo(f"known {number}", 1) for number in range(15)])
+    gallery = Gallery(open_one(), models)
+    for number in range(15):
+        gallery.enroll(f"known {number}", [photo(f"known {number}", shot) for shot in range(2)])
+    assert own_pairs(gallery) is None
+    gallery.enroll_many([(person, [photo(person)]) for person in PEOPLE])
+    assert own_pairs(gallery) == ("gallery", 12, 66)
+    assert gallery.status().impostors.seen == 15  # type: ignore[union-attr]
+
+
+def test_of_earlier_exports_and_servers_it_is_not_known_whom_they_were_trained_on(
+    open_one: OpenStore,
+) -> None:
+    gallery = Gallery(open_one(), FakeModels(trained_on=None))
+    gallery.enroll("Ada", [photo("Ada")])
+    status = gallery.calibrate(outsiders(40))
+    assert (status.threshold.basis, calibration_of(status)["seen"]) == ("cohort", None)
+    # Written by an earlier release.
+    known = status.impostors
+    assert known is not None
+    fields = json.loads(known.to_json())
+    del fields["seen"]
+    assert Impostors.from_json(json.dumps(fields)) == known
 
 
 def test_without_any_figures_the_gallery_is_strict_and_says_what_to_do(
