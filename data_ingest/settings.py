@@ -127,7 +127,8 @@ class PairSettings(Settings):
         default=0.5,
         ge=0,
         le=1,
-        description="share of the different-class pairs whose classes are of one alphabet",
+        description="share of the different-class pairs that are of one alphabet, or of a "
+        "writer's signatures and forgeries of them",
     )
     holdout_share: HeldOutShare = Field(
         default=0.1,

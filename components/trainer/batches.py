@@ -33,6 +33,9 @@ RESTYLED_SCALE: Final = 0.3
 """Largest change of its width and, independently, of its height, as a share."""
 RESTYLED_SHEAR: Final = 0.4
 
+FORGED_SHARE: Final = 1 / 3
+"""Of a writer's images in a batch."""
+
 Ints = npt.NDArray[np.int32]
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -46,7 +49,8 @@ class Batch(NamedTuple):
     rows: Ints
     """`int32[N]`: images, as rows of the index. For pairs: P first images, then P second ones."""
     labels: Ints
-    """By class: `int32[N]`, equal where images are of one class. Pairs: `int32[P]`, 1 or 0."""
+    """By class: `int32[N]`, equal where images are of one class; a forgery has one of its own.
+    Pairs: `int32[P]`, 1 or 0."""
     maps: Floats
     """`float32[N, 2, 2]`: where (x, y) of a class as it is learnt comes from in its drawings, about
     the centre; the same for all images of a class (or of a pair)."""
@@ -89,16 +93,29 @@ class ClassBatches:
     and mirrored, those of the single group all alike. So every batch has an alphabet of its own,
     as nobody ever wrote it. Data with fewer classes than `classes_per_batch` gives batches of the
     same size with more images a class.
+
+    Where there are forgeries, classes are those of the genuine signatures, with three images or
+    more, and `FORGED_SHARE` of a writer's images are forgeries: rivals of all, positives of none.
     """
 
     def __init__(self, index: ImageIndex, recipe: Recipe) -> None:
-        count = len(index.classes)
+        count = len(index.genuine)
         if count < 2:
             raise InputError(f"training needs images of two classes or more, the data has {count}")
         self._index = index
         self._seed = recipe.seed
         self._classes = min(recipe.classes_per_batch, count)
+        if index.has_forgeries:
+            self._classes = min(self._classes, max(2, recipe.images_per_batch // 3))
         self._images = recipe.images_per_batch // self._classes
+        # Two genuine ones at least: a single one would be nobody's positive.
+        self._forged = min(max(1, round(FORGED_SHARE * self._images)), self._images - 2)
+        forged_row = index.class_forged[index.row_class]
+        self._forged_rows = np.flatnonzero(forged_row)
+        self._forged_sizes = np.bincount(
+            index.row_group[forged_row], minlength=len(index.groups)
+        ).astype(np.int64)
+        self._forged_start = np.cumsum(self._forged_sizes) - self._forged_sizes
         self._own = round(recipe.same_group_share * self._classes)
         self._turns = 4 if recipe.quarter_turns else 1
         self._restyling = recipe.restyling
@@ -106,10 +123,11 @@ class ClassBatches:
     def __getitem__(self, number: int) -> Batch:
         draw = _generator(self._seed, number)
         index = self._index
-        anchor = int(index.class_group[draw.integers(len(index.classes))])
-        own = np.array(index.group_classes(anchor))
+        genuine_group = index.class_group[index.genuine]
+        anchor = genuine_group[draw.integers(len(index.genuine))]
+        own = index.genuine[genuine_group == anchor]
         own = draw.choice(own, min(self._own, len(own)), replace=False)
-        others = np.ones(len(index.classes), bool)
+        others = ~index.class_forged
         others[own] = False
         rest = np.flatnonzero(others)
         rest = draw.choice(rest, min(self._classes - len(own), len(rest)), replace=False)
@@ -118,27 +136,27 @@ class ClassBatches:
         if self._restyling:
             styles = restyled(draw, len(rest) + 1, strength=self._restyling)
             maps = np.concatenate([np.repeat(styles[:1], len(own), axis=0), styles[1:]]) @ maps
+        rows = some_of(draw, index.class_sizes[classes], self._images)
+        rows += index.class_start[classes][:, np.newaxis]
+        labels = np.repeat(np.arange(len(classes)), self._images).reshape(rows.shape)
+        if index.has_forgeries:
+            self._forge(draw, classes, rows, labels)
         return Batch(
-            rows=self._rows(draw, classes).ravel().astype(np.int32),
-            labels=np.repeat(np.arange(len(classes)), self._images).astype(np.int32),
+            rows=rows.ravel().astype(np.int32),
+            labels=labels.ravel().astype(np.int32),
             maps=np.repeat(maps, self._images, axis=0).astype(np.float32),
         )
 
-    def _rows(self, draw: np.random.Generator, classes: Rows) -> Rows:
-        """Images of each class, `int64[C, K]`: any K of them, or K times any where it has fewer.
-
-        All classes at a time: Floyd's algorithm (Bentley & Floyd 1987, "A sample of brilliance"),
-        since a choice a class takes longer than a GPU takes for the whole step.
-        """
-        sizes = self._index.class_sizes[classes]
-        enough = sizes >= self._images
-        picked = np.empty((len(classes), self._images), np.int64)
-        for at in range(self._images):
-            newest = sizes - self._images + at
-            drawn = draw.integers(np.where(enough, newest + 1, sizes))
-            taken = enough & (picked[:, :at] == drawn[:, np.newaxis]).any(axis=1)
-            picked[:, at] = np.where(taken, newest, drawn)
-        return self._index.class_start[classes][:, np.newaxis] + picked
+    def _forge(self, draw: np.random.Generator, classes: Rows, rows: Rows, labels: Rows) -> None:
+        """Puts forgeries into the last columns of `rows` and `labels`, `int64[C, K]`."""
+        group = self._index.class_group[classes]
+        known = np.flatnonzero(self._forged_sizes[group])
+        group = group[known]
+        picked = some_of(draw, self._forged_sizes[group], self._forged)
+        picked += self._forged_start[group][:, np.newaxis]
+        last = slice(self._images - self._forged, None)
+        rows[known, last] = self._forged_rows[picked]
+        labels[known, last] = len(classes) + np.arange(picked.size).reshape(picked.shape)
 
 
 class PairBatches:
@@ -218,6 +236,22 @@ def generated_images(
     _log.info(f"Drew {len(refs)} images in {time.monotonic() - started:.0f} s")
     # Groups, classes and keys count up: the rows are in the order of the index.
     return ImageIndex.build(refs), np.concatenate(images)
+
+
+def some_of(draw: np.random.Generator, sizes: Rows, count: int) -> Rows:
+    """Of each of C sets numbers below its size, `int64[C, count]`: any, or, of fewer, any often.
+
+    All sets at a time: Floyd's algorithm (Bentley & Floyd 1987, "A sample of brilliance"), since
+    a choice a set takes longer than a GPU takes for the whole step.
+    """
+    enough = sizes >= count
+    picked = np.empty((len(sizes), count), np.int64)
+    for at in range(count):
+        newest = sizes - count + at
+        drawn = draw.integers(np.where(enough, newest + 1, sizes))
+        taken = enough & (picked[:, :at] == drawn[:, np.newaxis]).any(axis=1)
+        picked[:, at] = np.where(taken, newest, drawn)
+    return picked
 
 
 def quarter_turns(turns: Rows) -> Floats:

@@ -171,10 +171,11 @@ def initial_weights(
 
 def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ...]:
     """How alike different held-out classes look to the calibrated `model`: a gallery's thresholds
-    rest on it until it holds enough identities of its own."""
+    rest on it until it holds enough identities of its own. Forgers are none of them."""
     head = model.get_layer(HEAD)
-    index = held_out.index
-    vectors = embed_all(embedding_function(model), held_out.images)
+    genuine = np.flatnonzero(~held_out.index.class_forged[held_out.index.row_class])
+    index = held_out.index.take(genuine)
+    vectors = embed_all(embedding_function(model), held_out.images[genuine])
     return held_out_pairs(vectors, index.row_class, index.row_group, bias=float(head.b0))
 
 

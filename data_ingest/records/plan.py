@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Final, NamedTuple
 
@@ -17,11 +17,13 @@ from data_ingest.records.catalog import (
     count_reasons,
     told_reasons,
 )
-from data_ingest.sampling.pairs import Pairs, pair_sampler
+from data_ingest.sampling.pairs import Pairs, PairSampler, pair_sampler
 from data_ingest.sampling.protocols import (
     EVAL_SPLIT,
     ONE_SHOT_SPLIT,
     PROTOCOL_OFFICIAL,
+    PROTOCOL_RANDOM,
+    PROTOCOL_SKILLED,
     PROTOCOL_TRAIN,
     PROTOCOL_VERIFICATION,
     SPLITS,
@@ -135,7 +137,10 @@ def _streams(
         sampler = pair_sampler(located.index, settings, split=split)
         where = "to train on" if split == TRAIN_SPLIT else f"of the {split} split"
         sampler.check(f"images {where}")
-        yield Stream(split, protocol, 0, located, pairs, sampler.pairs)
+        if split == ONE_SHOT_SPLIT and located.index.has_forgeries:
+            yield from _forgeries(located, sampler, pairs)
+        else:
+            yield Stream(split, protocol, 0, located, pairs, sampler.pairs)
 
     runs = catalog.sources.get(RUNS)
     if runs is not None:
@@ -148,6 +153,19 @@ def _streams(
         drawn = TrialSampler(one_shot.index, protocol, way, settings.seed)
         draw = partial(trial_pairs, drawn.trials, way)
         yield Stream(ONE_SHOT_SPLIT, protocol, way, one_shot, count * way, draw)
+
+
+def _forgeries(located: LocatedIndex, sampler: PairSampler, pairs: int) -> Iterator[Stream]:
+    """In the place of the verification pairs: as many, apart by the kind of forgery."""
+    protocols = {PROTOCOL_SKILLED: 1.0}
+    if len(located.index.groups) >= 2:
+        protocols = {PROTOCOL_RANDOM: 0.0, **protocols}
+    for protocol, within in protocols.items():
+        drawn = replace(
+            sampler, stream=f"{sampler.stream}/{protocol}", different_within_group=within
+        )
+        count = max(2, pairs // len(protocols))
+        yield Stream(ONE_SHOT_SPLIT, protocol, 0, located, count, drawn.pairs)
 
 
 def _given_set(trials: Sequence[Trial], way: int, number: int) -> Sequence[Trial]:

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data_ingest.sampling.draws import Ints
-from data_ingest.sources.layout import ImageFile
+from data_ingest.sampling.draws import Flags, Ints
+from data_ingest.sources.layout import ImageFile, forged_classes
 
 Unit = Literal["group", "class"]
 """What is kept together: whole groups, or, where there are fewer than three, classes."""
@@ -43,6 +43,8 @@ class ImageIndex:
     """Names, sorted within their group."""
     class_group: Ints
     """`[C]`: the group of each class, non-decreasing."""
+    class_forged: Flags
+    """`[C]`: are these forgeries of the signatures of their group? They are nobody's positives."""
     row_class: Ints
     """`[N]`: the class of each image, non-decreasing."""
     row_writer: Ints
@@ -66,13 +68,24 @@ class ImageIndex:
                 raise ValueError(f"two groups have a class named {ref.class_name}")
         group_number = {name: number for number, name in enumerate(sorted(set(group_of.values())))}
         class_number = {name: number for number, name in enumerate(group_of)}
+        forged = forged_classes(group_of)
         return cls(
             tuple(group_number),
             tuple(class_number),
             class_group=np.array([group_number[group] for group in group_of.values()], np.int64),
+            class_forged=np.array([name in forged for name in group_of], bool),
             row_class=np.array([class_number[ref.class_name] for ref in ordered], np.int64),
             row_writer=np.array([ref.writer for ref in ordered], np.int64),
         )
+
+    @cached_property
+    def genuine(self) -> Ints:
+        """The classes that are no forgeries, ascending: all where there are none."""
+        return np.flatnonzero(~self.class_forged)
+
+    @property
+    def has_forgeries(self) -> bool:
+        return bool(self.class_forged.any())
 
     def __len__(self) -> int:
         """Number of images."""
@@ -139,6 +152,7 @@ class ImageIndex:
             tuple(self.groups[number] for number in group_numbers),
             tuple(self.classes[number] for number in class_numbers),
             class_group=class_group.astype(np.int64),
+            class_forged=self.class_forged[class_numbers],
             row_class=row_class.astype(np.int64),
             row_writer=self.row_writer[chosen],
         )

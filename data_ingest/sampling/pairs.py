@@ -32,6 +32,9 @@ class PairSampler:
     different images of it. Odd `i` is of two classes; of these, evenly spread, the share
     `different_within_group` has both classes in one group, as far as the index has groups of two
     classes (then at least some) and two groups (then at most some).
+
+    Forgeries make no pair of one class and meet the signatures of their own writer alone: of a
+    writer's genuine and forged ones the pairs within a group are all between the two.
     """
 
     index: ImageIndex
@@ -46,10 +49,11 @@ class PairSampler:
             raise InputError(
                 f"{where}: at least two classes are needed to make pairs, found {found}"
             )
-        if not np.any(self.index.class_sizes >= 2):
+        genuine = self.index.genuine
+        if not np.any(self.index.class_sizes[genuine] >= 2):
             raise InputError(
-                f"{where}: none of the {len(self.index.classes)} classes, such as "
-                f"{self.index.classes[0]}, has two different images: add images, "
+                f"{where}: none of the {len(genuine)} classes, such as "
+                f"{self.index.classes[genuine[0]]}, has two different images: add images, "
                 "laid out as <group>/<class>/<image>"
             )
 
@@ -64,7 +68,7 @@ class PairSampler:
 
         same = label == 1
         word = words[same]
-        pairable = np.flatnonzero(sizes >= 2)
+        pairable = np.flatnonzero((sizes >= 2) & ~self.index.class_forged)
         class_number = pairable[below(word[:, 0], len(pairable))]
         first = below(word[:, 1], sizes[class_number])
         second = below(word[:, 2], sizes[class_number] - 1)
@@ -79,23 +83,25 @@ class PairSampler:
         return Pairs(row_a, row_b, label, [""] * len(numbers))
 
     def _two_classes(self, numbers: Ints, words: Raw) -> tuple[Ints, Ints]:
-        index = self.index
-        crowded = np.flatnonzero(index.group_sizes[index.class_group] >= 2)
+        index, genuine = self.index, self.index.genuine
+        crowded = genuine[index.group_sizes[index.class_group[genuine]] >= 2]
         share = self.different_within_group if len(index.groups) >= 2 else 1.0
         share = share if len(crowded) else 0.0
         within = np.floor((numbers + 1) * share) > np.floor(numbers * share)
 
-        class_a = below(words[:, 0], len(index.classes))
+        class_a = genuine[below(words[:, 0], len(genuine))]
         if len(crowded):
             class_a = np.where(within, crowded[below(words[:, 0], len(crowded))], class_a)
         group = index.class_group[class_a]
         group_start, group_size = index.group_start[group], index.group_sizes[group]
-        # Within: any other class of the group. Between: any class, stepping over the group.
-        others = np.where(within, group_size - 1, len(index.classes) - group_size)
+        # Within: any other class of the group. Between: any genuine one, stepping over the group.
+        first = np.searchsorted(genuine, group_start)
+        own = np.searchsorted(genuine, group_start + group_size) - first
+        others = np.where(within, group_size - 1, len(genuine) - own)
         choice = below(words[:, 1], others)
         near = group_start + choice
         near += near >= class_a
-        far = np.where(choice < group_start, choice, choice + group_size)
+        far = genuine[np.where(within, 0, np.where(choice < first, choice, choice + own))]
         return class_a, np.where(within, near, far)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_ingest.errors import InputError
-from data_ingest.sampling.draws import Ints, stable_hash
+from data_ingest.sampling.draws import Flags, Ints, stable_hash
 from data_ingest.sampling.index import ImageIndex, Unit
 from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT, TRAIN_SPLIT
 from data_ingest.settings import PairSettings
@@ -28,7 +28,8 @@ def split_index(
 
     With evaluation images, those are `one_shot`, and a share of the background's groups is held
     out as `eval`. Without, a share of the groups becomes `one_shot` and a share of the rest `eval`.
-    With fewer than three groups, or ones too unequal to be divided, classes are divided instead.
+    With fewer than three groups, or ones too unequal to be divided, classes are divided instead,
+    unless there are forgeries, which stay with their writer; a split then has two writers or more.
     Shares are of the groups (or classes) with two images of a class; nothing can be asked about the
     others, and they are trained on. Groups with enough classes for the widest trial are held out
     first; among equals the order depends on their names and the seed
@@ -48,13 +49,20 @@ def split_index(
                 "the evaluation images: remove them from one, or no figure can be trusted"
             )
     units: tuple[Unit, ...] = ("group", "class") if unit_of(background) == "group" else ("class",)
-    for unit in units:
+    for unit in units[:1] if background.has_forgeries else units:
         held_out = _held_out(background, unit, shares, settings)
         if held_out is not None:
             if evaluation is not None:
                 held_out[ONE_SHOT_SPLIT] = np.arange(len(evaluation))
             return SplitRows(**held_out)
-    usable = int(np.count_nonzero(background.class_sizes >= 2))
+    usable = int(np.count_nonzero(_usable(background)))
+    if background.has_forgeries:
+        raise InputError(
+            f"too few writers: {len(shares) + 1} splits need at least two each, and in each one "
+            f"with two different genuine signatures, but there are {len(background.groups)} "
+            f"({', '.join(background.groups[:5])}), {usable} of them with two. Add writers, laid "
+            "out as <writer>/genuine/<image> and <writer>/forged/<image>"
+        )
     raise InputError(
         f"too few classes: {len(shares) + 1} splits need at least two classes each, and in "
         f"each a class with two different images, but there are {len(background.classes)} "
@@ -83,7 +91,7 @@ def _held_out(
 
 def unit_of(index: ImageIndex) -> Unit:
     """What these images are to be divided by."""
-    return "group" if len(index.groups) >= 3 else "class"
+    return "group" if len(index.groups) >= 3 or index.has_forgeries else "class"
 
 
 def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list[str]:
@@ -91,7 +99,7 @@ def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list
     names, of_class = index.classes, np.arange(len(index.classes))
     if unit == "group":
         names, of_class = index.groups, index.class_group
-    usable = np.bincount(of_class, weights=index.class_sizes >= 2, minlength=len(names))
+    usable = np.bincount(of_class, weights=_usable(index), minlength=len(names))
     widest = max(settings.ways) if len(names) < len(index.classes) else 1
 
     def rank(number: int) -> tuple[float, int, str]:
@@ -106,11 +114,21 @@ def holding_order(index: ImageIndex, unit: Unit, settings: PairSettings) -> list
 
 def worth_holding(index: ImageIndex, unit: Unit) -> int:
     """How many groups (or classes) have two images of a class; they lead the `holding_order`."""
-    usable = index.class_sizes >= 2
+    usable = _usable(index)
     return len(np.unique(index.class_group[usable])) if unit == "group" else int(usable.sum())
 
 
 def makes_pairs(index: ImageIndex, unit: Unit, names: Collection[str]) -> bool:
-    """Whether these groups (or classes) have two classes, and one of them two images."""
-    sizes = index.take(index.rows_of(unit, names)).class_sizes
+    """Whether these groups (or classes) have two classes, and one of them two images.
+
+    Forgeries do not count.
+    """
+    part = index.take(index.rows_of(unit, names))
+    sizes = part.class_sizes[part.genuine]
     return len(sizes) >= 2 and int(sizes.max()) >= 2
+
+
+def _usable(index: ImageIndex) -> Flags:
+    """`[C]`: can pairs of this class be made?"""
+    usable: Flags = (index.class_sizes >= 2) & ~index.class_forged
+    return usable

@@ -57,7 +57,7 @@ def draw_trials(
     Within groups follows Koch 2015, section 4.3; between groups is much easier. Sets of `way`
     classes give `way` trials each, spread evenly over the groups with enough classes. Query and
     candidates are drawn by two different writers, where writers are known, so that a trial never
-    asks for the writer's hand instead of the character.
+    asks for the writer's hand instead of the character. Forgeries are neither.
 
     With more shots the same queries are asked (where the same classes have enough images), and
     each class gets further support images. They are by writers other than the query's and than
@@ -314,18 +314,21 @@ def sampled_trials(index: ImageIndex, settings: PairSettings) -> Iterator[tuple[
 
 
 def classes_left_out(index: ImageIndex, *, shots: int) -> list[str]:
-    """Names of the classes with too few images for a trial of so many shots."""
+    """Names of the classes with too few images for a trial of so many shots, without forgeries."""
     usable = _usable_classes(index, shots)
-    return [name for name, enough in zip(index.classes, usable, strict=True) if not enough]
+    return [index.classes[number] for number in index.genuine if not usable[number]]
 
 
 def _usable_classes(index: ImageIndex, shots: int) -> Flags:
-    """`[C]`: has the class a query, and `shots` images not known to be by its or one writer?"""
+    """`[C]`: has the class a query, and `shots` images not known to be by its or one writer?
+
+    Of a forged class nothing is asked.
+    """
     known = index.row_writer != UNKNOWN_WRITER
     hands = np.stack([index.row_class[known], index.row_writer[known]])
     writers = np.bincount(np.unique(hands, axis=1)[0], minlength=len(index.classes))
     unknown = np.bincount(index.row_class[~known], minlength=len(index.classes))
-    usable: Flags = writers + unknown > shots
+    usable: Flags = (writers + unknown > shots) & ~index.class_forged
     return usable
 
 

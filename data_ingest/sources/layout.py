@@ -29,6 +29,9 @@ _OTHER_SUFFIXES: Final = frozenset(
     if not kind.startswith("image/")
 }
 """Ignored: texts, tables, sound, films, what cameras and Windows lay beside images."""
+_GENUINE: Final = "genuine"
+_FORGED: Final = frozenset({"forged", "forgery", "forgeries", "skilled"})
+"""Folders of a writer's signatures, and of what others made to look like them."""
 _MAX_OPEN: Final = 100
 """Zips; a process may often have no more than 1,024 files open."""
 _NAMED: Final = 5
@@ -130,6 +133,20 @@ def look_over(containers: Iterable[Path], writer_pattern: str | None = None) -> 
         named = ", ".join(map(shown, sorted(alike)[:_NAMED]))
         _log.warning("Classes told apart though only case differs: %s%s", named, more)
     return images
+
+
+def forged_classes(class_names: Iterable[str]) -> set[str]:
+    """The classes that are forgeries of another: `<writer>/forged` beside `<writer>/genuine`.
+
+    Case does not matter, and `forgery`, `forgeries` or `skilled` mean the same.
+    """
+    parts = {name: name.casefold().rpartition("/") for name in class_names}
+    writers = {group for group, _, last in parts.values() if last == _GENUINE}
+    return {
+        name
+        for name, (group, _, last) in parts.items()
+        if group and last in _FORGED and group in writers
+    }
 
 
 def normal_form(name: str) -> str:

@@ -54,3 +54,14 @@ def divisible_layouts() -> st.SearchStrategy[dict[str, list[list[int]]]]:
     return st.one_of(st.lists(group, min_size=3, max_size=8), few).map(
         lambda groups: {f"group{number}": classes for number, classes in enumerate(groups)}
     )
+
+
+def signatures(*, writers: int, genuine: int = 4, forged: int = 3) -> ImageIndex:
+    """Every writer's own signatures, and the forgeries of all but the last."""
+    return ImageIndex.build(
+        ImageRef(f"w{writer:02d}", f"w{writer:02d}/{kind}", 0, f"image{at:03d}")
+        for writer in range(writers)
+        for kind, images in (("genuine", genuine), ("forged", forged))
+        for at in range(images)
+        if kind == "genuine" or writer < writers - 1
+    )

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -21,11 +23,13 @@ from components.trainer.batches import (
     training_feed,
 )
 from components.trainer.pair_data import PairData
+from components.trainer.step import batch_contrast
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import ImageIndex, ImageRef
 from data_ingest.settings import DatasetSettings
 from data_ingest.sources.glyphs import draw_alphabet
 from serving.saved_model.contract import Preprocessing
+from tests.data_ingest.sampling_strategies import signatures
 from tests.pair_records import tiny_data, tiny_recipe, tiny_settings
 
 
@@ -239,3 +243,40 @@ def test_pairs_cannot_be_mixed_with_generated_alphabets() -> None:
 def test_no_synthetic_data_set_can_have_the_alphabets_that_are_trained_on() -> None:
     with pytest.raises(ValidationError):
         DatasetSettings(synthetic_seed=batches.SEED)
+
+
+@pytest.mark.parametrize(("classes", "images"), [(4, 4), (8, 2), (3, 12), (2, 2)])
+def test_a_writers_forgeries_are_in_its_batch_each_with_a_label_of_its_own(
+    classes: int, images: int
+) -> None:
+    index = signatures(writers=7, genuine=12, forged=5)
+    feed = ClassBatches(index, tiny_recipe(classes_per_batch=classes, images_per_class=images))
+    for number in range(20):
+        batch = feed[number]
+        forged = index.class_forged[index.row_class[batch.rows]]
+        counts = np.bincount(batch.labels)
+        assert (counts[batch.labels[forged]] == 1).all()
+        assert (counts[batch.labels[~forged]] >= 2).all()
+        writers = index.row_group[batch.rows]
+        assert set(writers[forged]) == set(writers) - {6} or (classes, images) == (2, 2)
+        assert len(np.unique(batch.rows)) == len(batch.rows)
+        for label in np.unique(batch.labels[~forged]):
+            assert len(set(index.row_class[batch.rows[batch.labels == label]])) == 1
+
+
+def test_forgeries_are_rivals_and_never_positives() -> None:
+    """A forgery that looks like its model costs; two that look alike earn nothing."""
+    index = signatures(writers=3)
+    batch = ClassBatches(index, tiny_recipe(classes_per_batch=3, images_per_class=4))[0]
+    forged = index.class_forged[index.row_class[batch.rows]]
+    writer = index.row_group[batch.rows]
+    labels = tf.constant(batch.labels)
+
+    def loss(at: npt.NDArray[np.float64]) -> float:
+        distances = np.abs(at[:, np.newaxis] - at).astype(np.float32)
+        return float(batch_contrast(tf.constant(distances), labels))
+
+    apart = loss(10.0 * writer + 5 * forged)
+    assert loss(10.0 * writer + 1 * forged) > apart + 0.1
+    scattered = 10.0 * writer + 5 * forged + 3 * forged * np.arange(len(forged))
+    assert loss(scattered) == pytest.approx(apart, abs=0.01)

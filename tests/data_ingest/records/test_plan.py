@@ -11,7 +11,7 @@ from data_ingest.records.read import expected_protocols, list_inputs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, SPLITS
 from data_ingest.settings import PairSettings
 from tests.data_ingest.catalogs import catalog_of, located
-from tests.data_ingest.sampling_strategies import index_of, omniglot_like
+from tests.data_ingest.sampling_strategies import index_of, omniglot_like, signatures
 from tests.data_ingest.tiny_images import omniglot_tree, png, runs_tree, write_zip
 
 SETTINGS = PairSettings(
@@ -178,3 +178,21 @@ def test_a_pattern_makes_writers_known_and_one_that_finds_none_is_refused(tmp_pa
     assert ("within", 4) in found
     with pytest.raises(InputError, match=r"writer pattern \^\(\\d\+\): none of 36 images"):
         list_inputs(containers, writer_pattern=r"^(\d+)")
+
+
+def test_pairs_of_signatures_are_apart_by_the_kind_of_forgery() -> None:
+    plan = make_plan(catalog_of({IMAGES: located(signatures(writers=12))}), SETTINGS)
+    streams = {(stream.split, stream.protocol): stream for stream in plan.streams}
+    pairs = {key: stream.pairs for key, stream in streams.items() if not stream.way}
+    assert pairs == {
+        ("train", "train"): 60,
+        ("eval", "verification"): 20,
+        ("one_shot", "random"): 10,
+        ("one_shot", "skilled"): 10,
+    }
+    for protocol in ("random", "skilled"):
+        stream = streams["one_shot", protocol]
+        index, drawn = stream.located.index, stream.draw(0, stream.pairs)
+        forged = index.class_forged[index.row_class[drawn.row_b[drawn.label == 0]]]
+        assert set(forged) == {protocol == "skilled"}
+    assert {stream.protocol for stream in plan.streams if stream.way} == {"between"}

@@ -92,3 +92,22 @@ def test_an_index_of_nothing_is_empty() -> None:
     index = ImageIndex.build([])
     assert len(index) == 0
     assert len(index.take(index.rows_of("group", ["a"]))) == 0
+
+
+def test_forgeries_are_known_beside_genuine_signatures_and_stay_so_in_any_part() -> None:
+    names = {
+        "a/genuine": False,
+        "a/forged": True,
+        "b/Genuine": False,
+        "b/Skilled": True,
+        "c/forged": False,
+        "trades/skilled": False,
+        "trades/unskilled": False,
+    }
+    index = ImageIndex.build(ImageRef(name[0], name, 0, "1") for name in names)
+    assert dict(zip(index.classes, index.class_forged.tolist(), strict=True)) == names
+    assert [index.classes[at] for at in index.genuine] == [n for n, bad in names.items() if not bad]
+    alone = index.take(index.rows_of("class", ["a/forged"]))
+    assert alone.has_forgeries
+    ungrouped = ImageIndex.build(ImageRef("", name, 0, "1") for name in ("forged", "genuine"))
+    assert not ungrouped.has_forgeries

@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -10,7 +12,7 @@ from data_ingest.sampling.pairs import (
     pair_sampler,
 )
 from data_ingest.settings import PairSettings
-from tests.data_ingest.sampling_strategies import index_of, layouts, omniglot_like
+from tests.data_ingest.sampling_strategies import index_of, layouts, omniglot_like, signatures
 
 
 def sampler_over(
@@ -115,3 +117,34 @@ def test_as_many_pairs_as_koch_used_take_no_time() -> None:
     pairs = PairSampler(index, 1, "test", 0.5).pairs(0, 150_000)
     assert len(pairs.label) == 150_000
     assert pairs.label.sum() == 75_000
+
+
+@pytest.mark.parametrize(("share", "forgeries"), [(0.0, 0), (0.5, 500), (1.0, 1000)])
+def test_forgeries_are_different_from_their_writers_signatures_and_nothing_else(
+    share: float, forgeries: int
+) -> None:
+    index = signatures(writers=5)
+    pairs = PairSampler(index, 1, "test", share).pairs(0, 2000)
+    forged = index.class_forged[index.row_class]
+    a, b = forged[pairs.row_a], forged[pairs.row_b]
+    assert not a.any()
+    assert not b[pairs.label == 1].any()
+    assert b.sum() == forgeries
+    same_writer = index.row_group[pairs.row_a] == index.row_group[pairs.row_b]
+    np.testing.assert_array_equal(same_writer[pairs.label == 0], b[pairs.label == 0])
+
+
+def test_forgeries_alone_make_no_pairs() -> None:
+    index = signatures(writers=3, genuine=1)
+    with pytest.raises(InputError, match="none of the 3 classes, such as w00/genuine"):
+        PairSampler(index, 1, "test", 0.5).check("here")
+
+
+def test_pairs_without_forgeries_are_what_they_have_always_been() -> None:
+    digest = hashlib.blake2b(digest_size=8)
+    gaps = index_of({f"g{at}": [[1, 2, 3], [1], [2, 3]][: 1 + at % 3] for at in range(9)})
+    for index in (omniglot_like(groups=6, classes=7, writers=4), gaps):
+        for split in ("train", "eval"):
+            for column in pair_sampler(index, PairSettings(), split=split).pairs(0, 5000)[:3]:
+                digest.update(np.asarray(column).tobytes())
+    assert digest.hexdigest() == "54d93afe775f4dfd"

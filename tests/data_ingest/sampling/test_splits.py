@@ -12,6 +12,7 @@ from tests.data_ingest.sampling_strategies import (
     index_of,
     layouts,
     omniglot_like,
+    signatures,
 )
 
 
@@ -138,3 +139,18 @@ def test_a_class_that_is_both_background_and_evaluation_is_refused_by_name() -> 
             omniglot_like(groups=1, classes=4, writers=2),
             PairSettings(),
         )
+
+
+def test_forgeries_stay_with_their_writer_and_every_split_has_two_writers() -> None:
+    index = signatures(writers=6)
+    rows = split_index(index, None, PairSettings(evaluation_share=0.1))
+    parts = [named(index, part) for part in rows]
+    assert [len(groups) for groups, _ in parts] == [2, 2, 2]
+    for groups, classes in parts:
+        assert {name for name in index.classes if name.partition("/")[0] in groups} == classes
+
+
+def test_too_few_writers_are_refused_and_not_torn_apart() -> None:
+    for writers in (2, 5):
+        with pytest.raises(InputError, match=f"too few writers.*there are {writers} "):
+            split_index(signatures(writers=writers), None, PairSettings())

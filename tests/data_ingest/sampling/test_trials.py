@@ -16,7 +16,7 @@ from data_ingest.sampling.trials import (
     sound_trials,
 )
 from data_ingest.settings import PairSettings
-from tests.data_ingest.sampling_strategies import index_of, layouts, omniglot_like
+from tests.data_ingest.sampling_strategies import index_of, layouts, omniglot_like, signatures
 
 PROTOCOLS = (PROTOCOL_BETWEEN, PROTOCOL_WITHIN)
 
@@ -253,3 +253,13 @@ def test_too_few_drawings_for_the_shots_are_refused_with_what_there_is() -> None
     ):
         drawn(index, PROTOCOL_WITHIN, way=4, shots=5, trials=1)
     assert len(drawn(index, PROTOCOL_WITHIN, way=7, shots=2, trials=7)) == 7
+
+
+def test_of_forgeries_nothing_is_asked() -> None:
+    index = signatures(writers=6)
+    assert largest_way(index, PROTOCOL_WITHIN) == 0
+    trials = drawn(index, PROTOCOL_BETWEEN, way=6, shots=2, trials=30)
+    images = sorted({row for trial in trials for row in trial.images})
+    assert not index.class_forged[index.row_class[images]].any()
+    assert classes_left_out(index, shots=1) == []
+    assert classes_left_out(index, shots=4) == [index.classes[at] for at in index.genuine]
