@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -15,6 +15,7 @@ from components.evaluator import extractors, metrics
 from components.evaluator.evidence import evidence
 from components.evaluator.metrics import MALFORMED, ONE_SHOT_ACCURACY
 from components.evaluator.settings import (
+    FORGERY_METRICS,
     LOWER_IS_BETTER,
     VERIFICATION_METRICS,
     EvaluateSettings,
@@ -46,30 +47,28 @@ def eval_config(
       protocols: the (protocol, way) combinations that the `one_shot` split has.
       source_hash: of the code that evaluates; a part of the Evaluator's cache key.
     """
-    one_shot: list[config_pb2.PerSliceMetricThreshold] = []
-    verification: dict[str, Threshold] = {}
+    gates: defaultdict[str, list[config_pb2.PerSliceMetricThreshold]] = defaultdict(list)
     for name, threshold in evidence(settings, protocols).thresholds.items():
         trials = trials_of(name)
-        if trials is None:
-            verification[name] = threshold
-        else:
+        figure, where = name, config_pb2.SlicingSpec()
+        if trials is not None:
             protocol, way = trials
-            where = {features.PROTOCOL: protocol, features.WAY: str(way)}
-            one_shot.append(_gate(name, threshold, config_pb2.SlicingSpec(feature_values=where)))
+            figure = ONE_SHOT_ACCURACY if way else FORGERY_METRICS[name][0]
+            values = {features.PROTOCOL: protocol, features.WAY: str(way)}
+            where = config_pb2.SlicingSpec(feature_values=values)
+        gates[figure].append(_gate(figure, threshold, where))
     accuracy = config_pb2.MetricConfig(
         class_name=metrics.OneShotAccuracy.__name__,
         module=METRICS_MODULE,
         config=json.dumps({"name": ONE_SHOT_ACCURACY, "source_hash": source_hash}),
-        per_slice_thresholds=one_shot,
+        per_slice_thresholds=gates[ONE_SHOT_ACCURACY],
     )
     figures = [
         config_pb2.MetricConfig(
             class_name=metrics.VerificationMetric.__name__,
             module=METRICS_MODULE,
             config=json.dumps({"name": name}),
-            per_slice_thresholds=[_gate(name, verification[name], config_pb2.SlicingSpec())]
-            if name in verification
-            else [],
+            per_slice_thresholds=gates[name],
         )
         for name in VERIFICATION_METRICS
     ]
@@ -99,7 +98,8 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
     """The candidate's figures by the names of summary.json, sorted.
 
     Each figure `f` comes with `f_ci95` ([low, high]) and `f_n`; figures without data are absent.
-    One-shot figures are `<protocol>_<way>way_accuracy`, with `..._malformed` where trials were.
+    One-shot figures are `<protocol>_<way>way_accuracy`, with `..._malformed` where trials were;
+    figures of pairs with one kind of forgery have its name behind (`eer_skilled`).
     `per_group` holds the same by figure and group: `{figure: {group: {value, ci95, n}}}`, a group
     being an alphabet or, for the official trials, a run.
 
@@ -118,6 +118,10 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
         if not trials:
             for name in VERIFICATION_METRICS:
                 figures.update(_flat_figure(name, _figure(values, name)))
+        if trials.keys() == {features.PROTOCOL}:
+            for name, (measure, protocol) in FORGERY_METRICS.items():
+                if protocol == trials[features.PROTOCOL]:
+                    figures.update(_flat_figure(name, _figure(values, measure)))
         if features.WAY not in trials or trials[features.WAY] == "0":
             continue
         name = one_shot_metric(trials[features.PROTOCOL], trials[features.WAY])
@@ -147,16 +151,19 @@ def refusals(evaluation_uri: str) -> list[str]:
             name = failure.metric_key.name
             if name == ONE_SHOT_ACCURACY and trials:
                 name = one_shot_metric(trials[features.PROTOCOL], trials[features.WAY])
+            elif trials:
+                name = f"{name}_{trials[features.PROTOCOL]}"
             value = failure.metric_value.double_value.value
             reasons.append(_reason(name, value, failure.metric_threshold, failure.message))
     return sorted(set(reasons))
 
 
-def lacking(evaluation_uri: str) -> list[str]:
-    """Figures that have a threshold and no trials, sorted: for want of them nothing is blessed."""
+def lacking(evaluation_uri: str, asked: Iterable[str]) -> list[str]:
+    """Which of the figures `asked` for have no trials, sorted: then nothing is blessed."""
     missing = tfma.load_validation_result(evaluation_uri).missing_slices
-    trials = [dict(one.feature_values) for one in missing]
-    return sorted({one_shot_metric(of[features.PROTOCOL], of[features.WAY]) for of in trials})
+    values = [dict(one.feature_values) for one in missing]
+    trials = {(of[features.PROTOCOL], int(of[features.WAY])) for of in values}
+    return sorted(name for name in asked if trials_of(name) in trials)
 
 
 def _figure(values: dict[str, float], name: str) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def lack_of_evidence(lacking: Sequence[str], there: Sequence[str]) -> str:
         f"{NOT_ENOUGH_EVIDENCE}, so no model is blessed: {', '.join(lacking)} cannot be measured, "
         f"since the images that are kept for evaluation make {makes}. A trial takes classes of one "
         "group (or, between groups, of two), each with two images, by different writers where "
-        "these are known. Add images, or choose pairs.ways and evaluate.thresholds that they meet"
+        "these are known; figures of forgeries take writers with the classes genuine and forged. "
+        "Add images, or choose pairs.ways and evaluate.thresholds that they meet"
     )
 
 

@@ -5,11 +5,20 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from data_ingest.sampling.protocols import PROTOCOL_RANDOM, PROTOCOL_SKILLED
 from data_ingest.settings import Settings
 
 ONE_SHOT_METRIC = re.compile(r"(official|within|between)_([1-9]\d*)way_accuracy")
 VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
 LOWER_IS_BETTER = ("eer", "ece")
+FORGERY_METRICS = {
+    f"{figure}_{protocol}": (figure, protocol)
+    for protocol in (PROTOCOL_RANDOM, PROTOCOL_SKILLED)
+    for figure in VERIFICATION_METRICS
+    if figure != "ece"  # Calibrated are scores among forgeries of both kinds.
+}
+"""Of signatures: figure and protocol of pairs; `eer_skilled` is `eer` with skilled forgeries."""
+PAIR_METRICS = (*VERIFICATION_METRICS, *FORGERY_METRICS)
 
 
 def one_shot_metric(protocol: str, way: int | str) -> str:
@@ -18,7 +27,12 @@ def one_shot_metric(protocol: str, way: int | str) -> str:
 
 
 def trials_of(metric: str) -> tuple[str, int] | None:
-    """Protocol and way of the trials that a figure is of; None where it is of single pairs."""
+    """Protocol and way of the trials that a figure is of; None where it is of all single pairs.
+
+    Way is 0 where it is of pairs with one kind of forgery.
+    """
+    if metric in FORGERY_METRICS:
+        return FORGERY_METRICS[metric][1], 0
     found = ONE_SHOT_METRIC.fullmatch(metric)
     return None if found is None else (found[1], int(found[2]))
 
@@ -65,11 +79,11 @@ class EvaluateSettings(Settings):
     @classmethod
     def _names_are_known(cls, thresholds: dict[str, Threshold]) -> dict[str, Threshold]:
         for name in thresholds:
-            if name not in VERIFICATION_METRICS and not ONE_SHOT_METRIC.fullmatch(name):
+            if name not in PAIR_METRICS and not ONE_SHOT_METRIC.fullmatch(name):
                 raise ValueError(
                     f"{name!r} is no figure; there are official_<way>way_accuracy, "
                     f"within_<way>way_accuracy, between_<way>way_accuracy, "
-                    f"{', '.join(VERIFICATION_METRICS)}"
+                    f"{', '.join(PAIR_METRICS)}"
                 )
         return thresholds
 

@@ -12,7 +12,7 @@ import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from components.evaluator.settings import VERIFICATION_METRICS
+from components.evaluator.settings import PAIR_METRICS
 from data_ingest.durable import write_atomically
 from pipeline.runs.summary import (
     HUMAN_ACCURACY,
@@ -58,7 +58,7 @@ def write_report(run_dir: Path) -> Path:
         seconds_picture=_embedded(_seconds_figure(summary)),
         mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
         accuracy_names=accuracy_names(summary.metrics),
-        verification_metrics=VERIFICATION_METRICS,
+        pair_metrics=PAIR_METRICS,
         percent=lambda value: f"{100 * value:.1f} %",
         asked_of=partial(asked_of, summary),
         ways_of=ways_of,

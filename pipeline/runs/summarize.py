@@ -90,7 +90,7 @@ def summarize(
         carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
     sampling = read_json(Path(artifacts["examples"]) / SAMPLING_FILE)
     images = sampling.get("images", {})
-    without_trials = lacking(artifacts["evaluation"])
+    without_trials = lacking(artifacts["evaluation"], asked.thresholds)
     summary = RunSummary(
         run_id=run_id,
         dataset=dataset.source,

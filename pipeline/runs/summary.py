@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
-from components.evaluator.settings import VERIFICATION_METRICS
+from components.evaluator.settings import PAIR_METRICS
 from data_ingest.records.catalog import told_noise
 from pipeline.runs.workspace import Workspace
 
@@ -111,13 +111,13 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
 
     title = "Same or different (pairs of unseen classes)"
     pairs = _table(title, "measure", "value", "95 % interval", "n", "asked")
-    for name in VERIFICATION_METRICS:
+    for name in PAIR_METRICS:
         if name in metrics:
             value, interval = metrics[name], metrics.get(f"{name}_ci95")
             pairs.add_row(
                 name.replace("_", " "),
-                f"{value:.4f}" if name == "auc" else _percent(value),
-                _interval(interval, scale=1, digits=4) if name == "auc" else _interval(interval),
+                f"{value:.4f}" if _is_area(name) else _percent(value),
+                _interval(interval, scale=1, digits=4) if _is_area(name) else _interval(interval),
                 str(metrics.get(f"{name}_n", "")),
                 asked_of(summary, name),
             )
@@ -168,10 +168,14 @@ def asked_of(summary: RunSummary, name: str) -> str:
     threshold = summary.thresholds.get(name, {})
     bounds = {"≥": threshold.get("min"), "≤": threshold.get("max")}
     return ", ".join(
-        f"{sign} {bound:g}" if name == "auc" else f"{sign} {100 * bound:g} %"
+        f"{sign} {bound:g}" if _is_area(name) else f"{sign} {100 * bound:g} %"
         for sign, bound in bounds.items()
         if bound is not None
     )
+
+
+def _is_area(name: str) -> bool:
+    return name.startswith("auc")
 
 
 def _percent(value: float | None) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 from tfx.components.evaluator import executor as evaluator_executor
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
@@ -110,13 +111,16 @@ def verification_pairs() -> Iterator[Pair]:
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> standard_artifacts.Examples:
     """40 official trials of which 4 go wrong, 20 within trials, 40 verification pairs; shuffled."""
-    root = tmp_path_factory.mktemp("examples")
     pairs = [
         *trial_pairs("official", 20, 40, wrong=4),
         *trial_pairs("within", 5, 20, wrong=0),
         *verification_pairs(),
     ]
-    (root / "Split-one_shot").mkdir()
+    return write_examples(tmp_path_factory.mktemp("examples"), pairs)
+
+
+def write_examples(root: Path, pairs: list[Pair]) -> standard_artifacts.Examples:
+    (root / "Split-one_shot").mkdir(parents=True)
     options = tf.io.TFRecordOptions(compression_type="GZIP")
     with tf.io.TFRecordWriter(str(root / "Split-one_shot" / "data.gz"), options) as writer:
         for row in np.random.default_rng(0).permutation(len(pairs)):
@@ -158,6 +162,7 @@ def judge(
         *,
         baseline: str | None = None,
         protocols: set[tuple[str, int]] = PROTOCOLS,
+        records: standard_artifacts.Examples | None = None,
     ) -> Verdict:
         blessing = artifact(standard_artifacts.ModelBlessing(), tmp_path / "blessing")
         evaluation = artifact(standard_artifacts.ModelEvaluation(), tmp_path / "evaluation")
@@ -167,7 +172,7 @@ def judge(
         )
         evaluator_executor.Executor(context).Do(
             {
-                "examples": [examples],
+                "examples": [records or examples],
                 "model": [models[model]],
                 **({"baseline_model": [models[baseline]]} if baseline else {}),
             },
@@ -263,11 +268,52 @@ def test_a_max_drop_alone_leaves_a_threshold_without_a_baseline() -> None:
 def test_a_threshold_on_trials_that_there_are_not_blesses_nothing(judge: Judge) -> None:
     # One by the user's wish alone, one of trials that should be there, going by names.
     asked = {f"{kind}_20way_accuracy": Threshold(min=0.1) for kind in ("between", "within")}
+    asked |= {f"{name}_skilled": Threshold(min=0.1) for name in ("auc", "eer")}
     protocols = PROTOCOLS | {("between", 20)}
     verdict = judge("good", {**asked, OFFICIAL: Threshold(min=0.5)}, protocols=protocols)
     assert not verdict.blessed
-    assert lacking(verdict.evaluation) == list(asked)
+    assert lacking(verdict.evaluation, [OFFICIAL, *asked]) == sorted(asked)
     assert refusals(verdict.evaluation) == []
+
+
+@pytest.fixture
+def signatures(tmp_path: Path) -> standard_artifacts.Examples:
+    """40 pairs a kind of forgery; of the skilled ones every third is taken."""
+    pairs = [pair._replace(protocol="random") for pair in verification_pairs()]
+    for number, pair in enumerate(verification_pairs()):
+        taken = pair.label == 0 and number % 3 == 0
+        pairs.append(pair._replace(protocol="skilled", image_b=b"1.1" if taken else pair.image_b))
+    return write_examples(
+        tmp_path / "signatures", [*trial_pairs("between", 5, 20, wrong=0), *pairs]
+    )
+
+
+def test_figures_and_thresholds_tell_random_from_skilled_forgeries(
+    judge: Judge, signatures: standard_artifacts.Examples
+) -> None:
+    protocols = {("between", 5), ("random", 0), ("skilled", 0)}
+    limits = {"eer_random": Threshold(max=0.1), "eer_skilled": Threshold(max=0.1)}
+    limits["auc_skilled"] = Threshold(min=0.5)
+    verdict = judge("good", limits, protocols=protocols, records=signatures)
+    metrics = read_metrics(verdict.evaluation)
+    assert metrics["eer_random"] == 0
+    assert metrics["eer_skilled"] > 0.1
+    assert metrics["verification_accuracy_random"] == 1
+    assert metrics["verification_accuracy_skilled"] == 33 / 40
+    assert metrics["auc_skilled"] < metrics["auc"] < metrics["auc_random"] == 1
+    assert (metrics["eer_n"], metrics["eer_random_n"], metrics["eer_skilled_n"]) == (80, 40, 40)
+    assert "ece_skilled" not in metrics
+    assert not verdict.blessed
+    assert [reason.split()[0] for reason in refusals(verdict.evaluation)] == ["eer_skilled"]
+
+
+def test_a_worse_eer_with_skilled_forgeries_is_told_from_a_better_one() -> None:
+    asked = EvaluateSettings(thresholds={"eer_skilled": Threshold(max_drop=0.01)})
+    config = eval_config(asked, {("skilled", 0)})
+    figures = config.metrics_specs[1].metrics
+    (gate,) = [gate for figure in figures for gate in figure.per_slice_thresholds]
+    assert gate.threshold.change_threshold.direction == config_pb2.LOWER_IS_BETTER
+    assert dict(gate.slicing_specs[0].feature_values) == {"protocol": "skilled", "way": "0"}
 
 
 def test_the_source_hash_is_part_of_the_configuration() -> None:

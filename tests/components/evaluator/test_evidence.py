@@ -63,6 +63,14 @@ def test_a_threshold_of_ones_own_is_never_moved(name: str) -> None:
     assert asked(("within", 5), within_5way_accuracy=mine)[0]["within_5way_accuracy"] == mine
 
 
+def test_a_threshold_on_forgeries_takes_pairs_with_such() -> None:
+    mine = {"eer_skilled": Threshold(max=0.1)}
+    assert asked(("within", 20), **mine)[1] == ["eer_skilled"]
+    assert asked(("between", 20), ("skilled", 0), ("random", 0), **mine)[1] == []
+    found = evidence(EvaluateSettings(thresholds=mine), {("skilled", 0)})
+    assert found == (mine, (), ())
+
+
 def test_who_asks_for_no_trials_is_judged_by_pairs() -> None:
     for thresholds in ({}, {"eer": Threshold(max=0.2)}):
         found = evidence(EvaluateSettings(thresholds=thresholds), {PAIRS})

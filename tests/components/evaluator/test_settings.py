@@ -12,7 +12,9 @@ def test_a_threshold_on_no_known_figure_is_an_error_that_lists_them(name: str) -
         EvaluateSettings(thresholds={name: Threshold(min=0.5)})
 
 
-@pytest.mark.parametrize("name", ["official_20way_accuracy", "within_3way_accuracy", "auc", "ece"])
+@pytest.mark.parametrize(
+    "name", ["official_20way_accuracy", "within_3way_accuracy", "auc", "ece", "eer_skilled"]
+)
 def test_a_threshold_on_a_figure_is_accepted(name: str) -> None:
     settings = EvaluateSettings(thresholds={name: Threshold(min=0.5, max_drop=0.1)})
     assert EvaluateSettings.model_validate_json(settings.model_dump_json()) == settings

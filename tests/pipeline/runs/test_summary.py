@@ -63,6 +63,15 @@ def test_what_was_asked_of_each_figure_is_said_beside_it(shown, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("shown", [printed, reported])
+def test_figures_of_either_kind_of_forgery_are_shown(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    figures = {"eer_random": 0.0625, "auc_skilled": 0.8125, "eer_skilled": 0.25}
+    limits = {"eer_skilled": {"max": 0.125}, "auc_skilled": {"min": 0.9}}
+    text = shown(replace(SUMMARY, metrics=SUMMARY.metrics | figures, thresholds=limits), tmp_path)
+    for told in ("eer random", "eer skilled", "auc skilled", "0.8125", "≤ 12.5 %", "≥ 0.9"):
+        assert told in text
+
+
+@pytest.mark.parametrize("shown", [printed, reported])
 def test_a_lack_of_evidence_is_said_in_large_letters(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     lacking = replace(SUMMARY, lacking=["within_30way_accuracy"], refusals=[LACK])
     text = shown(lacking, tmp_path)
