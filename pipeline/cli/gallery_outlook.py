@@ -11,23 +11,27 @@ if TYPE_CHECKING:
     from serving.gallery.outlook import Outlook, Share
 
 _HEADINGS: Final = (
-    *("images of each", "false-accept rate", "unknown", "right name", "wrong name"),
-    *("identities", "asked about"),
+    *("references", "rate", "unknown", "right name", "wrong name", "names", "images"),
 )
+_TITLE: Final = (
+    "Other images of those enrolled, by how many references each has and the false-accept rate\n"
+    "(leave-one-out; percent, with 95 % intervals)"
+)
+_LEFT_OUT: Final = "left_out_as_trained_on"
 _UNSAID: Final = "how many of those enrolled would be unknown cannot be said"
 
 
 def outlook_document(outlook: "Outlook | str") -> dict[str, Any]:
     """The outlook, or why there is none, ready for `json.dumps`."""
     if isinstance(outlook, str):
-        return {"fared": [], "identities": None, "seen": None, "note": f"{_UNSAID}: {outlook}"}
+        return {"fared": [], "identities": None, _LEFT_OUT: None, "note": f"{_UNSAID}: {outlook}"}
     shares = ("right", "unknown", "wrong")
     fared = [
         {**one._asdict(), **{name: getattr(one, name)._asdict() for name in shares}}
         for one in outlook.fared
     ]
-    seen, note = outlook.seen, _note(outlook)
-    return {"fared": fared, "identities": outlook.identities, "seen": seen, "note": note}
+    facts = {"identities": outlook.identities, _LEFT_OUT: outlook.seen, "note": _note(outlook)}
+    return {"fared": fared, **facts}
 
 
 def outlook_told(outlook: "Outlook | str") -> list[RenderableType]:
@@ -46,8 +50,7 @@ def outlook_told(outlook: "Outlook | str") -> list[RenderableType]:
             )
             for one in outlook.fared
         ]
-        title = "Other images of those enrolled (leave-one-out; 95 % intervals, percent)"
-        told.append(table(_HEADINGS, rows, title=title, right=_HEADINGS))
+        told.append(table(_HEADINGS, rows, title=_TITLE, right=_HEADINGS))
     note = _note(outlook)
     return told if note is None else [*told, note]
 

@@ -216,8 +216,8 @@ def calibration_of(status: Status) -> dict[str, Any]:
     """What thresholds rest on, without the distribution itself.
 
     `source` is "model", "cohort" or "gallery", or "scores" where no pairs are known; `advice` is
-    null where the threshold is to be relied on. `seen` identities of the cohort, or else of the
-    gallery, are left out because the model was trained on them, null where that is not known.
+    null where the threshold is to be relied on. `left_out_as_trained_on` identities of the cohort,
+    or else of the gallery, are no part of it; null where it is not known who should not be.
     """
     known, (_, source, advice) = status.impostors, status.threshold
     pairs = None
@@ -229,6 +229,6 @@ def calibration_of(status: Status) -> dict[str, Any]:
         "pairs": 0 if pairs is None else pairs.pairs,
         "mean": None if pairs is None else pairs.mean,
         "std": None if pairs is None else pairs.std,
-        "seen": None if known is None else known.seen,
+        "left_out_as_trained_on": None if known is None else known.seen,
         "advice": advice,
     }

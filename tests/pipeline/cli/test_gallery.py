@@ -214,7 +214,11 @@ def test_status_says_how_those_enrolled_would_fare(
     )
     oneshot("enroll", "--images", people("people", *names, shots=3))
     outlook = oneshot("status")[1]["outlook"]
-    assert (outlook["identities"], outlook["seen"], outlook["note"]) == (12, 0, None)
+    assert (outlook["identities"], outlook["left_out_as_trained_on"], outlook["note"]) == (
+        12,
+        0,
+        None,
+    )
     first = outlook["fared"][0]
     assert (first["references"], first["false_accept_rate"]) == (1, 0.01)
     assert (first["identities"], first["images"]) == (12, 36)
@@ -223,9 +227,9 @@ def test_status_says_how_those_enrolled_would_fare(
     capfd.readouterr()
     assert main(["gallery", "status", "--gallery", "a [1] #?%20b/gallery.db"]) == 0
     out = capfd.readouterr().out
-    assert "Other images of those enrolled (leave-one-out; 95 % intervals, percent)" in out
+    assert "Other images of those enrolled, by how many references each has" in out
     row = next(line for line in out.splitlines() if line.split()[:3] == ["2", "5", "%"])
-    assert row.split()[-2:] == ["12", "36"]
+    assert row.split()[3:] == ["0", "(0-24)", "100", "(76-100)", "0", "(0-24)", "12", "36"]
 
 
 def test_status_stands_where_the_model_is_gone(
@@ -252,13 +256,13 @@ def test_calibrating_on_images_that_the_model_was_trained_on_is_refused_or_told(
     assert (code, "was trained on images of all of these outsiders" in error) == (2, True), error
     assert oneshot("status")[1]["calibration"]["source"] == "model"
     code, answer, note = oneshot("calibrate", "--images", people("training", *new))
-    assert (code, answer["people"], answer["seen"]) == (0, 45, 20)
+    assert (code, answer["people"], answer["left_out_as_trained_on"]) == (0, 45, 20)
     told = "note: 20 identities are left out of the calibration: the model was trained on images"
     assert told in note
     assert told in oneshot("status")[2]
     models.seen = None
     _, answer, note = oneshot("calibrate", "--images", "training")
-    assert (answer["people"], answer["seen"]) == (65, None)
+    assert (answer["people"], answer["left_out_as_trained_on"]) == (65, None)
     assert "whether the model was trained on the images" in note
 
 

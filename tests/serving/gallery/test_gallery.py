@@ -347,7 +347,7 @@ def test_outsiders_that_the_model_was_trained_on_are_left_out(open_one: OpenStor
     assert status.impostors is not None
     # An image of each is enough; and none of those left is lost.
     assert (own_pairs(gallery), status.impostors.seen) == (("cohort", 40, 80 * 79 // 2 - 40), 12)
-    assert calibration_of(status)["seen"] == 12
+    assert calibration_of(status)["left_out_as_trained_on"] == 12
     alone = Gallery(open_one(), models).calibrate(cohort[24:])
     assert alone.threshold == status.threshold
     with pytest.raises(ServingError, match="was trained on images of all of these outsiders"):
@@ -382,7 +382,10 @@ def test_of_earlier_exports_and_servers_it_is_not_known_whom_they_were_trained_o
     gallery = Gallery(open_one(), FakeModels(trained_on=None))
     gallery.enroll("Ada", [photo("Ada")])
     status = gallery.calibrate(outsiders(40))
-    assert (status.threshold.basis, calibration_of(status)["seen"]) == ("cohort", None)
+    assert (status.threshold.basis, calibration_of(status)["left_out_as_trained_on"]) == (
+        "cohort",
+        None,
+    )
     # Written by an earlier release.
     known = status.impostors
     assert known is not None
