@@ -59,17 +59,22 @@ def is_container(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def images_of_names(container: Path) -> "list[ImageFile]":
+def images_of_names(container: Path, rejected: Rejected) -> "list[ImageFile]":
     """The images in `<name>/<image>` of a folder or zip; the class of each is the name.
 
-    A folder that all names lie in, as in the zip of a folder, is no part of them.
+    A folder that all names lie in, as in the zip of a folder, is no part of them. Of signatures in
+    `<name>/genuine/` and `<name>/forged/` the genuine ones are taken; `rejected` gets the others.
 
     Raises:
       InputError: it cannot be read, or holds no images laid out like that.
     """
-    from data_ingest.sources.layout import look_over
+    from data_ingest.sources.layout import forged_classes, look_over
 
     files = look_over([container])
+    if forged := forged_classes({file.class_name for file in files}):
+        rejected += [(file, "a forgery") for file in files if file.class_name in forged]
+        files = [file for file in files if file.class_name not in forged]
+        return [file._replace(class_name=_writer(file.class_name)) for file in files]
     top = files[0].group
     if not top or any(file.group != top for file in files):
         return files
@@ -89,7 +94,7 @@ def cohort(container: Path, rejected: Rejected) -> "list[CohortImage]":
     """The outsiders in `<outsider>/<image>` of a folder or zip; see `images_of_names`."""
     from serving.gallery import CohortImage
 
-    found = pictures(images_of_names(container), rejected)
+    found = pictures(images_of_names(container, rejected), rejected)
     return [CohortImage(one.name, one.content) for one in found]
 
 
@@ -131,6 +136,12 @@ def told(rejected: Rejected) -> str:
     from data_ingest.records.catalog import count_reasons, told_reasons
 
     return told_reasons(count_reasons((bad.member, reason) for bad, reason in rejected))
+
+
+def _writer(class_name: str) -> str:
+    """`ada` of `ada/genuine`."""
+    group, _, last = class_name.rpartition("/")
+    return group if last.casefold() == "genuine" else class_name
 
 
 def _inside(container: Path) -> "list[ImageFile]":

@@ -30,13 +30,13 @@ _BATCH: Final = 64
 def enroll_folder(context: Context) -> None:
     """Batch by batch, each all or nothing: interrupted, the same command goes on."""
     container: Path = context.options.images
-    files = images_of_names(container)
     rejected: Rejected = []
+    files = images_of_names(container, rejected)
     found = pictures(files, rejected)
     names: set[str] = set()
     added = known = 0
     with open_session(context) as (gallery, console), progress(console) as bars:
-        bar = bars.add_task("enrolling", total=len(files))
+        bar = bars.add_task("enrolling", total=len(files) + len(rejected))
         while batch := list(itertools.islice(found, _BATCH)):
             new = _enroll_batch(gallery, batch)
             names |= {one.name for one in batch}

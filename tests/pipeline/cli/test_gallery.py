@@ -105,6 +105,17 @@ def test_a_folder_of_names_is_enrolled_at_once_and_again_changes_nothing(oneshot
     )
 
 
+def test_forgeries_are_not_enrolled_under_the_name_that_they_forge(oneshot: Command) -> None:
+    for writer in ("Ada", "Bob"):
+        for shot in range(2):
+            file(f"signatures/{writer}/genuine/{shot}.png", photo(writer, shot))
+        file(f"signatures/{writer}/forged/0.png", photo(f"forger of {writer}"))
+    code, answer, note = oneshot("enroll", "--images", "signatures")
+    assert (code, answer["names"], answer["added"]) == (0, 2, 4)
+    assert "images left out: 2 a forgery" in note
+    assert [one["name"] for one in oneshot("list")[1]] == ["Ada", "Bob"]
+
+
 def test_of_a_folder_the_image_that_has_another_name_is_named(oneshot: Command) -> None:
     oneshot("enroll", "Ada", file("ada.png", photo("Ada", 1)))
     code, answer, error = oneshot("enroll", "--images", people("people", "Ada", "Bob", "Adela"))
