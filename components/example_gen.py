@@ -42,6 +42,7 @@ _MAX_REJECTED_SHARE: Final = "max_rejected_share"
 _WRITER_PATTERN: Final = "writer_pattern"
 _DATASET: Final = "dataset"
 _KIND: Final = "kind"
+_MAX_SIDE: Final = "max_side"
 _SOURCE_HASH: Final = "source_hash"
 _NAMED_REJECTED: Final = 5
 _WORKER_ERROR: Final = re.compile(r"data_ingest\.errors\.(InputError|ReadError): (.+) \[while runn")
@@ -89,6 +90,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     max_rejected_share=config[_MAX_REJECTED_SHARE],
                     dataset=config[_DATASET],
                     kind=config[_KIND],
+                    max_side=None if config[_MAX_SIDE] is None else int(config[_MAX_SIDE]),
                 )
             with fileio.open(f"{examples.uri}/{SUMMARY_FILE}") as stream:
                 summary = json.loads(stream.read())
@@ -185,6 +187,7 @@ class PairExampleGen(component.FileBasedExampleGen):
         writer_pattern: str | None = None,
         dataset: str = "folder",
         kind: Kind = "drawing",
+        max_side: int | None = None,
         range_config: range_config_pb2.RangeConfig | None = None,
     ) -> None:
         """Declares the node.
@@ -198,7 +201,8 @@ class PairExampleGen(component.FileBasedExampleGen):
           writer_pattern: `DatasetSettings.writer_pattern`.
           dataset: source of the images (`omniglot`, `folder`, `synthetic`), noted in
             `sampling.json`.
-          kind: kind of the images, noted there, too.
+          kind: kind of the images, in the form of which they are stored; noted there, too.
+          max_side: `DatasetSettings.max_side`.
           range_config: which span to take; the latest where None.
         """
         values = struct_pb2.Struct()
@@ -209,6 +213,7 @@ class PairExampleGen(component.FileBasedExampleGen):
                 _WRITER_PATTERN: writer_pattern,
                 _DATASET: dataset,
                 _KIND: kind,
+                _MAX_SIDE: max_side,
                 _SOURCE_HASH: source_hash,
             }
         )

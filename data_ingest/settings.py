@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
-from data_ingest.sources.kinds import Kind
+from data_ingest.sources.kinds import MAX_SIDE, Kind
 from data_ingest.sources.writers import checked_pattern
 
 
@@ -50,6 +50,13 @@ class DatasetSettings(Settings):
         default="auto",
         description="drawing, photo or signature: what images are seen, varied and recognised as; "
         "auto: as a sample of them looks, Omniglot's and generated ones as drawings",
+    )
+    max_side: int | None = Field(
+        default=None,
+        ge=32,
+        le=MAX_SIDE,
+        description="largest height or width of stored images, to which larger ones are reduced, "
+        "pixels; null: 512 of drawings, 256 of photos, 640 of signatures",
     )
     writer_pattern: str | None = Field(
         default=None,

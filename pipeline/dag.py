@@ -64,6 +64,7 @@ def create_pipeline(
         source_hash=source_hash("components.example_gen"),
         dataset=dataset.source,
         kind=dataset.kind,
+        max_side=config.dataset.max_side,
     )
     schema = CuratedSchemaGen(schema_text=schema_text())
     statistics = StatisticsGen(

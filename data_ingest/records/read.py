@@ -14,6 +14,7 @@ from data_ingest.sampling.index import ImageRef
 from data_ingest.sampling.official_runs import OfficialRuns, read_official_runs
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.settings import PairSettings
+from data_ingest.sources.kinds import Form
 from data_ingest.sources.layout import (
     ImageFile,
     ImageReader,
@@ -123,11 +124,12 @@ class ReadImages(beam.DoFn):
     A block ends with its portion, or earlier when it holds 8 MiB.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form) -> None:
+        self._form = form
         self._read = Metrics.counter(NAMESPACE, "images_read")
 
     def setup(self) -> None:
-        self._reader = ImageReader()
+        self._reader = ImageReader(self._form)
 
     def teardown(self) -> None:
         self._reader.close()

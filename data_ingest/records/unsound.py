@@ -70,6 +70,6 @@ def first_unsound(name: str) -> str | None:
 
 def _problem(image: bytes) -> str | None:
     try:
-        return None if stored_form(image) == image else "not in the form that is stored"
+        return None if stored_form(image) == image else "not in a form that is stored"
     except ImageRejected as rejected:
         return rejected.reason

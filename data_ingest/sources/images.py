@@ -14,17 +14,16 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data_ingest.sources.kinds import ANY_KIND, Form
+
 MAX_BYTES: Final = 16 * 2**20
-"""Largest encoded image, bytes; for an exported model, too."""
-MAX_SIDE: Final = 4096
-"""Largest height or width, pixels; an exported model, too, refuses larger ones undecoded."""
+"""Largest encoded image that is stored or sent, bytes; for an exported model, too."""
+MAX_FILE_BYTES: Final = 4 * MAX_BYTES
+"""Largest file that is looked at."""
+MAX_PIXELS: Final = 2**26
+"""Largest picture that is decoded to be reduced, 8192 by 8192: the memory that it takes."""
 MIN_SIDE: Final = 4
 """Smallest height or width, pixels."""
-MIN_CONTRAST: Final = 18
-"""Least difference between the lightest and the darkest pixel, of 255 levels of gray.
-
-Two levels more than an exported model asks for, whose decoder may round a pixel the other way.
-"""
 NOT_AN_IMAGE: Final = "not an image"
 NEEDS_HEIC: Final = "needs the heic extra"
 
@@ -62,8 +61,14 @@ _JPEG_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD, 0xE0, 0xEE})
 _JPEG_METADATA: Final = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _NEXT_MARKER: Final = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _JPEG_QUALITY: Final = 95
-_DECODING_BYTES: Final = 4 * 4 * MAX_SIDE**2
+_DECODING_BYTES: Final = 4 * 4 * MAX_PIXELS
 """Four copies of the largest image, with transparency."""
+_LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP", "AVIF", "HEIF"})
+"""Formats whose noise would make a PNG several times as large."""
+_REDUCIBLE: Final = frozenset({"L", "RGB", "LA", "RGBA"})
+"""Modes of which Pillow averages pixels as they look."""
+_REDUCING_GAP: Final = 2.0
+"""A JPEG is decoded at an eighth, a quarter or a half if that is this often the size in demand."""
 
 
 class ImageRejected(Exception):
@@ -74,24 +79,26 @@ class ImageRejected(Exception):
         self.reason = reason
 
 
-def stored_form(data: bytes) -> bytes:
-    """Returns an image as the pipeline stores it and as clients send it.
+def stored_form(data: bytes, form: Form = ANY_KIND) -> bytes:
+    """Returns an image as the pipeline stores it and, in the form of any kind, as clients send it.
 
     That is the same bytes where they are a PNG (gray or RGB, at most 8 bits, nothing transparent)
-    or a JPEG (gray or colour, without metadata) that TensorFlow decodes to what every viewer shows.
-    A JPEG with metadata, and an RGB PNG with a colour space, is stored without it. All else that
-    Pillow reads (see `upright`) becomes a PNG of 8 bits, or a JPEG of quality 95 where that would
-    be larger than `MAX_BYTES`.
+    or a JPEG (gray or colour, without metadata) that TensorFlow decodes to what every viewer shows,
+    at most `form.max_side` pixels a side. A JPEG with metadata, and an RGB PNG with a colour space,
+    is stored without it. All else that Pillow reads (see `upright`) becomes a PNG of 8 bits, or a
+    JPEG of quality 95 where a PNG would be larger than `MAX_BYTES`, or what is reduced is a photo
+    or comes in a format that is lossy itself.
 
     Raises:
-      ImageRejected: `empty`, `not an image`, `too large` (over `MAX_BYTES` bytes or `MAX_SIDE`
-        pixels a side), `too small` (under `MIN_SIDE` pixels a side), `truncated`, `unreadable`,
-        `nothing is drawn on it` (contrast under `MIN_CONTRAST`), or `needs the heic extra`.
+      ImageRejected: `empty`, `not an image`, `too large` (over `MAX_FILE_BYTES` bytes or
+        `MAX_PIXELS` pixels), `too small` (under `MIN_SIDE` pixels a side), `truncated`,
+        `unreadable`, `nothing is drawn on it` (contrast under `form.min_contrast`), or
+        `needs the heic extra`.
       MemoryError: there is too little memory to say what is wrong.
     """
     if not data:
         raise ImageRejected("empty")
-    if len(data) > MAX_BYTES:
+    if len(data) > MAX_FILE_BYTES:
         raise ImageRejected("too large")
     with _rejecting():
         plain = None
@@ -100,24 +107,36 @@ def stored_form(data: bytes) -> bytes:
         elif data.startswith(_JPEG_MAGIC):
             plain = _plain_jpeg(data)
         image = _open(data)
-        if plain is not None:
-            image.draft("L", image.size)  # of a JPEG, as TensorFlow does
-            _check_contrast(image)
+        fits = max(image.size) <= form.max_side and len(data) <= MAX_BYTES
+        if plain is not None and fits:
+            if not form.is_photo:
+                image.draft("L", image.size)  # of a JPEG, as TensorFlow does
+            _check_contrast(image, form)
             if not image.info or _orientation(image) == 1:
                 return plain
             image = _open(data)
-        return _encoded(image)
+        return _encoded(image, form)
 
 
-def stored_form_of(image: Image.Image) -> bytes:
-    """Returns an image in memory as the pipeline stores it and as clients send it.
+def stored_form_of(image: Image.Image, form: Form = ANY_KIND) -> bytes:
+    """Returns an image in memory as `stored_form` does one in a file.
 
     Raises:
       ImageRejected: as `stored_form`; `unreadable` also where `upright` finds no fixed range.
     """
     with _rejecting():
         _check_size(image)
-        return _encoded(image)
+        return _encoded(image.copy() if max(image.size) > form.max_side else image, form)
+
+
+def reduced(data: bytes, side: int) -> Image.Image:
+    """Returns an encoded image as it looks, `upright` and at most `side` pixels wide and high.
+
+    Raises:
+      ImageRejected: as `stored_form`, but for its contrast.
+    """
+    with _rejecting():
+        return _reduced(_open(data), side)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -224,16 +243,17 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _check_size(image: Image.Image) -> None:
-    if max(image.size) > MAX_SIDE:
+    if image.width * image.height > MAX_PIXELS:
         raise ImageRejected("too large")
     if min(image.size) < MIN_SIDE:
         raise ImageRejected("too small")
 
 
-def _check_contrast(image: Image.Image) -> None:
-    gray = image if image.mode in ("1", "L") else image.convert("L")
-    darkest, lightest = gray.getextrema()
-    if lightest - darkest < MIN_CONTRAST:  # type: ignore[operator]
+def _check_contrast(image: Image.Image, form: Form) -> None:
+    if not form.is_photo and image.mode not in ("1", "L"):
+        image = image.convert("L")
+    ranges = np.reshape(image.getextrema(), (-1, 2))
+    if np.ptp(ranges, axis=1).max() < form.min_contrast:
         raise ImageRejected("nothing is drawn on it")
 
 
@@ -242,13 +262,27 @@ def _is_gray(image: Image.Image) -> bool:
     return bool((red == green).all() and (green == blue).all())
 
 
-def _encoded(image: Image.Image) -> bytes:
-    image = upright(image).copy()
-    _check_contrast(image)
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    """The image, which may be changed, `upright` and at most `side` pixels wide and high."""
+    if image.mode not in _REDUCIBLE or "transparency" in image.info:
+        image = upright(image)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
+    return upright(image)
+
+
+def _encoded(image: Image.Image, form: Form) -> bytes:
+    """Encodes an image anew, which may be changed, in a form."""
+    reduces = max(image.size) > form.max_side
+    lossy = reduces and (form.is_photo or image.format in _LOSSY)
+    image = _reduced(image, form.max_side) if reduces else upright(image)
+    _check_size(image)
+    _check_contrast(image, form)
+    image = image.copy()
     stream = io.BytesIO()
     image.info.clear()
-    image.save(stream, "PNG")
-    if stream.tell() > MAX_BYTES:
+    if not lossy:
+        image.save(stream, "PNG")
+    if not 0 < stream.tell() <= MAX_BYTES:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
@@ -282,7 +316,7 @@ def _plain_png(data: bytes) -> bytes | None:
     palette = names.index(b"PLTE") if b"PLTE" in names else None
     if colour == 3 and (palette is None or palette > pictures[0]):
         raise ImageRejected("unreadable")
-    if max(width, height) > MAX_SIDE or not min(width, height):
+    if not 0 < width * height <= MAX_PIXELS:
         return None
     bits = _PNG_CHANNELS.get(colour, 0) * depth
     size = height * (1 + (width * bits + 7) // 8)

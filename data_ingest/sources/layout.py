@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError, ReadError, reading, shown
 from data_ingest.sources.containers import ZIP_ERRORS, list_members, open_zip, refuse_unsafe_name
-from data_ingest.sources.images import MAX_BYTES, ImageRejected, stored_form
+from data_ingest.sources.images import MAX_FILE_BYTES, ImageRejected, stored_form
+from data_ingest.sources.kinds import ANY_KIND, Form
 from data_ingest.sources.writers import writer_of
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -182,7 +183,9 @@ class ImageReader:
     Not safe to share between threads; every worker makes its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form = ANY_KIND) -> None:
+        """`form` is that in which images are stored."""
+        self._form = form
         self._zips: dict[str, zipfile.ZipFile] = {}
         """The one used last is at the end."""
 
@@ -198,7 +201,7 @@ class ImageReader:
             self._zips.popitem()[1].close()
 
     def read(self, image: ImageFile) -> bytes:
-        """Returns the encoded image as it lies there, at most `MAX_BYTES` + 1 bytes of it.
+        """Returns the encoded image as it lies there, at most `MAX_FILE_BYTES` + 1 of its bytes.
 
         Raises:
           UnreadableImageError: the file or member is missing, damaged or encrypted.
@@ -209,9 +212,9 @@ class ImageReader:
             with reading(image.path):
                 if Path(image.container).is_dir():
                     with Path(image.container, image.member).open("rb") as stream:
-                        return stream.read(MAX_BYTES + 1)
+                        return stream.read(MAX_FILE_BYTES + 1)
                 with self._zip(image.container).open(image.member) as member:
-                    return member.read(MAX_BYTES + 1)
+                    return member.read(MAX_FILE_BYTES + 1)
         except (InputError, ReadError):
             raise
         except (OSError, KeyError, *ZIP_ERRORS) as error:
@@ -240,7 +243,7 @@ class ImageReader:
           InputError, ReadError: as `read`.
         """
         with reading(file.path):
-            return stored_form(self.read(file))
+            return stored_form(self.read(file), self._form)
 
     def sound(
         self, files: Iterable[ImageFile], rejected: list[tuple[ImageFile, str]] | None = None

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings
@@ -18,6 +18,9 @@ from data_ingest.sources.dataset import (
 )
 from data_ingest.sources.download import OFFICIAL_ARCHIVES, DownloadError, download
 from data_ingest.sources.glyphs import REVISION, write_glyphs
+from data_ingest.sources.kind_of_images import kind_of
+from data_ingest.sources.kinds import NAMES, Kind
+from data_ingest.sources.layout import list_images
 
 DATA_VARIABLE: Final = "OMNIGLOT_DIR"
 _RUN_PLACES: Final = ("all_runs.zip", "all_runs", "one-shot-classification/all_runs.zip")
@@ -49,7 +52,27 @@ def resolve(
     dataset = _local(settings, data=data, environ=environ)
     if dataset is None:
         dataset = _made_here(settings, synthetic_dir)
-    return dataset if settings.kind == "auto" else replace(dataset, kind=settings.kind)
+    return _of_kind(dataset, settings.kind)
+
+
+def _of_kind(dataset: Dataset, asked: Literal["auto", Kind]) -> Dataset:
+    """The dataset with its kind, of which the description tells where it is not a matter of course.
+
+    Omniglot's images and generated ones are drawings.
+    """
+    if asked != "auto":
+        told = f"{dataset.description}; {NAMES[asked]} (dataset.kind)"
+        return replace(dataset, kind=asked, description=told)
+    if dataset.source != "folder":
+        return dataset
+    files = [
+        file
+        for containers in dataset.containers().values()
+        for container in containers
+        for file in list_images(container)
+    ]
+    found = kind_of(files)
+    return replace(dataset, kind=found.kind, description=f"{dataset.description}; {found}")
 
 
 def _made_here(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:
@@ -75,7 +98,7 @@ def find(settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, 
     """
     found = _local(settings, data=data, environ=environ)
     if found is not None:
-        return found.description
+        return _of_kind(found, settings.kind).description
     if settings.source == "synthetic":
         return "generated glyphs"
     otherwise = "" if settings.source == "omniglot" else "; without a network, generated glyphs"

@@ -24,7 +24,8 @@ from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sources.containers import open_zip
 from data_ingest.sources.images import ImageRejected, image_digest
-from data_ingest.sources.layout import ImageFile, ImageReader, look_over, normal_form
+from data_ingest.sources.kinds import Form
+from data_ingest.sources.layout import ImageFile, ImageReader, normal_form
 
 _PROGRESS_EVERY: Final = 10_000
 _log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Reading(NamedTuple):
 
     sound: Sequence[NewImage]
     rejected: Sequence[Rejected]
+    form: Form
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class NewImages:
     """By row of the index."""
     rejected: tuple[Rejected, ...]
     duplicates: int
+    form: Form
 
     @property
     def fingerprint(self) -> str:
@@ -75,7 +78,7 @@ class NewImages:
           OSError: the folder cannot be written, or its disk is full.
         """
         images = sorted((self.images[row] for row in rows), key=lambda image: image.entry)
-        with naming(path), ImageReader() as reader, zipfile.ZipFile(path, "x") as archive:
+        with naming(path), ImageReader(self.form) as reader, zipfile.ZipFile(path, "x") as archive:
             for image in images:
                 try:
                     data = reader.image(image.file)
@@ -89,23 +92,23 @@ class NewImages:
                 archive.writestr(zipfile.ZipInfo(image.entry.name), data)
 
 
-def read_images(sources: Sequence[Path]) -> Reading:
-    """Reads and checks all images of some folders and zips.
+def read_images(files: Sequence[ImageFile], form: Form) -> Reading:
+    """Reads and checks images, which are to be stored in a form.
 
     Raises:
-      InputError: a source cannot be listed, or an image may not be read.
+      InputError: an image may not be read.
       ReadError: as `data_ingest.errors.reading`.
     """
-    files = look_over(sources)
     sound: list[NewImage] = []
     rejected: list[tuple[ImageFile, str]] = []
-    with ImageReader() as reader:
+    with ImageReader(form) as reader:
         for listing, file, data in reader.sound(files, rejected):
             entry = Entry(file.uri, len(data), zlib.crc32(data))
             sound.append(NewImage(file, Found.of(file, data, len(sound)), entry))
             if listing % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
                 _log.info("Checked %d of %d images", listing + 1, len(files))
-    return Reading(sound, [Rejected(IMAGES, bad.path, reason) for bad, reason in rejected])
+    unusable = [Rejected(IMAGES, bad.path, reason) for bad, reason in rejected]
+    return Reading(sound, unusable, form)
 
 
 def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: float) -> NewImages:
@@ -145,7 +148,7 @@ def settle(reading: Reading, *, earlier: Sequence[Path], max_rejected_share: flo
                 f"two different images are named {image.entry.name}: {other.file.path} and "
                 f"{image.file.path}. Rename one of them"
             )
-    return NewImages(index, images, catalog.rejected, len(catalog.copies))
+    return NewImages(index, images, catalog.rejected, len(catalog.copies), reading.form)
 
 
 def table_of_contents(path: Path) -> list[Entry]:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from data_ingest.errors import InputError
 from data_ingest.sampling.index import Unit
 from data_ingest.settings import Settings
+from data_ingest.sources.kinds import Kind
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 from data_ingest.spans.landing import fingerprint, table_of_contents
 from data_ingest.spans.sides import SIDES, Side
@@ -43,6 +44,8 @@ class Span(Settings):
     """Folders and zips that it was made of."""
     fingerprint: str
     """Digest of names, sizes and checksums of all its images."""
+    kind: Kind = "drawing"
+    """Of its images, in the form of which they landed. Early records do not tell it."""
     unit: Unit
     """What keeps its side: a group, or, where the first span had fewer than three, a class."""
     new: dict[str, Side]

@@ -9,6 +9,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from data_ingest.durable import locked, rename_durably, synchronize, write_atomically
 from data_ingest.errors import InputError
@@ -24,11 +25,14 @@ from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index, unit_of
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset, refuse_wildcards
-from data_ingest.sources.layout import normal_form
+from data_ingest.sources.kind_of_images import kind_of
+from data_ingest.sources.kinds import NAMES, Kind, form_of
+from data_ingest.sources.layout import ImageFile, look_over, normal_form
 from data_ingest.spans.landing import NewImages, read_images, settle
 from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
 from data_ingest.spans.span import RECORD, RejectedImage, Span, read_span
 
+_log = logging.getLogger(__name__)
 _SPAN: Final = re.compile(r"span-[1-9]\d*")
 _STAGED: Final = ".landing-"
 _STAGED_WINDOW: Final = ".making"
@@ -85,6 +89,8 @@ class SpanStore:
         *,
         pairs: PairSettings,
         max_rejected_share: float,
+        kind: Literal["auto", Kind] = "auto",
+        max_side: int | None = None,
     ) -> Span:
         """Lands new images as a span, whole or not at all, and for ever.
 
@@ -98,6 +104,8 @@ class SpanStore:
           sources: folders and zips of `<group>/<class>/<image>` or `<class>/<image>`.
           pairs: `evaluation_share`, `seed` and `ways` decide on the sides of new groups.
           max_rejected_share: share of unusable images above which none lands.
+          kind: of the images; `auto`: that of the span before, of the first span as it looks.
+          max_side: `DatasetSettings.max_side`; images land in the form of their kind.
 
         Raises:
           InputError: the images cannot be used, or the number is taken or too small.
@@ -109,7 +117,10 @@ class SpanStore:
         with self._alone():
             spans = self.spans()
             sources = [source.expanduser().absolute() for source in sources]
-            reading = read_images(sources)
+            files = look_over(sources)
+            if kind == "auto":
+                kind = spans[-1].kind if spans else _kind_of(files)
+            reading = read_images(files, form_of(kind, max_side))
 
             def after(earlier: Sequence[Span]) -> NewImages:
                 return settle(
@@ -137,7 +148,7 @@ class SpanStore:
                         "spans are immutable: land these as a new span"
                     )
                 return span
-            return self._write(number, sources, after(spans), spans, pairs)
+            return self._write(number, sources, after(spans), spans, pairs, kind)
 
     def exclude(self, number: int, reason: str) -> None:
         """Keeps a span out of trainings and evaluations, until `readmit`.
@@ -157,7 +168,7 @@ class SpanStore:
         """
         self._decide(number, excluded=None, readmitted=True)
 
-    def window(self, last: int, length: int) -> Dataset:
+    def window(self, last: int, length: int, kind: Literal["auto", Kind] = "auto") -> Dataset:
         """What a training on the spans up to `last` uses: links that ExampleGen reads through.
 
         Background images are those of the last `length` spans; evaluation images those of all
@@ -167,6 +178,7 @@ class SpanStore:
         Args:
           last: number of the last span.
           length: how many spans, at least 0; 0 is all.
+          kind: of the images; `auto`: as which the last span landed.
 
         Raises:
           InputError: the span is not there or excluded, a span was changed, or there are no images
@@ -199,9 +211,10 @@ class SpanStore:
         }
         with self._alone():
             folder = _link_window(self.root / "windows", name, links)
-        description = f"{count} images to train on, of spans {name}, in {self.root}"
+        kind = newest.kind if kind == "auto" else kind
+        description = f"{count} images to train on, of spans {name}, in {self.root}; {NAMES[kind]}"
         inputs = {str(side): f"{side}/*" for side in SIDES}
-        return Dataset("folder", folder, inputs, description).check()
+        return Dataset("folder", folder, inputs, description, kind).check()
 
     def _write(
         self,
@@ -210,6 +223,7 @@ class SpanStore:
         images: NewImages,
         earlier: Sequence[Span],
         pairs: PairSettings,
+        kind: Kind,
     ) -> Span:
         index = images.index
         known = {normal_form(name): side for span in earlier for name, side in span.new.items()}
@@ -227,6 +241,7 @@ class SpanStore:
             landed=_now(),
             sources=tuple(str(source) for source in sources),
             fingerprint=images.fingerprint,
+            kind=kind,
             unit=unit,
             new=new,
             images={side: len(own) for side, own in rows.items()},
@@ -319,6 +334,12 @@ def _link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:
     for old in by_age[:-_KEPT_WINDOWS]:
         shutil.rmtree(old)
     return folder
+
+
+def _kind_of(files: Sequence[ImageFile]) -> Kind:
+    found = kind_of(files)
+    _log.info("Images: %s", found)
+    return found.kind
 
 
 def _now() -> str:

@@ -98,7 +98,8 @@ def _name(text: str) -> str:
 def _compile(context: Context) -> None:
     """Writes the pipeline for Kubeflow Pipelines or Vertex AI.
 
-    Of the images only the names are read, to know which one-shot trials they can make.
+    Of the images the names are read, to know which one-shot trials they can make, and a few are
+    looked at.
     """
     options, config = context.options, context.config
     file_format = _format(options)
@@ -157,7 +158,7 @@ def _dataset(options: argparse.Namespace, config: PipelineConfig, path_map: Path
         if options.data is not None:
             raise InputError("--data and --spans contradict: leave one of them out")
         folder = path_map.from_cluster(Path(_spans_folder(options)))
-        return newest_window(folder, config.retrain.window)
+        return newest_window(folder, config.retrain.window, config.dataset.kind)
     if not (options.data or config.dataset.data or os.environ.get(DATA_VARIABLE)):
         raise InputError(
             "--data: name the images that the cluster trains on (or --spans); what a run here "

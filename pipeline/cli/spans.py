@@ -91,6 +91,8 @@ def _ingest(context: Context) -> None:
             options.sources,
             pairs=config.pairs,
             max_rejected_share=config.dataset.max_rejected_share,
+            kind=config.dataset.kind,
+            max_side=config.dataset.max_side,
         )
     landed = span.number not in before
     context.show({"changed": landed, **_document(span)}, *_told(span, landed=landed))

@@ -198,7 +198,7 @@ class _Retraining:
             return Outcome(Status.NOTHING_NEW, run=earlier)
         if earlier is not None:
             return Outcome(Status.ALREADY_TRAINED, choice.span, earlier)
-        dataset = store.window(choice.span, self.config.retrain.window)
+        dataset = store.window(choice.span, self.config.retrain.window, self.config.dataset.kind)
         return self._try_often(run_id, choice, dataset)
 
     def _try_often(self, run_id: str, choice: Choice, dataset: Dataset) -> Outcome:

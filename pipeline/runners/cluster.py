@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Literal
 
 from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.kinds import Kind
 from data_ingest.spans.store import SpanStore
 from pipeline.config import PipelineConfig
 from pipeline.settings import LOCAL_BEAM_RUNNERS
@@ -164,8 +165,8 @@ class PathMap:
         return self.here / path.relative_to(self.there)
 
 
-def newest_window(folder: Path, length: int) -> Dataset:
-    """The images of the newest `length` spans in a folder; 0: of all.
+def newest_window(folder: Path, length: int, kind: Literal["auto", Kind] = "auto") -> Dataset:
+    """The images of the newest `length` spans in a folder; 0: of all; `kind` as of `window`.
 
     Raises:
       InputError: there is no span to train on.
@@ -174,7 +175,7 @@ def newest_window(folder: Path, length: int) -> Dataset:
     numbers = [span.number for span in store.spans() if span.excluded is None]
     if not numbers:
         raise InputError(f"{folder}: no span to train on; `oneshot ingest` lands one")
-    return store.window(max(numbers), length)
+    return store.window(max(numbers), length, kind)
 
 
 def checked_cron(cron: str) -> str:

@@ -33,7 +33,7 @@ _ADVICE: Final = {
     "empty": "it has no bytes",
     "not an image": "give a PNG, JPEG, WebP, BMP, TIFF, GIF, PGM, PPM or AVIF file",
     "needs the heic extra": "`pip install pi-heif`, or convert it to JPEG",
-    "too large": "16 MiB and 4096 pixels a side are the most: make it smaller",
+    "too large": "64 MiB and 8192 x 8192 pixels are the most: make it smaller",
     "too small": "4 pixels a side are the least",
     "truncated": "the end of the file is missing: get it again",
     "unreadable": "the file is damaged: get it again, or save it anew with another program",
@@ -55,10 +55,10 @@ def encode_image(image: Image) -> bytes:
       OSError: the path cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        from data_ingest.sources.images import MAX_BYTES
+        from data_ingest.sources.images import MAX_FILE_BYTES
 
         with Path(image).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
         try:
             return _stored_form(data)
         except InvalidImage as error:

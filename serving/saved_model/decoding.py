@@ -8,7 +8,8 @@ from typing import Final
 
 import tensorflow as tf
 
-from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
+from data_ingest.sources.images import MAX_BYTES
+from data_ingest.sources.kinds import MAX_SIDE
 
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER_BYTES: Final = 33

@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
+from data_ingest.sources.images import MAX_BYTES
+from data_ingest.sources.kinds import MAX_SIDE
 from serving.saved_model.contract import (
     EMBED,
     EXTRA,

@@ -29,7 +29,7 @@ def split(folder: Path, image: bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("jpeg CMYK", "not in the form that is stored"),
+        ("jpeg CMYK", "not in a form that is stored"),
         ("jpeg without its end (broken)", "truncated"),
         ("png with two IHDR (broken)", "unreadable"),
         ("png white (blank)", "nothing is drawn on it"),

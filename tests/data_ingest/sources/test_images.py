@@ -4,6 +4,8 @@ import io
 import mmap
 import os
 import sys
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_ingest.sources.glyphs import encode_png
-from data_ingest.sources.images import ImageRejected, stored_form
+from data_ingest.sources.images import (
+    MAX_FILE_BYTES,
+    ImageRejected,
+    stored_form,
+    stored_form_of,
+    upright,
+)
+from data_ingest.sources.kinds import KINDS, MAX_SIDE, Kind, form_of
 from serving.saved_model.contract import MIN_CONTRAST
 from serving.saved_model.decoding import decode_gray
 from tests.image_damage import damaged
@@ -24,6 +33,7 @@ REASONS = {
     *("empty", "not an image", "too large", "too small", "truncated", "unreadable"),
     *("nothing is drawn on it", "needs the heic extra"),
 }
+DRAWING = form_of("drawing", MAX_SIDE)
 DAMAGED = int(os.environ.get("DAMAGED_IMAGES", "4000"))
 """How many damaged images are tried; more take longer and find more."""
 
@@ -33,9 +43,30 @@ def png(side: int = 8) -> bytes:
 
 
 def jpeg() -> bytes:
+    return in_file(Image.effect_noise((64, 64), 60), "JPEG")
+
+
+def in_file(image: Image.Image, file_format: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.effect_noise((64, 64), 60).save(stream, "JPEG")
+    image.save(stream, file_format, **options)
     return stream.getvalue()
+
+
+@cache
+def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Coloured patches of all sizes, blurred, with noise."""
+    rng = np.random.default_rng(8)
+    size = (width, height)
+    scene = Image.new("RGB", size)
+    for side in (3, 7, 15, 40):
+        patches = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+        scene = Image.blend(scene, patches.resize(size, Image.Resampling.BICUBIC), 0.5)
+    noise = Image.effect_noise(size, 30).convert("RGB")
+    return Image.blend(scene, noise, 0.2).convert(mode)
+
+
+def pixels(data: bytes) -> npt.NDArray[np.float64]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float64)
 
 
 def test_plain_images_stay_as_they_are() -> None:
@@ -49,8 +80,8 @@ def test_plain_images_stay_as_they_are() -> None:
         (b"", "empty"),
         (b"no image" * 9, "not an image"),
         (png(3), "too small"),
-        (png(4097), "too large"),
-        (png() + bytes(16 * 2**20), "too large"),
+        (in_file(Image.new("1", (2**13, 2**13 + 1)), "PNG"), "too large"),
+        (png() + bytes(MAX_FILE_BYTES), "too large"),
         (png(105)[:60], "truncated"),
         (png(105)[:-12], "truncated"),
         (jpeg()[:-200], "truncated"),
@@ -70,6 +101,88 @@ def test_a_changed_byte_in_a_png_is_always_noticed(position: int, flip: int) -> 
     data[position] ^= flip
     with pytest.raises(ImageRejected):
         stored_form(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [
+        *(("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("WEBP", "RGB"), ("TIFF", "LA")),
+        *(("PNG", mode) for mode in ("RGB", "1", "P", "RGBA", "I;16")),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_larger_images_are_reduced_to_what_they_look_like_and_smaller_ones_stay(
+    file_format: str, mode: str, kind: Kind
+) -> None:
+    form = form_of(kind)
+    original = scene(840, 600, "RGB" if mode == "I;16" else mode)
+    if mode == "I;16":
+        original = Image.fromarray(np.asarray(original.convert("L"), np.uint16) << 8)
+    data = in_file(original, file_format)
+    stored = stored_form(data, form)
+    image = Image.open(io.BytesIO(stored))
+    is_lossy = kind == "photo" or file_format in ("JPEG", "WEBP")
+    assert image.format == ("JPEG" if is_lossy else "PNG")
+    assert image.size == (form.max_side, round(form.max_side * 600 / 840))
+    looks = upright(Image.open(io.BytesIO(data))).convert("RGB").resize(image.size)
+    assert np.abs(pixels(stored) - np.asarray(looks)).mean() < (9 if mode in "1P" else 5)
+    assert stored_form(stored, form) == stored == stored_form(stored)
+    if file_format == "PNG" and mode in ("RGB", "1"):
+        assert stored_form(data) == data
+        assert stored_form(data, form_of(kind, max_side=840)) == data
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_photo_is_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = in_file(scene(900, 600), "JPEG", exif=exif)
+    stored = stored_form(data, form_of("photo"))
+    looks = upright(Image.open(io.BytesIO(data)))
+    size = (256, 171) if orientation < 5 else (171, 256)
+    assert np.abs(pixels(stored) - np.asarray(looks.resize(size))).mean() < 4
+
+
+def test_photos_of_any_camera_are_reduced() -> None:
+    for size in ((8000, 6000), (12_000, 3000)):
+        page = Image.linear_gradient("L").resize(size).convert("RGB")
+        stored = stored_form(in_file(page, "JPEG", quality=50), form_of("photo"))
+        assert max(Image.open(io.BytesIO(stored)).size) == 256
+
+
+def test_a_reduced_image_is_neither_too_thin_nor_blank() -> None:
+    thin = in_file(scene(4000, 20), "PNG")
+    specks = Image.new("L", (4000, 4000), "white")
+    specks.putpixel((9, 9), 0)
+    for data, reason in ((thin, "too small"), (in_file(specks, "PNG"), "nothing is drawn on it")):
+        with pytest.raises(ImageRejected, match=reason):
+            stored_form(data, form_of("photo"))
+
+
+def test_an_image_in_memory_is_reduced_and_stays_what_it_was() -> None:
+    image = scene(900, 600)
+    stored = stored_form_of(image, form_of("photo"))
+    assert (image.size, Image.open(io.BytesIO(stored)).size) == ((900, 600), (256, 171))
+
+
+def test_colours_of_one_brightness_are_seen_on_photos_only() -> None:
+    page = np.zeros((40, 40, 3), np.uint8) + np.array([100, 128, 100], np.uint8)
+    page[10:30, 10:30] = [128, 113, 100]
+    for file_format in ("PNG", "WEBP"):
+        data = in_file(Image.fromarray(page), file_format, lossless=True)
+        assert pixels(stored_form(data, form_of("photo"))).tolist() == page.tolist()
+        with pytest.raises(ImageRejected, match="nothing is drawn on it"):
+            stored_form(data, form_of("drawing"))
+
+
+def test_dark_photos_of_few_levels_are_taken() -> None:
+    for levels, taken in ((8, True), (7, False)):
+        dark = np.tile(np.arange(levels + 1, dtype=np.uint8) + 20, (12, 2))
+        if taken:
+            stored_form(in_file(Image.fromarray(dark), "PNG"), form_of("photo"))
+            continue
+        with pytest.raises(ImageRejected, match="nothing is drawn on it"):
+            stored_form(in_file(Image.fromarray(dark), "PNG"), form_of("photo"))
 
 
 # The drawing of `the_drawing`, encoded by libheif and x265 (HEVC Main Still Picture, 4:2:0).
@@ -132,7 +245,7 @@ def shown(stored: bytes) -> Levels:
 def judged(data: bytes) -> bytes | str:
     """The stored form of an image, or why there is none."""
     try:
-        return stored_form(data)
+        return stored_form(data, DRAWING)
     except ImageRejected as rejected:
         return rejected.reason
 
@@ -146,7 +259,7 @@ def test_an_image_is_rejected_or_decoded_as_it_looks(variant: Variant) -> None:
         assert variant.blank or variant.broken or small
         return
     assert not variant.blank
-    assert stored_form(variant.data) == stored == stored_form(stored)
+    assert stored_form(variant.data, DRAWING) == stored == stored_form(stored)
     looks = pillow_view(variant.data) if variant.looks is None else variant.looks
     levels = decoded(stored)
     np.testing.assert_allclose(levels, shown(stored), atol=1.01)
@@ -189,7 +302,7 @@ def test_whatever_is_wrong_with_an_image_only_what_is_decoded_alike_is_stored() 
         assert stored_form(form) == form, f"image {number}"
         if data[:2] not in (b"II", b"MM"):
             # Of a damaged TIFF, libtiff may show what was in memory.
-            assert stored_form(data) == form, f"image {number}"
+            assert stored_form(data, DRAWING) == form, f"image {number}"
     assert DAMAGED / 10 < stored < DAMAGED / 2
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from data_ingest.errors import InputError, ReadError
 from data_ingest.sources import layout
 from data_ingest.sources.glyphs import encode_png
+from data_ingest.sources.images import MAX_FILE_BYTES
+from data_ingest.sources.kinds import Form
 from data_ingest.sources.layout import (
     ImageFile,
     ImageReader,
@@ -205,10 +207,10 @@ def test_a_dangling_link_counts_as_one_unreadable_image(tmp_path: Path) -> None:
 def test_no_more_of_a_huge_member_is_read_than_needed_to_reject_it(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a/b/1.png", png() + bytes(64 * 2**20))
+        archive.writestr("a/b/1.png", png() + bytes(2 * MAX_FILE_BYTES))
     (image,) = list_images(path)
     with ImageReader() as reader:
-        assert len(reader.read(image)) == 16 * 2**20 + 1
+        assert len(reader.read(image)) == MAX_FILE_BYTES + 1
         assert not list(reader.sound([image], rejected := []))
     assert rejected == [(image, "too large")]
 
@@ -328,7 +330,7 @@ def test_what_is_wrong_with_the_machine_stops_and_is_not_held_against_the_image(
 def test_too_little_memory_to_decode_an_image_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(data: bytes) -> bytes:
+    def fail(data: bytes, form: Form) -> bytes:
         raise MemoryError
 
     monkeypatch.setattr(layout, "stored_form", fail)

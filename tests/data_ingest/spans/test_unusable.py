@@ -26,7 +26,7 @@ def span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Span:
     images[CUT_OFF] = data["jpeg cut off in the middle (broken)"]
     source = write_folder(tmp_path / "images", images)
     with monkeypatch.context() as earlier:
-        earlier.setattr(layout, "stored_form", lambda data: data)
+        earlier.setattr(layout, "stored_form", lambda data, form: data)
         return SpanStore(tmp_path / "spans").land(
             1, [source], pairs=PairSettings(ways=(2,)), max_rejected_share=0.0
         )

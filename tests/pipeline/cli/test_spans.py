@@ -101,7 +101,7 @@ def test_images_that_can_no_longer_be_used_are_named(
 ) -> None:
     (images / "a0" / "character01" / "scan.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with monkeypatch.context() as earlier:
-        earlier.setattr(layout, "stored_form", lambda data: data)
+        earlier.setattr(layout, "stored_form", lambda data, form: data)
         oneshot("ingest", "--next", images)
     capsys.readouterr()
     assert oneshot("spans", "check") == 0

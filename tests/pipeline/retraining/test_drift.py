@@ -18,6 +18,7 @@ from data_ingest.settings import DatasetSettings, PairSettings
 from data_ingest.sources import layout
 from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.sources.images import ImageRejected, stored_form
+from data_ingest.sources.kinds import Form
 from data_ingest.spans.image_figures import FIGURES, ImageFigures, divergence, measure_images
 from data_ingest.spans.store import SpanStore
 from pipeline.cli.main import main
@@ -119,10 +120,10 @@ def test_new_groups_alone_are_no_drift(store: SpanStore, landed: Path) -> None:
 def test_images_that_can_no_longer_be_used_are_left_out_and_counted(
     store: SpanStore, landed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def form(data: bytes) -> bytes:
+    def form(data: bytes, form: Form) -> bytes:
         if data in bad or not bad:
             raise ImageRejected("nothing is drawn on it")
-        return stored_form(data)
+        return stored_form(data, form)
 
     (path, *_) = store.span(1).containers
     with zipfile.ZipFile(path) as archive:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as PillowImage
 
-from data_ingest.sources.images import MAX_BYTES, MAX_SIDE, stored_form
+from data_ingest.sources.images import MAX_FILE_BYTES, stored_form
+from data_ingest.sources.kinds import MAX_SIDE
 from serving.client.images import _ADVICE, encode_image, encode_images
 from serving.client.types import ClientError, InvalidImage
 from tests.image_variants import pillow_view, variants
@@ -138,7 +139,7 @@ def test_plain_files_and_bytes_go_as_they_are(tmp_path: Path) -> None:
         (png(drawing(1, 1))[:-20], "truncated; "),
         (png(np.full((9, 9), 7, np.uint8)), "nothing is drawn on it; "),
         (png(np.eye(3, dtype=np.uint8) * 255), "too small; 4 pixels"),
-        (bytes(MAX_BYTES + 1), "too large; 16 MiB"),
+        (bytes(MAX_FILE_BYTES + 1), "too large; 64 MiB"),
     ],
     ids=lambda value: value[:12].decode("ascii", "replace") if isinstance(value, bytes) else "",
 )
@@ -173,7 +174,8 @@ def test_every_reason_has_advice() -> None:
     [
         (PillowImage.new("RGB", (30, 30), "white"), "nothing is drawn on it"),
         (PillowImage.new("L", (0, 30)), "too small"),
-        (PillowImage.new("L", (30, MAX_SIDE + 1)), "too large"),
+        (PillowImage.new("L", (2**13, 2**13 + 1)), "too large"),
+        (PillowImage.linear_gradient("L").resize((4, 2 * MAX_SIDE)), "too small"),
     ],
 )
 def test_pil_images_are_judged_as_files_are(image: PillowImage.Image, reason: str) -> None:

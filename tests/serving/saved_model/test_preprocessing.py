@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data_ingest.sources.images import MAX_BYTES, MAX_SIDE
+from data_ingest.sources.images import MAX_BYTES
+from data_ingest.sources.kinds import MAX_SIDE
 from serving.saved_model.contract import Contrast, Framing, Polarity, Preprocessing
 from serving.saved_model.preprocessing import decode_images
 
