@@ -9,11 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from components.evaluator.baselines import BASELINES
+from components.evaluator.forgeries import Verification, verify_signatures
 from components.evaluator.mistakes import Confusion, most_confused
 from components.evaluator.recognisers import ModelRecogniser, answer
 from components.evaluator.statistics import wilson_interval
-from components.evaluator.trials import TrialSets, within_trials
+from components.evaluator.trials import TrialSets, drawn_trials
 from data_ingest.errors import InputError
+from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial
 from data_ingest.sources.layout import ImageFile, ImageReader
 from serving.saved_model.loader import LoadedModel
@@ -56,6 +58,8 @@ class Evaluation:
     results: list[WayResult]
     confusions: list[Confusion]
     """Classes that were taken for each other, over all ways, the most likely to be first."""
+    verification: list[Verification]
+    """Of signatures with forgeries; empty for other images."""
 
     def document(self) -> dict[str, Any]:
         """As JSON values; the figures of the first way stand at the top as well."""
@@ -70,6 +74,7 @@ class Evaluation:
             "rejected_images": self.trials.images.rejected,
             "classes_left_out": self.trials.classes_left_out,
             "results": results,
+            "verification": [one.document() for one in self.verification],
             "confusions": [one.document(self.trials.images) for one in self.confusions],
         }
 
@@ -92,8 +97,11 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
     images = trials.images
     everything = [trial for part in trials.by_way.values() for trial in part]
     with LoadedModel(model) as loaded:
-        recogniser = ModelRecogniser(loaded, images.encoded, everything)
+        others = range(len(images.index)) if images.index.has_forgeries else ()
+        recogniser = ModelRecogniser(loaded, images.encoded, everything, others=others)
         answers = {way: answer(recogniser, part) for way, part in trials.by_way.items()}
+        seed = trials.seed or 0
+        verification = verify_signatures(recogniser, images.index, seed=seed)
     compared = {
         baseline.name: baseline.recogniser(images.encoded)
         for baseline in (BASELINES if baselines else ())
@@ -106,13 +114,15 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
             way=way,
             chance=1 / way,
             by_group=by_group,
-            groups_without_trials=sorted(set(images.index.groups) - set(by_group)),
+            groups_without_trials=[]
+            if trials.protocol == PROTOCOL_BETWEEN
+            else sorted(set(images.index.groups) - set(by_group)),
             baselines={name: _accuracy(answer(one, part).earned) for name, one in compared.items()},
         )
         results.append(result)
     wrong = [one for of_way in answers.values() for one in of_way.wrong]
     confusions = most_confused(images, everything, wrong, most=_MOST_CONFUSIONS)
-    return Evaluation(model, trials, results, confusions)
+    return Evaluation(model, trials, results, confusions, verification)
 
 
 def check_model(model: Path) -> None:
@@ -133,7 +143,9 @@ def run_trials(
       InputError: no usable images, or no group of `way` classes.
     """
     with ImageReader() as reader:
-        drawn = within_trials(files, reader, ways=[way], shots=1, trials=trials, seed=seed)
+        drawn = drawn_trials(
+            files, reader, ways=[way], shots=1, trials=trials, seed=seed, protocol=PROTOCOL_WITHIN
+        )
         part = drawn.by_way[way]
         earned = answer(ModelRecogniser(model, drawn.images.encoded, part), part).earned
     return _accuracy(earned), _by_group(drawn, part, earned)

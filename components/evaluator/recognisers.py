@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluator.statistics import trial_credit
+from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.trials import Trial
 from serving.saved_model.loader import LoadedModel
 
@@ -73,10 +74,17 @@ class ModelRecogniser:
     does: the logit is `match` of the query's embedding and the mean of the support's embeddings.
     """
 
-    def __init__(self, model: LoadedModel, encoded: EncodedImage, trials: Iterable[Trial]) -> None:
-        """Embeds the images of these trials, each once; only their vectors are kept."""
+    def __init__(
+        self,
+        model: LoadedModel,
+        encoded: EncodedImage,
+        trials: Iterable[Trial],
+        *,
+        others: Iterable[int] = (),
+    ) -> None:
+        """Embeds the images of these trials and others, each once; only their vectors are kept."""
         self._model = model
-        images = sorted({image for trial in trials for image in trial.images})
+        images = sorted({image for trial in trials for image in trial.images}.union(others))
         self._position = np.full(images[-1] + 1, -1, np.int64)
         self._position[images] = np.arange(len(images))
         self._vectors = embed(model, encoded, images)
@@ -94,6 +102,24 @@ class ModelRecogniser:
                 "embedding_b": support.mean(axis=2).reshape(len(part) * way, -1),
             }
             yield from self._model.run("match", pairs)["logit"].reshape(len(part), way)
+
+    def verify(self, queries: Ints, references: Ints) -> Floats:
+        """Logits of images and what they claim to be, `float32[N]`.
+
+        Args:
+          queries: `[N]`, numbers of images.
+          references: `[N, R]`, those of one class.
+        """
+        logits = []
+        per_call = max(1, min(_PAIRS_A_CALL, _VECTORS_A_CALL // references.shape[1]))
+        for start in range(0, len(queries), per_call):
+            part = slice(start, start + per_call)
+            pairs = {
+                "embedding_a": self._vectors[self._position[queries[part]]],
+                "embedding_b": self._vectors[self._position[references[part]]].mean(axis=1),
+            }
+            logits.append(self._model.run("match", pairs)["logit"].reshape(-1))
+        return np.concatenate(logits)
 
 
 def embed(model: LoadedModel, encoded: EncodedImage, images: Sequence[int]) -> Floats:

@@ -46,7 +46,7 @@ def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Inter
     variance = (
         area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
     ) / (positives * negatives)
-    return _normal_interval(area, math.sqrt(max(0.0, variance)))
+    return normal_interval(area, math.sqrt(max(0.0, variance)))
 
 
 def trial_credit(
@@ -101,8 +101,7 @@ class ScoredPairs:
         positives, negatives = float(self.same.sum()), float(self.different.sum())
         if positives == 0 or negatives == 0:
             return math.nan, NO_INTERVAL
-        below = np.cumsum(self.different) - self.different
-        area = float(self.same @ (below + self.different / 2)) / (positives * negatives)
+        area = area_under_roc(self.same, self.different)
         return area, hanley_mcneil_interval(area, int(positives), int(negatives))
 
     def eer(self) -> tuple[float, Interval]:
@@ -137,7 +136,7 @@ class ScoredPairs:
                 values.append(statistic(same, different))
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         value = statistic(self.same, self.different)
-        return value, _normal_interval(value, deviation)
+        return value, normal_interval(value, deviation)
 
 
 def equal_error_rate(same: Floats, different: Floats) -> float:
@@ -146,10 +145,24 @@ def equal_error_rate(same: Floats, different: Floats) -> float:
     Args:
       same, different: float[V], pairs of either kind per distinct logit, ascending.
     """
-    # Entry i: everything from the i-th distinct logit up is called "same".
+    rejected, accepted = error_rates(same, different)
+    return float(np.interp(0.0, rejected - accepted, rejected))
+
+
+def error_rates(same: Floats, different: Floats) -> tuple[Floats, Floats]:
+    """False rejects and false accepts, as shares `[V + 1]`, of pairs as `equal_error_rate` takes.
+
+    Entry `i` is of the rule that everything from the i-th distinct logit up is called "same".
+    """
     rejected = np.concatenate([[0.0], np.cumsum(same)]) / same.sum()
     accepted = 1 - np.concatenate([[0.0], np.cumsum(different)]) / different.sum()
-    return float(np.interp(0.0, rejected - accepted, rejected))
+    return rejected, accepted
+
+
+def area_under_roc(same: Floats, different: Floats) -> float:
+    """P(same above different), ties half (Mann & Whitney 1947); takes what the EER does."""
+    below = np.cumsum(different) - different
+    return float(same @ (below + different / 2)) / (float(same.sum()) * float(different.sum()))
 
 
 def calibration_error(scores: Floats, same: Floats, different: Floats) -> float:
@@ -164,5 +177,6 @@ def calibration_error(scores: Floats, same: Floats, different: Floats) -> float:
     return float(np.abs(scored - found).sum() / count.sum())
 
 
-def _normal_interval(value: float, deviation: float) -> Interval:
+def normal_interval(value: float, deviation: float) -> Interval:
+    """Interval of a share by its standard deviation, clipped to [0, 1]."""
     return max(0.0, value - Z95 * deviation), min(1.0, value + Z95 * deviation)

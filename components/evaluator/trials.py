@@ -12,8 +12,19 @@ from data_ingest.records.catalog import Found, count_reasons, locate, told_reaso
 from data_ingest.records.features import read_pairs
 from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.official_runs import read_official_runs
-from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
-from data_ingest.sampling.trials import Trial, classes_left_out, draw_trials, sound_trials
+from data_ingest.sampling.protocols import (
+    ONE_SHOT_SPLIT,
+    PROTOCOL_BETWEEN,
+    PROTOCOL_OFFICIAL,
+    PROTOCOL_WITHIN,
+)
+from data_ingest.sampling.trials import (
+    Trial,
+    classes_left_out,
+    draw_trials,
+    largest_way,
+    sound_trials,
+)
 from data_ingest.sources.images import ImageRejected
 from data_ingest.sources.layout import ImageFile, ImageReader
 
@@ -93,7 +104,7 @@ class TrialSets:
     source: str
     """Folder or zip."""
     protocol: str
-    """`within` or `official`."""
+    """`within`, `between` or `official`."""
     images: TrialImages
     by_way: dict[int, list[Trial]]
     asked: int
@@ -105,7 +116,7 @@ class TrialSets:
     """Those with too few images by different writers for so many shots."""
 
 
-def within_trials(
+def drawn_trials(
     files: Sequence[ImageFile],
     reader: ImageReader,
     *,
@@ -113,8 +124,12 @@ def within_trials(
     shots: int,
     trials: int,
     seed: int,
+    protocol: str | None = None,
 ) -> TrialSets:
-    """Trials within groups, drawn at random: see `draw_trials`.
+    """Trials drawn at random: see `draw_trials`.
+
+    Args:
+      protocol: `within` or `between` groups; None: within, unless no group has two usable classes.
 
     Raises:
       InputError: a number is out of range, no usable images, or no group of so many classes with
@@ -125,10 +140,14 @@ def within_trials(
             "--way must be at least 2, --shots and --trials at least 1 and --seed at least 0"
         )
     images = sound_images(files, reader)
-    draw = partial(draw_trials, images.index, PROTOCOL_WITHIN, trials=trials, seed=seed)
+    if protocol is None:
+        within = largest_way(images.index, PROTOCOL_WITHIN, shots=shots)
+        between = largest_way(images.index, PROTOCOL_BETWEEN, shots=shots)
+        protocol = PROTOCOL_BETWEEN if between and not within else PROTOCOL_WITHIN
+    draw = partial(draw_trials, images.index, protocol, trials=trials, seed=seed)
     return TrialSets(
         source=files[0].container,
-        protocol=PROTOCOL_WITHIN,
+        protocol=protocol,
         images=images,
         by_way={way: list(draw(way=way, shots=shots)) for way in ways},
         asked=trials,

@@ -1,4 +1,4 @@
-"""`oneshot evaluate`: one-shot accuracy of an exported model on images it never saw."""
+"""`oneshot evaluate`: how good an exported model is on images that it never saw."""
 
 import argparse
 import re
@@ -72,6 +72,12 @@ def add_parsers(commands: Any) -> None:
         metavar="FILE.png",
         help="picture of the classes that are most often taken for each other",
     )
+    parser.add_argument(
+        "--roc",
+        type=named_path,
+        metavar="FILE.png",
+        help="picture of the ROC curves of signatures, with random and with skilled forgeries",
+    )
 
 
 def _ways(text: str) -> list[int]:
@@ -94,12 +100,15 @@ def _writer_pattern(text: str) -> str:
 
 def _evaluate(context: Context) -> None:
     """Asks a model which of --way classes of one group (alphabet) a query image belongs to, each
-    class shown by --shots reference images.
+    class shown by --shots reference images. Where no group has two classes they are of several.
 
     Query and references are drawn by different writers where writers are known. Several references
     are combined by the mean of their embeddings, as in the gallery: on held-out background
     alphabets that is right more often than the nearest reference or the mean of the logits, and
     costs one comparison a class. Classes with too few images are left out, and named.
+
+    Signatures in <writer>/genuine and <writer>/forged are verified besides, by 1, 5 and 10
+    references, with random forgeries (of other writers) and skilled ones apart.
     """
     options = context.options
     chosen = {name: getattr(options, name) for name in _DEFAULTS}
@@ -108,14 +117,16 @@ def _evaluate(context: Context) -> None:
     given += ["--writer-pattern"] if pattern is not None else []
     if options.official is not None and given:
         raise InputError(f"{' and '.join(given)}: the trials of --official leave no choice of that")
-    picture = options.confusions
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise InputError(f"--confusions {picture}: name a file that ends in .png")
+    picture, roc = options.confusions, options.roc
+    for option, path in (("--confusions", picture), ("--roc", roc)):
+        if path is not None and path.suffix.lower() != ".png":
+            raise InputError(f"{option} {path}: name a file that ends in .png")
     chosen = {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()}
     with context.quiet_libraries():
+        from components.evaluator.forgeries import draw_roc
         from components.evaluator.mistakes import draw_confusions
         from components.evaluator.offline import check_model, evaluate_model
-        from components.evaluator.trials import official_trials, within_trials
+        from components.evaluator.trials import drawn_trials, official_trials
         from data_ingest.sources.layout import (
             ImageReader,
             look_over,
@@ -131,16 +142,31 @@ def _evaluate(context: Context) -> None:
                 files = look_over([options.images], pattern)
                 if pattern is not None:
                     refuse_useless_pattern(files, pattern)
-                trials = within_trials(files, reader, ways=ways, **chosen)
+                trials = drawn_trials(files, reader, ways=ways, **chosen)
+            if roc is not None and not trials.images.index.has_forgeries:
+                raise InputError(
+                    f"--roc: {trials.source} has no forgeries: it needs images in <writer>/genuine "
+                    "and in <writer>/forged"
+                )
             result = evaluate_model(options.model, trials, baselines=options.baselines)
+            if roc is not None:
+                draw_roc(result.verification, roc)
             if picture is not None:
                 draw_confusions(result.confusions, trials.images, picture)
         accuracies = _accuracies(result)
-    context.show(result.document(), accuracies, *_groups(result.results), *_notes(result, picture))
+        verification = _verification(result)
+    groups = () if result.trials.protocol == "between" else _groups(result.results)
+    notes = _notes(result, picture, roc)
+    context.show(result.document(), accuracies, *groups, *verification, *notes)
 
 
-def _notes(result: "Evaluation", picture: Path | None) -> Iterator[str]:
+def _notes(result: "Evaluation", picture: Path | None, roc: Path | None) -> Iterator[str]:
     trials = result.trials
+    writers = [one.writers for one in result.verification]
+    for one in result.verification:
+        if one.writers < max(writers) and one.forgeries == "random":
+            left_out = max(writers) - one.writers
+            yield f"{left_out} writers have no signature besides {one.references} references"
     for left, rows in groupby(result.results, key=lambda one: one.groups_without_trials):
         first, *_, last = [f"{one.way}-" for one in rows] * 2
         ways = first if first == last else f"{first} to {last}"
@@ -160,6 +186,8 @@ def _notes(result: "Evaluation", picture: Path | None) -> Iterator[str]:
         yield f"{published}: Modified Hausdorff 38.8 % wrong"
     if picture is not None:
         yield f"Confusions {picture}"
+    if roc is not None:
+        yield f"ROC        {roc}"
 
 
 def _accuracies(result: "Evaluation") -> Table:
@@ -174,7 +202,7 @@ def _accuracies(result: "Evaluation") -> Table:
                 rows.append(("", baseline.title, *_figures(one.baselines[baseline.name]), chance))
     trials = result.trials
     title = "One-shot accuracy" if trials.shots == 1 else f"{trials.shots}-shot accuracy"
-    place = "published runs" if trials.protocol == "official" else "within groups"
+    place = "published runs" if trials.protocol == "official" else f"{trials.protocol} groups"
     figures = ("accuracy", "95 % interval", "wrong", "chance")
     return table(
         ("trials", "recogniser", *figures),
@@ -183,6 +211,37 @@ def _accuracies(result: "Evaluation") -> Table:
         right=figures,
         folded=("recogniser",),
     )
+
+
+def _verification(result: "Evaluation") -> Iterator[Table]:
+    """Figures of signatures; none where there are no forgeries."""
+    if not result.verification:
+        return
+    figures = ("EER, 95 %", "accuracy, 95 %", "TAR 1 %", "n")
+    rows = []
+    before = 0
+    for one in result.verification:
+        row = (
+            str(one.references) if one.references != before else "",
+            one.forgeries,
+            _with_interval(one.eer, one.eer_ci95),
+            _with_interval(one.accuracy, one.accuracy_ci95),
+            f"{100 * one.tar_at_1_percent_far:.1f} %",
+            f"{one.genuine_n + one.forged_n:,}",
+        )
+        rows.append(row)
+        before = one.references
+    yield table(
+        ("refs", "forgeries", *figures),
+        rows,
+        title=f"Signatures of {result.verification[0].writers} writers, genuine or forged",
+        right=figures,
+    )
+
+
+def _with_interval(share: float, bounds: tuple[float, float]) -> str:
+    low, high = (f"{100 * bound:.1f}" for bound in bounds)
+    return f"{100 * share:.1f} % ({low} to {high})"
 
 
 def _figures(one: "Accuracy | WayResult") -> tuple[str, str, str]:

@@ -350,3 +350,55 @@ def test_a_folder_without_a_model_is_refused_by_name(
     code, _, err = run(capfd, "--model", tmp_path, "--images", images)
     assert code == 2
     assert "no saved_model.pb here" in err
+
+
+@pytest.fixture(scope="module")
+def signatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A glyph is a writer's signature; forgeries of it are slanted."""
+    path = tmp_path_factory.mktemp("signatures") / "signatures.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        glyphs = draw_alphabet(3, characters=6, writers=10, seed=1)
+        for writer, drawings in enumerate(glyphs, start=1):
+            for number, pixels in enumerate(drawings):
+                kind = "genuine" if number < 7 else "forged"
+                if kind == "forged":
+                    rows = [np.roll(row, (at - 52) // 6) for at, row in enumerate(pixels)]
+                    pixels = np.stack(rows)
+                archive.writestr(f"w{writer}/{kind}/{number}.png", encode_png(pixels))
+    return path
+
+
+def test_signatures_are_verified_by_several_references_with_either_kind_of_forgery(
+    model: Path, signatures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", model, "--images", signatures, "--way", 6, "--trials", 12]
+    code, result, err = run(capfd, *argv, "--roc", tmp_path / "roc.png")
+    assert code == 0, err
+    assert sum(PixelModel.embedded) == 60
+    assert result["protocol"] == "between"
+    assert result["classes_left_out"] == []
+    assert result["results"][0]["groups_without_trials"] == []
+    kinds = [(one["references"], one["forgeries"]) for one in result["verification"]]
+    assert kinds == [(1, "random"), (1, "skilled"), (5, "random"), (5, "skilled")]
+    for at in (0, 2):
+        random, skilled = result["verification"][at : at + 2]
+        assert random["eer"] < skilled["eer"]
+        assert random["eer_ci95"][0] <= random["eer"] <= random["eer_ci95"][1]
+        assert (random["writers"], skilled["forged_n"]) == (6, 6 * 3 * 10)
+    assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["evaluate", *map(str, argv)]) == 0
+    shown = capfd.readouterr().out
+    assert "between groups" in shown
+    assert "Signatures of 6 writers" in shown
+    assert "skilled" in shown
+    assert "…" not in shown
+
+
+def test_roc_curves_take_forgeries(
+    model: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", model, "--images", images, "--way", 3, "--trials", 3]
+    code, _, err = run(capfd, *argv, "--roc", tmp_path / "roc.png")
+    assert (code, "has no forgeries" in err) == (2, True)
+    assert run(capfd, *argv, "--roc", tmp_path / "roc.pdf")[0] == 2
+    assert run(capfd, *argv)[1]["verification"] == []
