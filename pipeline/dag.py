@@ -20,6 +20,7 @@ from components.examples_readers import Evaluator, StatisticsGen
 from components.pusher.component import Pusher
 from components.pusher.earlier_models import PushedModelStrategy, ServedModel
 from components.serving_gate.component import ServingGate
+from components.trainer.pretrained import fingerprint
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.fingerprint import source_hash
@@ -100,6 +101,7 @@ def create_pipeline(
             "source_hash": source_hash("components.trainer.run_fn"),
             "dataset": dataset.source,
             "kind": dataset.kind,
+            "backbone": fingerprint(config.train.recipe(dataset.kind).backbone),
             "checkpoint_dir": checkpoint_dir,
         },
     )

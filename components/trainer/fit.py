@@ -29,7 +29,7 @@ import tensorflow as tf
 from components.trainer.batches import training_feed
 from components.trainer.checkpoints import FitCheckpoint
 from components.trainer.devices import Accelerator
-from components.trainer.model import build_model, embed_all, embedding_function
+from components.trainer.model import build_model, changing, embed_all, embedding_function
 from components.trainer.pair_data import Images, PairData
 from components.trainer.progress import Progress
 from components.trainer.recipe import Recipe
@@ -166,7 +166,8 @@ def fit(
     if not validation.way and len(held_out.index):
         _log.warning("Held-out data allow no one-shot trial: the last weights are kept.")
     embed = embedding_function(average)
-    best = [tf.Variable(weight.value, trainable=False) for weight in average.weights]
+    averages = changing(average)
+    best = [tf.Variable(weight.value, trainable=False) for weight in averages]
     checkpoint = FitCheckpoint(
         checkpoint_dir,
         key=(
@@ -176,7 +177,7 @@ def fit(
         variables={
             "student": training_step.student_variables,
             "optimizer": training_step.optimizer_variables,
-            "average": [weight.value for weight in average.weights],
+            "average": [weight.value for weight in averages],
             "best": best,
         },
     )
@@ -220,12 +221,12 @@ def fit(
                 is_best = at.validated(accuracy, loss=progress.loss, seconds=seconds)
                 progress.validated(at.step, accuracy, way=validation.way)
                 if is_best:
-                    _copy(average.weights, best)
+                    _copy(averages, best)
             if saves:
                 at.seconds = time.monotonic() - started
                 checkpoint.save(at.step, dataclasses.asdict(at))
     if validation.way:
-        _copy(best, average.weights)
+        _copy(best, averages)
     facts = Facts(
         steps=at.step,
         stopped_early=at.step < recipe.steps,

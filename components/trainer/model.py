@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.trainer import koch2015
+from components.trainer import backbone, koch2015
 from components.trainer.augment import warp
 from components.trainer.pair_data import Images, PairData
 from components.trainer.recipe import Recipe
 
-EMBEDDER: Final = "embedder"
+EMBEDDER: Final = backbone.EMBEDDER
 HEAD: Final = "head"
 IMAGES_A_BATCH: Final = 256
 """Embedded at a time."""
@@ -90,17 +90,24 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     model saves to and loads from `.keras`.
 
     Args:
-      recipe: network, widths, embedding and image size, colour mode, views.
+      recipe: network or backbone, widths, embedding and image size, colour mode, views.
       mixed_precision: compute in bfloat16; weights, embedding and head stay float32.
+
+    Raises:
+      InputError: the backbone is not there, or does not go with the images.
     """
     policy = keras.DTypePolicy("mixed_bfloat16" if mixed_precision else "float32")
     shape = recipe.preprocessing.shape
     image = keras.Input(shape, name="image")
     network = koch2015.network if recipe.network == "koch2015" else _residual
+    if recipe.backbone is not None:
+        network = backbone.features
     mirrored = recipe.mirroring
-    seen = Views(name="views", mirrored=mirrored, dtype="float32")(image) if recipe.views else image
+    seen = image
+    if recipe.views:
+        seen = Views(name=backbone.VIEWS, mirrored=mirrored, dtype="float32")(image)
     features = network(seen, recipe, policy)
-    embedding = keras.layers.UnitNormalization(name="embedding", dtype="float32")(features)
+    embedding = keras.layers.UnitNormalization(name=backbone.EMBEDDING, dtype="float32")(features)
     if recipe.views:
         count = MIRRORED if mirrored else len(VIEWS)
         embedding = MeanOfViews(name="mean_of_views", count=count, dtype="float32")(embedding)
@@ -113,6 +120,22 @@ def build_model(recipe: Recipe, *, mixed_precision: bool = False) -> keras.Model
     head = WeightedL1(name=HEAD, initial_b0=initial_b0)
     logit = head((embedder(image_a), embedder(image_b)))
     return keras.Model({"image_a": image_a, "image_b": image_b}, logit, name="siamese")
+
+
+def changing(model: keras.Model) -> list[keras.Variable]:
+    """The weights that training changes: all but what is frozen of a backbone."""
+    kept = {id(weight) for one in _backbones(model) for weight in one.non_trainable_weights}
+    return [weight for weight in model.weights if id(weight) not in kept]
+
+
+def trained_before(model: keras.Model) -> list[keras.Variable]:
+    """The weights of a backbone that are trained further."""
+    return [weight for one in _backbones(model) for weight in one.trainable_weights]
+
+
+def _backbones(model: keras.Model) -> list[backbone.Backbone]:
+    layers = model.get_layer(EMBEDDER).layers
+    return [layer for layer in layers if isinstance(layer, backbone.Backbone)]
 
 
 def embedding_function(model: keras.Model) -> Callable[[Images], Floats]:

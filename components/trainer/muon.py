@@ -14,6 +14,8 @@ COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 ITERATIONS: Final = 5
 RMS: Final = 0.2
 """Root mean square of an update at learning rate 1: that of Adam's (Liu et al. 2025)."""
+BACKBONE_RATE: Final = 0.1
+"""Learning rate of the weights of a backbone, as a share of that of others."""
 ADAM_RATE: Final = 1.0
 """Learning rate of Adam's updates, as a share of that of Muon's."""
 ADAM_MEAN: Final = 0.9
@@ -21,8 +23,16 @@ ADAM_SQUARE: Final = 0.999
 ADAM_EPSILON: Final = 1e-7
 
 
-def optimizer(recipe: Recipe, trained: Sequence[keras.Variable]) -> "Muon":
-    """Muon with linear warm-up and cosine decay; biases, batch norm and head do not decay."""
+def optimizer(
+    recipe: Recipe, trained: Sequence[keras.Variable], *, backbone: Sequence[keras.Variable] = ()
+) -> "Muon":
+    """Muon with linear warm-up and cosine decay; biases, batch norm and head do not decay.
+
+    Args:
+      recipe: learning rate, steps, weight decay.
+      trained: what is updated.
+      backbone: those of them that were trained before.
+    """
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.1 * recipe.learning_rate,
         decay_steps=max(recipe.steps - recipe.warmup_steps, 1),
@@ -30,7 +40,7 @@ def optimizer(recipe: Recipe, trained: Sequence[keras.Variable]) -> "Muon":
         warmup_target=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
     )
-    made = Muon(schedule, decay=recipe.weight_decay)
+    made = Muon(schedule, decay=recipe.weight_decay, slow=backbone)
     made.build(trained)
     return made
 
@@ -47,16 +57,21 @@ class Muon(keras.optimizers.Optimizer):
     Args:
       learning_rate: a number or a schedule.
       decay: share that a step at learning rate 1 takes from matrices and kernels.
+      slow: variables whose rate is `BACKBONE_RATE` of that, and so is their decay.
     """
 
-    def __init__(self, learning_rate: Any, *, decay: float = 0.0) -> None:
+    def __init__(
+        self, learning_rate: Any, *, decay: float = 0.0, slow: Sequence[keras.Variable] = ()
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name="muon")
         self._decay = decay
+        self._slow = {id(variable) for variable in slow}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if not self.built:
             super().build(variables)
             self._means = self.add_optimizer_variables(variables, "momentum")
+            self._slow_at = {at for at, one in enumerate(variables) if id(one) in self._slow}
             self._squares = [
                 None if _is_matrix(one) else self.add_variable_from_reference(one, name="velocity")
                 for one in variables
@@ -67,12 +82,13 @@ class Muon(keras.optimizers.Optimizer):
         `test_biases_do_not_decay_and_kernels_do` fails once they do not."""
         for variable in filter(_is_matrix, variables):
             decay = keras.ops.cast(self._decay, variable.dtype)
-            rate = keras.ops.cast(self.learning_rate, variable.dtype)
+            rate = self._rate_of(variable, keras.ops.cast(self.learning_rate, variable.dtype))
             variable.assign(variable - variable * decay * rate)
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         # Private by its name, but the way that Keras documents for optimizers of one's own.
         at = self._get_variable_index(variable)
+        learning_rate = self._rate_of(variable, learning_rate)
         gradient = tf.convert_to_tensor(gradient)
         mean, square = self._means[at], self._squares[at]
         if square is not None:
@@ -84,6 +100,11 @@ class Muon(keras.optimizers.Optimizer):
         update = learning_rate * orthogonalized(matrix)
         update = update * keras.ops.sqrt(keras.ops.maximum(*matrix.shape)) * RMS
         self.assign_sub(variable, tf.reshape(update, variable.shape))
+
+    def _rate_of(self, variable: keras.Variable, rate: Any) -> Any:
+        # Updates are asked for with TensorFlow's variable, decay with Keras's.
+        slow = self._get_variable_index(variable) in self._slow_at
+        return BACKBONE_RATE * rate if slow else rate
 
     def _adam_step(
         self, gradient: tf.Tensor, variable: Any, learning_rate: Any, mean: Any, square: Any

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from components.trainer.pretrained import APPLICATIONS, SMALLEST_SIDE, is_path
 from data_ingest.settings import Settings
 from data_ingest.sources.kinds import KINDS, Kind
 from serving.saved_model.contract import ColorMode, Contrast, Framing, Polarity, Preprocessing
 
 Preset = Literal["fast", "accurate", "koch2015"]
+Trainable = Literal["frozen", "last", "all"]
+"""What of a backbone is trained: nothing, its last blocks, or all of it."""
 
 
 def _on_or_off(value: object) -> object:
@@ -24,7 +27,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 PRESET_ONLY: Final = ("network", "warmup_steps", "validation_trials", "gpu_batch")
 """Fields of a recipe that only a preset sets."""
-ALIKE: Final = ("seed",)
+ALIKE: Final = ("seed", "backbone", "backbone_trainable")
 """Fields of a recipe that no preset changes, so that `train:` shows their defaults."""
 BATCH_FIELDS: Final = ("steps", "classes_per_batch", "images_per_class", "learning_rate")
 """With an override of one of these, GPUs get no larger batches."""
@@ -47,6 +50,14 @@ class Recipe(Settings):
     """
 
     network: Literal["residual", "photo", "koch2015"] = "residual"
+    backbone: str | None = Field(
+        None,
+        description="a network that is there already, in place of the preset's: one of Keras "
+        "Applications by name, a .keras file, or the folder of a pushed model",
+    )
+    backbone_trainable: Trainable = Field(
+        "frozen", description="what of it is trained too: frozen, last (its last blocks) or all"
+    )
     steps: int = Field(1200, ge=1, le=10_000_000, description="training steps")
     refit_share: float = Field(
         0.0,
@@ -175,11 +186,28 @@ class Recipe(Settings):
             raise ValueError("generated_share: must be 0 unless loss is batch")
         if self.calibration_folds == 1:
             raise ValueError("calibration_folds: must be 0, or 2 or more: one fold leaves no group")
-        if self.image_size < smallest:
+        if self.backbone is not None:
+            self._check_backbone(self.backbone)
+        elif self.image_size < smallest:
             raise ValueError(
                 f"image_size: {stages} stages need {smallest} pixels or more, not {self.image_size}"
             )
         return self
+
+    def _check_backbone(self, backbone: str) -> None:
+        if self.network == "koch2015":
+            raise ValueError("backbone: must be null with preset koch2015, a network of its own")
+        if is_path(backbone):
+            return
+        if backbone not in APPLICATIONS:
+            raise ValueError(
+                f"backbone: there is no {backbone}, but {', '.join(APPLICATIONS)}, and paths of "
+                "Keras files (NAME.keras) and of folders of pushed models (with a /)"
+            )
+        if min(self.preprocessing.shape[:2]) < SMALLEST_SIDE:
+            raise ValueError(
+                f"image_size: {backbone} needs {SMALLEST_SIDE} pixels or more on each side"
+            )
 
     @property
     def images_per_batch(self) -> int:

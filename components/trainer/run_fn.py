@@ -17,6 +17,7 @@ from components.trainer.devices import choose_accelerator
 from components.trainer.fit import fit_stages
 from components.trainer.model import HEAD, build_model, embed_all, embedding_function
 from components.trainer.pair_data import PairData, read_pair_data
+from components.trainer.pretrained import APPLICATIONS, exported_folder, fingerprint, is_path
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.errors import InputError
 from data_ingest.sources.kinds import Kind
@@ -50,10 +51,12 @@ def run_fn(fn_args: FnArgs) -> None:
 
     `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (where the images are from), 'kind'
     (of the images), 'source_hash' (so that neither TFX's cache nor a checkpoint survives edited
-    code) and, optional, 'checkpoint_dir' (a folder that outlives the process).
+    code) and, optional, 'backbone' (its fingerprint, for the same reason) and 'checkpoint_dir' (a
+    folder that outlives the process).
 
     Raises:
-      InputError: no or unusable records, or a model that a warm start does not fit.
+      InputError: no or unusable records, or a backbone or a model to start from that is not there
+        or does not fit.
       TrainingDiverged: the loss became NaN or infinite.
     """
     config = fn_args.custom_config
@@ -78,7 +81,7 @@ def run_fn(fn_args: FnArgs) -> None:
         checkpoint_dir=config.get("checkpoint_dir") or None,
         checkpoint_every=settings.checkpoint_every,
         log_dir=log_dir,
-        code_version=str(config.get("source_hash")),
+        code_version=f"{config.get('source_hash')} {config.get('backbone', '')}".rstrip(),
     )
     facts = fits[0].facts
     correction = cross_fitted_correction(
@@ -100,6 +103,7 @@ def run_fn(fn_args: FnArgs) -> None:
             "kind": config["kind"],
             "source_hash": config.get("source_hash"),
             "recipe": recipe.model_dump(mode="json"),
+            "backbone": _backbone_facts(recipe),
             "data": {"train": _summary(train), "eval": _summary(held_out)},
             "metrics": {
                 f"eval_{trials}_accuracy": facts.best_validation_accuracy,
@@ -117,7 +121,7 @@ def run_fn(fn_args: FnArgs) -> None:
         warmup_images=held_out.samples,
         # Of the model before a refit: to one after it, held-out classes are no strangers any more.
         impostors=impostors(fits[0].model, held_out),
-        trained_on=seen([train, held_out], base_model),
+        trained_on=seen([train, held_out], *_origins(recipe, base_model)),
     )
     written = {**asdict(facts), "calibration": calibration._asdict(), "refit": refit}
     (log_dir / TRAINING_FACTS).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
@@ -179,11 +183,27 @@ def impostors(model: keras.Model, held_out: PairData) -> tuple[ImpostorPairs, ..
     return held_out_pairs(vectors, index.row_class, index.row_group, bias=float(head.b0))
 
 
-def seen(data: Sequence[PairData], base_model: str | None) -> Digests:
-    """Digests of all images that shaped the weights, those of the model they began with too."""
-    before = None if base_model is None else read_trained_on(Path(base_model))
-    digests = [one.digests for one in data]
-    return np.concatenate(digests if before is None else [*digests, before.digests])
+def seen(data: Sequence[PairData], *origins: Path) -> Digests:
+    """Digests of all images that shaped the weights, those of the models they began with too."""
+    before = [known.digests for known in map(read_trained_on, origins) if known is not None]
+    return np.concatenate([*(one.digests for one in data), *before])
+
+
+def _origins(recipe: Recipe, base_model: str | None) -> list[Path]:
+    """Folders of the exported models that the weights come from."""
+    backbone = None if recipe.backbone is None else exported_folder(recipe.backbone)
+    return [Path(folder) for folder in (base_model, backbone) if folder is not None]
+
+
+def _backbone_facts(recipe: Recipe) -> dict[str, str] | None:
+    """What the model card says of a backbone."""
+    name = recipe.backbone
+    if name is None:
+        return None
+    facts = {"name": name, "trainable": recipe.backbone_trainable}
+    if is_path(name):
+        return facts | {"sha256": fingerprint(name)}
+    return facts | {"weights": "imagenet", "licence": APPLICATIONS[name].licence}
 
 
 def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:

@@ -10,7 +10,7 @@ from components.trainer import koch2015, muon
 from components.trainer.augment import FRAMED_SHIFT, SHIFT, augment, augment_photos
 from components.trainer.batches import Batch
 from components.trainer.devices import Accelerator
-from components.trainer.model import EMBEDDER, HEAD, build_model
+from components.trainer.model import EMBEDDER, HEAD, build_model, changing, trained_before
 from components.trainer.pair_data import Images
 from components.trainer.recipe import Recipe
 
@@ -99,7 +99,9 @@ class TrainingStep:
             if recipe.network == "koch2015":
                 self._optimizer = koch2015.optimizer(recipe, self._trained, epoch_steps=epoch_steps)
             else:
-                self._optimizer = muon.optimizer(recipe, self._trained)
+                self._optimizer = muon.optimizer(
+                    recipe, self._trained, backbone=trained_before(self.student)
+                )
         # XLA compiles all but the distortions, for which it has no operation. It cannot compile
         # what goes on between replicas: of several, each compiles its gradients.
         alone = self._replicas == 1
@@ -111,7 +113,8 @@ class TrainingStep:
 
     @property
     def student_variables(self) -> list[tf.Variable]:
-        return [weight.value for weight in self.student.weights]
+        """Those that change."""
+        return [weight.value for weight in changing(self.student)]
 
     @property
     def trained_variables(self) -> list[tf.Variable]:
@@ -174,7 +177,8 @@ class TrainingStep:
 
     def average(self, momentum: tf.Tensor) -> None:
         """Moves the averaged weights towards the student's."""
-        for average, weight in zip(self._average.weights, self.student.weights, strict=True):
+        pairs = zip(changing(self._average), changing(self.student), strict=True)
+        for average, weight in pairs:
             average.value.assign(
                 momentum * average.value + (1.0 - momentum) * tf.convert_to_tensor(weight.value)
             )

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from pydantic import ValidationError
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.orchestration.portable.data_types import ExecutionInfo
 
 from components.evaluator.evidence import evidence, tell_of_evidence
+from components.trainer.pretrained import is_path, model_file
 from data_ingest.errors import InputError, ReadError
 from data_ingest.records.read import expected_protocols
 from data_ingest.sources.dataset import Dataset
@@ -69,6 +71,7 @@ def run_pipeline(
     for node in history.close_interrupted(workspace.artifacts):
         _log.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
+    _require_trainable(config, dataset)
     protocols = expected_protocols(
         dataset.containers(), config.pairs, writer_pattern=config.dataset.writer_pattern
     )
@@ -131,6 +134,17 @@ def run_pipeline(
     if done.is_judged:
         workspace.point_latest_at(run.run_id)
     return done
+
+
+def _require_trainable(config: PipelineConfig, dataset: Dataset) -> None:
+    """Raises InputError now, and not once everything is ingested, where no training can follow."""
+    try:
+        backbone = config.train.recipe(dataset.kind).backbone
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"train: {reason} (with images of kind {dataset.kind})") from None
+    if backbone is not None and is_path(backbone):
+        model_file(backbone)
 
 
 def _ending(error: BaseException) -> Status:
