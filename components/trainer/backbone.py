@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -95,9 +96,12 @@ def _application(name: str, recipe: Recipe) -> keras.Model:
     """One of `APPLICATIONS` with its weights, which Keras downloads or has downloaded before."""
     tall, wide, _ = recipe.preprocessing.shape
     try:
-        network: keras.Model = getattr(keras.applications, name)(
-            include_top=False, weights="imagenet", input_shape=(tall, wide, RGB), pooling="avg"
-        )
+        with warnings.catch_warnings():
+            # Some have weights for one size alone, which go with any.
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
+            network: keras.Model = getattr(keras.applications, name)(
+                include_top=False, weights="imagenet", input_shape=(tall, wide, RGB), pooling="avg"
+            )
     except Exception as error:
         # Keras raises no other than `Exception` where a download fails.
         address = _URL.search(str(error))
