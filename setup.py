@@ -33,6 +33,7 @@ setup(
         "pydantic>=2",
         "pyyaml",
         "rich",
+        "scikit-image",  # HOG and LBP, which a model is compared with
         "scipy",
         "tensorboard",  # has tf.summary.scalar, which writes the training's curves
         "tensorflow==2.21.0",

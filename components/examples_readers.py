@@ -1,9 +1,15 @@
-"""TFX's StatisticsGen and Evaluator, which name the record that they stumble over."""
+"""TFX's StatisticsGen and Evaluator, which name the record that they stumble over.
 
-from typing import Any
+The Evaluator compares the model with baselines, too.
+"""
 
+from pathlib import Path
+from typing import Any, Final
+
+from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
 from tfx.components.evaluator import component as evaluator
+from tfx.components.evaluator import constants
 from tfx.components.evaluator import executor as evaluator_executor
 from tfx.components.statistics_gen import component as statistics_gen
 from tfx.components.statistics_gen import executor as statistics_executor
@@ -11,8 +17,12 @@ from tfx.dsl.components.base import base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
+from tfx.utils import proto_utils
 
+from components.evaluator.comparison import compare
 from data_ingest.records.unsound import naming_unsound
+
+_BEAT_BASELINES: Final = "beat_baselines"
 
 
 class _NamesUnsound(base_beam_executor.BaseBeamExecutor):
@@ -47,6 +57,43 @@ class StatisticsExecutor(_NamesUnsound, statistics_executor.Executor):
 class EvaluatorExecutor(_NamesUnsound, evaluator_executor.Executor):
     """The Evaluator's."""
 
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Evaluates, and takes the blessing back where the model must beat baselines and does not.
+
+        Raises:
+          InputError: as `naming_unsound`.
+        """
+        super().Do(input_dict, output_dict, exec_properties)
+        beat = exec_properties.get(_BEAT_BASELINES)
+        if beat is None:
+            return
+        config = config_pb2.EvalConfig()
+        proto_utils.json_to_proto(exec_properties[specs.EVAL_CONFIG_KEY], config)
+        reasons = compare(
+            examples=Path(artifact_utils.get_single_uri(input_dict[specs.EXAMPLES_KEY])),
+            evaluation=Path(artifact_utils.get_single_uri(output_dict[specs.EVALUATION_KEY])),
+            config=config,
+            beat=bool(beat),
+        )
+        if reasons:
+            _take_back(artifact_utils.get_single_instance(output_dict[specs.BLESSING_KEY]))
+
+
+def _take_back(blessing: types.Artifact) -> None:
+    blessed = f"{blessing.uri}/{constants.BLESSED_FILE_NAME}"
+    if fileio.exists(blessed):
+        fileio.remove(blessed)
+    with fileio.open(f"{blessing.uri}/{constants.NOT_BLESSED_FILE_NAME}", "w") as file:
+        file.write("")
+    blessing.set_int_custom_property(
+        constants.ARTIFACT_PROPERTY_BLESSED_KEY, constants.NOT_BLESSED_VALUE
+    )
+
 
 class StatisticsGen(statistics_gen.StatisticsGen):
     """TFX's, with that executor."""
@@ -58,3 +105,15 @@ class Evaluator(evaluator.Evaluator):
     """TFX's, with that executor."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(EvaluatorExecutor)
+
+    def __init__(self, *, beat_baselines: bool | None, **inputs: Any) -> None:
+        """Declares the node.
+
+        Args:
+          beat_baselines: whether a model must beat baselines on the same trials to be blessed;
+            None: there is no comparison.
+          inputs: as TFX's takes them.
+        """
+        super().__init__(**inputs)
+        if beat_baselines is not None:
+            self.spec.exec_properties[_BEAT_BASELINES] = int(beat_baselines)

@@ -8,6 +8,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_node import BaseNode
 
+from components.evaluator.comparison import compare
 from components.evaluator.eval_config import EXTRACTORS_MODULE, METRICS_MODULE, eval_config
 from components.example_gen import PairExampleGen, make_input_config
 from components.example_validator import (
@@ -115,15 +116,15 @@ def create_pipeline(
     if baseline is None:
         baseline = _pushed_model("BaselineResolver", candidate=trainer.outputs["model"])
         stages["evaluate"].append(baseline)
+    # How far a network gets ahead of these is known of Omniglot and generated glyphs.
+    own = dataset.source == "folder"
+    judging = [METRICS_MODULE, EXTRACTORS_MODULE] + [compare.__module__] * own
     evaluator = Evaluator(
+        beat_baselines=config.evaluate.beat_baselines if own else None,
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(
-            config.evaluate,
-            protocols,
-            source_hash=source_hash(METRICS_MODULE, EXTRACTORS_MODULE),
-        ),
+        eval_config=eval_config(config.evaluate, protocols, source_hash=source_hash(*judging)),
         module_path=EXTRACTORS_MODULE,
         example_splits=["one_shot"],
     )

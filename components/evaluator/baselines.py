@@ -1,4 +1,4 @@
-"""Recognises by distances between drawings, without learning, on the same trials as the model."""
+"""Recognises by distances between pictures, without learning, on the same trials as the model."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +11,34 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy.spatial import KDTree
+from skimage.feature import hog, local_binary_pattern
 
 from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, answer, told
-from components.evaluator.settings import one_shot_metric
-from components.evaluator.trials import recorded_trials
+from components.evaluator.settings import (
+    BASELINE_TITLES,
+    FORGERY_METRICS,
+    Compared,
+    one_shot_metric,
+)
+from components.evaluator.statistics import ScoredPairs, equal_error_rate
+from components.evaluator.trials import RecordedTrials, recorded_trials
 from data_ingest.records.features import split_files
 from data_ingest.records.unsound import naming_unsound
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.sampling.trials import Trial
 from data_ingest.sources.images import upright
+from data_ingest.sources.kinds import Kind
 
-Gray = npt.NDArray[np.uint8]
+Picture = npt.NDArray[np.uint8]
 
 _SIDE: Final = 105
+_FEATURE_SIDE: Final = 64
+"""Of HOG and LBP, which more pixels serve no better and cost more."""
+_CELLS: Final = 4
+"""Rows and columns of patches that LBP counts patterns in."""
+_PATTERNS: Final = 59
+"""Uniform patterns of eight neighbours, and one for the others (Ojala et al. 2002)."""
+_COLOURS: Final = 3
 _BLACK_BELOW: Final = 128
 _KEPT_PICTURES: Final = 1024
 """More than a set of trials has: 40 classes of a query and 24 support images."""
@@ -31,19 +46,21 @@ _KEPT_PICTURES: Final = 1024
 
 @dataclass(frozen=True)
 class Baseline:
-    """A distance between drawings; a class is as near as the nearest of its support images."""
+    """A distance between images; a class is as near as the nearest of its support images."""
 
     name: str
-    title: str
     features: Callable[[bytes], Any]
     """Of an encoded image."""
     distances: Callable[[Any, Sequence[Any]], list[float]]
     """From such features to others. Exact where they are least; the rest may be lower bounds."""
 
+    @property
+    def title(self) -> str:
+        return BASELINE_TITLES[self.name]
+
     def recogniser(self, encoded: EncodedImage) -> Recogniser:
         """Answers with negated distances, `float64[way]`; that of the nearest class is exact."""
-        # The trials of a set have their images in common.
-        features = lru_cache(_KEPT_PICTURES)(lambda image: self.features(encoded(image)))
+        features = self._kept_features(encoded)
 
         def nearness(trials: Sequence[Trial]) -> Iterator[Floats]:
             for trial in told(trials, f"trials by {self.title}", total=len(trials)):
@@ -53,22 +70,78 @@ class Baseline:
 
         return nearness
 
+    def scored(self, encoded: EncodedImage, pairs: Sequence[tuple[int, int, int]]) -> ScoredPairs:
+        """Pairs of two images and a label (1: of one class), scored by their negated distance."""
+        features = self._kept_features(encoded)
+        pairs = sorted(pairs)  # so that those of one image come together
+        nearness = [-self.distances(features(a), [features(b)])[0] for a, b, _ in pairs]
+        return ScoredPairs(nearness, [label for *_, label in pairs])
 
-def gray_picture(encoded: bytes) -> Gray:
-    """An encoded image as it looks, `uint8[105, 105]`; other sizes are averaged."""
+    def _kept_features(self, encoded: EncodedImage) -> Callable[[int], Any]:
+        # The trials of a set have their images in common.
+        return lru_cache(_KEPT_PICTURES)(lambda image: self.features(encoded(image)))
+
+
+def picture(encoded: bytes) -> Picture:
+    """An encoded image as it looks, `uint8[105, 105, C]`, C being 3 where it has colours, else 1.
+
+    Other sizes are averaged.
+    """
+    return _resized(encoded, _SIDE, gray=False)
+
+
+def _resized(encoded: bytes, side: int, *, gray: bool) -> Picture:
     with Image.open(io.BytesIO(encoded)) as image:
-        gray = upright(image).convert("L")
-        if gray.size != (_SIDE, _SIDE):
-            gray = gray.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-        return np.asarray(gray)
+        shown = upright(image)
+        if gray:
+            shown = shown.convert("L")
+        if shown.size != (side, side):
+            shown = shown.resize((side, side), Image.Resampling.BOX)
+        return np.asarray(shown).reshape(side, side, -1)
 
 
-def pixel_distances(query: Gray, others: Sequence[Gray]) -> list[float]:
-    """Squared L2 distance to each, which orders pictures as the distance does."""
+def pixel_distances(query: Picture, others: Sequence[Picture]) -> list[float]:
+    """Squared L2 distance to each, over three colours, which orders pictures as the distance does.
+
+    A gray picture has three equal colours.
+    """
     # In whole numbers, or equal distances would differ by how they were rounded.
-    differences = np.stack(others).astype(np.int32) - query
-    distances = np.square(differences).sum(axis=(1, 2), dtype=np.int64)
-    return [float(distance) for distance in distances]
+    wide = query.astype(np.int32)
+    squares = [np.square(other - wide) for other in others]
+    return [
+        float(square.sum(dtype=np.int64) * (_COLOURS // square.shape[-1])) for square in squares
+    ]
+
+
+def gradients(encoded: bytes) -> Floats:
+    """Histograms of oriented gradients of an encoded image's brightness, `float32[1764]`.
+
+    Dalal & Triggs 2005, "Histograms of oriented gradients for human detection", CVPR: 9
+    orientations in cells of 8 by 8 of 64 by 64 pixels, normalised by blocks of 2 by 2 cells.
+    """
+    gray = _resized(encoded, _FEATURE_SIDE, gray=True)[..., 0]
+    histograms = hog(gray, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2))
+    return np.asarray(histograms, np.float32)
+
+
+def patterns(encoded: bytes) -> Floats:
+    """Local binary patterns of an encoded image's brightness, `float32[944]`.
+
+    Ahonen et al. 2006, "Face description with local binary patterns", PAMI 28:2037: how often each
+    of 59 patterns of eight neighbours occurs in each of 4 by 4 patches of 64 by 64 pixels. Square
+    roots of the shares, so that the L2 distance is Hellinger's.
+    """
+    gray = _resized(encoded, _FEATURE_SIDE, gray=True)[..., 0]
+    found = local_binary_pattern(gray, P=8, R=1, method="nri_uniform").astype(np.int64)
+    patch = np.repeat(np.arange(_CELLS), _FEATURE_SIDE // _CELLS)
+    cell = (patch[:, None] * _CELLS + patch) * _PATTERNS + found
+    counts = np.bincount(cell.ravel(), minlength=_CELLS**2 * _PATTERNS)
+    return np.sqrt(counts / (_FEATURE_SIDE // _CELLS) ** 2).astype(np.float32)
+
+
+def vector_distances(query: Floats, others: Sequence[Floats]) -> list[float]:
+    """Squared L2 distance to each."""
+    return [float(np.square(other - query).sum(dtype=np.float64)) for other in others]
 
 
 def ink(encoded: bytes) -> KDTree:
@@ -80,8 +153,7 @@ def ink(encoded: bytes) -> KDTree:
     Returns:
       The points `[P, 2]`, row and column of the pixels less their mean, as a tree.
     """
-    picture = gray_picture(encoded)
-    black = picture < _BLACK_BELOW
+    black = _resized(encoded, _SIDE, gray=True)[..., 0] < _BLACK_BELOW
     border = np.concatenate([black[0], black[-1], black[:, 0], black[:, -1]])
     return ink_of_pixels(~black if border.mean() > 0.5 else black)
 
@@ -117,30 +189,80 @@ def modified_hausdorff_distances(query: KDTree, others: Sequence[KDTree]) -> lis
     return found
 
 
-_PIXELS: Final = Baseline("pixel_1nn", "pixel 1-NN", gray_picture, pixel_distances)
-BASELINES: Final = (
+_PIXELS: Final = Baseline("pixel_1nn", picture, pixel_distances)
+QUICK_BASELINES: Final = (
     _PIXELS,
-    Baseline("modified_hausdorff", "Modified Hausdorff", ink, modified_hausdorff_distances),
+    Baseline("hog", gradients, vector_distances),
+    Baseline("lbp", patterns, vector_distances),
 )
+"""Of images of any kind; a thousand trials take seconds."""
+_OF_DRAWINGS: Final = (Baseline("modified_hausdorff", ink, modified_hausdorff_distances),)
+"""A hundred 20-way trials a second; where there is no ink, all pixels are, and it takes thirty
+times as long."""
+BASELINES: Final = (*QUICK_BASELINES, *_OF_DRAWINGS)
 
 
-def pixel_nearest_neighbour_accuracy(examples: Path) -> dict[str, float]:
-    """One-shot accuracy of the nearest neighbour by pixel distance; ties share the credit.
+def baselines(kind: Kind, *, slow: bool = False) -> tuple[Baseline, ...]:
+    """What a model is compared with on images of a kind.
 
     Args:
-      examples: URI of an Examples artifact with a `one_shot` split.
+      kind: of the images.
+      slow: whether to take what takes long, too, where it makes sense.
+    """
+    return BASELINES if slow and kind == "drawing" else QUICK_BASELINES
+
+
+def baseline_figures(examples: Path, compared: Sequence[Baseline] = QUICK_BASELINES) -> Compared:
+    """What baselines come to on the trials and single pairs of an Examples artifact.
+
+    Args:
+      examples: its URI; its `one_shot` split is read.
+      compared: the baselines.
 
     Returns:
-      `<protocol>_<way>way_accuracy` → accuracy in [0, 1], for the protocols that occur.
+      `<protocol>_<way>way_accuracy`, `eer`, `auc` and, of signatures, `eer_skilled` and so on, of
+      the trials and pairs that occur.
 
     Raises:
       InputError: as `naming_unsound`.
     """
+    figures: Compared = {}
     with naming_unsound(split_files(examples / f"Split-{ONE_SHOT_SPLIT}")):
         recorded = recorded_trials(examples)
-        recogniser = _PIXELS.recogniser(recorded.images.__getitem__)
-        accuracy = {
-            one_shot_metric(protocol, way): float(np.mean(answer(recogniser, trials).earned))
-            for (protocol, way), trials in recorded.trials.items()
-        }
-    return dict(sorted(accuracy.items()))
+        for baseline in compared:
+            for name, value in (
+                *_accuracies(baseline, recorded),
+                *_verification(baseline, recorded),
+            ):
+                figures.setdefault(name, {})[baseline.name] = value
+    return dict(sorted(figures.items()))
+
+
+def pixel_nearest_neighbour_accuracy(examples: Path) -> Compared:
+    """One-shot accuracy of the nearest neighbour by pixel distance; ties share the credit.
+
+    What is quick enough to be said of every run. Arguments, result and errors are those of
+    `baseline_figures`, without the figures of single pairs.
+    """
+    with naming_unsound(split_files(examples / f"Split-{ONE_SHOT_SPLIT}")):
+        accuracies = sorted(_accuracies(_PIXELS, recorded_trials(examples)))
+    return {name: {_PIXELS.name: value} for name, value in accuracies}
+
+
+def _accuracies(baseline: Baseline, recorded: RecordedTrials) -> Iterator[tuple[str, float]]:
+    recogniser = baseline.recogniser(recorded.images.__getitem__)
+    for (protocol, way), trials in recorded.trials.items():
+        earned = answer(recogniser, trials).earned
+        yield one_shot_metric(protocol, way), float(np.mean(earned))
+
+
+def _verification(baseline: Baseline, recorded: RecordedTrials) -> Iterator[tuple[str, float]]:
+    everything = [pair for pairs in recorded.pairs.values() for pair in pairs]
+    parts = {"": everything} | {f"_{name}": pairs for name, pairs in recorded.pairs.items()}
+    for suffix, pairs in parts.items():
+        if suffix and f"eer{suffix}" not in FORGERY_METRICS:
+            continue
+        scored = baseline.scored(recorded.images.__getitem__, pairs)
+        if scored.same.any() and scored.different.any():
+            yield f"eer{suffix}", equal_error_rate(scored.same, scored.different)
+            yield f"auc{suffix}", scored.auc()[0]

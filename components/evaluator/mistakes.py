@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from components.evaluator.baselines import gray_picture
+from components.evaluator.baselines import Picture, picture
 from components.evaluator.recognisers import ModelRecogniser, Wrong, answer
 from components.evaluator.statistics import wilson_interval
 from components.evaluator.trials import TrialImages, recorded_trials
@@ -91,10 +91,10 @@ def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: 
     for axes in (grid := figure.subplots(lines, _ACROSS, squeeze=False)).flat:
         axes.set_axis_off()
     for axes, confusion in zip(grid.flat, confusions, strict=False):
-        pictures = [gray_picture(images.encoded(row)) for row in confusion.rows]
+        pictures = [_in_colour(picture(images.encoded(row))) for row in confusion.rows]
         side = len(pictures[0])
         axes.set_axis_on()
-        axes.imshow(np.hstack(pictures), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(np.hstack(pictures))
         axes.vlines([side - 0.5, 2 * side - 0.5], -0.5, side - 0.5, color="black", lw=0.8)
         axes.set_yticks([])
         axes.set_xticks([side * (at + 0.5) for at in range(3)], _ROLES, fontsize=7)
@@ -156,6 +156,10 @@ def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]
         )
         for one in wrong[:most]
     ]
+
+
+def _in_colour(shown: Picture) -> Picture:
+    return np.broadcast_to(shown, (*shown.shape[:2], 3))
 
 
 def _title(confusion: Confusion) -> str:

@@ -1,5 +1,6 @@
 """Measures the one-shot accuracy of any exported model on any images, outside the pipeline."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from components.evaluator.baselines import BASELINES
+from components.evaluator.baselines import baselines
 from components.evaluator.forgeries import Verification, verify_signatures
 from components.evaluator.mistakes import Confusion, most_confused
 from components.evaluator.recognisers import ModelRecogniser, answer
@@ -17,9 +18,11 @@ from components.evaluator.trials import TrialSets, drawn_trials
 from data_ingest.errors import InputError
 from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial
+from data_ingest.sources.kinds import KINDS, Kind
 from data_ingest.sources.layout import ImageFile, ImageReader
+from serving.saved_model.contract import EXTRA, MODEL_CARD
 from serving.saved_model.loader import LoadedModel
-from serving.saved_model.versions import is_complete
+from serving.saved_model.versions import is_complete, newest_complete
 
 _MOST_CONFUSIONS: Final = 24
 
@@ -46,7 +49,7 @@ class WayResult(Accuracy):
     """Accuracy of the model."""
     groups_without_trials: list[str]
     baselines: dict[str, Accuracy]
-    """By `Baseline.name`, on the same trials; empty where none were asked for."""
+    """By `Baseline.name`, on the same trials."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Evaluation:
         }
 
 
-def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -> Evaluation:
+def evaluate_model(model: Path, trials: TrialSets, *, slow_baselines: bool = False) -> Evaluation:
     """Has an exported model answer trials.
 
     Several support images of a class are combined by the mean of their embeddings, as in the
@@ -89,10 +92,10 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
     scores 1 / way.
 
     Args:
-      model: folder of a SavedModel, as `check_model` finds it.
-      trials: what is asked.
-      baselines: whether recognisers without learning answer the same trials. A class is as near to
-        them as the nearest of its support images.
+      model: folder of a SavedModel, as `find_model` finds it.
+      trials: what is asked. Recognisers without learning answer them, too; a class is as near to
+        these as the nearest of its support images.
+      slow_baselines: whether those that take long do so as well.
     """
     images = trials.images
     everything = [trial for part in trials.by_way.values() for trial in part]
@@ -104,7 +107,7 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
         verification = verify_signatures(recogniser, images.index, seed=seed)
     compared = {
         baseline.name: baseline.recogniser(images.encoded)
-        for baseline in (BASELINES if baselines else ())
+        for baseline in baselines(_kind_of(model), slow=slow_baselines)
     }
     results = []
     for way, part in trials.by_way.items():
@@ -125,10 +128,27 @@ def evaluate_model(model: Path, trials: TrialSets, *, baselines: bool = False) -
     return Evaluation(model, trials, results, confusions, verification)
 
 
-def check_model(model: Path) -> None:
-    """Raises `InputError` where there is no SavedModel."""
-    if not is_complete(model):
-        raise InputError(f"--model {model}: no saved_model.pb here; give the folder of a version")
+def find_model(place: Path) -> Path:
+    """The folder of a SavedModel: `place` itself, or the newest version in it.
+
+    Raises:
+      InputError: there is neither.
+    """
+    found = place if is_complete(place) else newest_complete(place)
+    if found is None:
+        raise InputError(
+            f"--model {place}: no SavedModel here; give the folder of a version, or of versions"
+        )
+    return found
+
+
+def _kind_of(model: Path) -> Kind:
+    """The kind of images that a model is for; a drawing's where its card does not say."""
+    try:
+        kind = json.loads((model / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "drawing"
+    return kind if kind in KINDS else "drawing"
 
 
 def run_trials(

@@ -20,6 +20,16 @@ FORGERY_METRICS = {
 """Of signatures: figure and protocol of pairs; `eer_skilled` is `eer` with skilled forgeries."""
 PAIR_METRICS = (*VERIFICATION_METRICS, *FORGERY_METRICS)
 
+BASELINE_TITLES = {
+    "pixel_1nn": "pixel 1-NN",
+    "hog": "HOG",
+    "lbp": "LBP",
+    "modified_hausdorff": "Modified Hausdorff",
+}
+"""Of recognisers without learning, by name."""
+Compared = dict[str, dict[str, float]]
+"""By the name of a figure: what each baseline has, by its name."""
+
 
 def one_shot_metric(protocol: str, way: int | str) -> str:
     """Name of the figure of some trials, as `ONE_SHOT_METRIC` reads it."""
@@ -73,6 +83,11 @@ class EvaluateSettings(Settings):
         description="by figure: official_20way_accuracy, within_5way_accuracy, auc, eer, ...; on "
         "trials that the data lacks, a default goes to the nearest it has, one of your own blesses "
         "nothing",
+    )
+    beat_baselines: bool = Field(
+        default=True,
+        description="a model of one's own images is not blessed unless it is right more often than "
+        "pixels, HOG and LBP in the trials that have a threshold",
     )
 
     @field_validator("thresholds")

@@ -187,22 +187,29 @@ class RecordedTrials:
     """Distinct ones, encoded; by the numbers that the trials have for them."""
     trials: dict[tuple[str, int], list[Trial]]
     """By protocol and way."""
+    pairs: dict[str, list[tuple[int, int, int]]]
+    """Single pairs by protocol: two images, and 1 where they show one class, else 0."""
 
 
 def recorded_trials(examples: Path) -> RecordedTrials:
-    """Reads the trials of the `one_shot` split; malformed ones, which cannot be won, are left out.
+    """Reads the trials and single pairs of the `one_shot` split.
+
+    Malformed trials, which cannot be won, are left out.
 
     Args:
       examples: URI of an Examples artifact.
     """
     numbers: dict[bytes, int] = {}
     recorded: dict[tuple[str, int, str], list[tuple[int, int, int]]] = {}
+    single: dict[str, list[tuple[int, int, int]]] = {}
     for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
+        query = numbers.setdefault(pair.image_a, len(numbers))
+        candidate = numbers.setdefault(pair.image_b, len(numbers))
         if pair.trial:
-            query = numbers.setdefault(pair.image_a, len(numbers))
-            candidate = numbers.setdefault(pair.image_b, len(numbers))
             of_trial = recorded.setdefault((pair.protocol, pair.way, pair.trial), [])
-            of_trial.append((query, candidate, pair.label))
+        else:
+            of_trial = single.setdefault(pair.protocol, [])
+        of_trial.append((query, candidate, pair.label))
     trials: dict[tuple[str, int], list[Trial]] = {}
     for (protocol, way, name), pairs in recorded.items():
         queries, candidates, labels = zip(*pairs, strict=True)
@@ -210,4 +217,4 @@ def recorded_trials(examples: Path) -> RecordedTrials:
             support = tuple((candidate,) for candidate in candidates)
             trial = Trial(name, queries[0], support, labels.index(1))
             trials.setdefault((protocol, way), []).append(trial)
-    return RecordedTrials(list(numbers), trials)
+    return RecordedTrials(list(numbers), trials, single)

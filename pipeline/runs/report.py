@@ -22,6 +22,7 @@ from pipeline.runs.summary import (
     asked_of,
     read_json,
     read_summary,
+    titles_of,
     ways_of,
 )
 
@@ -62,6 +63,8 @@ def write_report(run_dir: Path) -> Path:
         percent=lambda value: f"{100 * value:.1f} %",
         asked_of=partial(asked_of, summary),
         ways_of=ways_of,
+        titles=titles_of(summary.baselines),
+        pair_titles=titles_of({name: summary.baselines.get(name, {}) for name in PAIR_METRICS}),
         zip=zip,
     )
     path = run_dir / "report.html"
@@ -111,6 +114,7 @@ def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
 
 def _accuracy_figure(summary: RunSummary) -> Figure:
     names = accuracy_names(summary.metrics)
+    best = {name: max(values.values()) for name, values in summary.baselines.items()}
     figure, axes = _subplots(7.5, 0.75 * len(names) + 1.4)
     for row, name in enumerate(reversed(names)):
         value = summary.metrics[name]
@@ -118,7 +122,7 @@ def _accuracy_figure(summary: RunSummary) -> Figure:
         axes.barh(row + 0.18, value, height=0.34, color=_MODEL_COLOUR)
         axes.errorbar(value, row + 0.18, xerr=[[value - low], [high - value]], color="black", lw=1)
         axes.text(0.01, row + 0.18, f"{100 * value:.1f} %", va="center", color="white", fontsize=9)
-        axes.barh(row - 0.18, summary.baselines.get(name, 0), height=0.34, color=_BASELINE_COLOUR)
+        axes.barh(row - 0.18, best.get(name, 0), height=0.34, color=_BASELINE_COLOUR)
         axes.plot([1 / ways_of(name)] * 2, [row - 0.4, row + 0.4], color="black", ls=":", lw=1)
         if name == "official_20way_accuracy" and summary.dataset == "omniglot":
             for reference, label, style in (
@@ -132,9 +136,15 @@ def _accuracy_figure(summary: RunSummary) -> Figure:
     axes.set_yticklabels([n.removesuffix("_accuracy").replace("_", " ") for n in reversed(names)])
     axes.set_xlim(0, 1)
     axes.set_xlabel(
-        "accuracy: model with its 95 % interval (blue), pixel 1-NN (grey), chance (dots)"
+        "accuracy: model with its 95 % interval (blue), "
+        f"{_best_of(titles_of(summary.baselines))} (grey), chance (dots)"
     )
     return figure
+
+
+def _best_of(titles: dict[str, str]) -> str:
+    names = ", ".join(titles.values())
+    return f"the best of {names}" if len(titles) > 1 else names
 
 
 def _group_figure(groups: dict[str, float]) -> Figure:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
+from components.evaluator.comparison import COMPARISON_FILE
 from components.evaluator.eval_config import lacking, read_metrics, refusals
 from components.evaluator.evidence import Evidence, lack_of_evidence
 from components.pusher.pushed_models import (
@@ -30,6 +31,7 @@ from pipeline.runs.summary import (
     SUMMARY_FILE,
     RunSummary,
     accuracy_names,
+    by_baseline,
     read_json,
     read_summary,
 )
@@ -90,6 +92,7 @@ def summarize(
         carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
     sampling = read_json(Path(artifacts["examples"]) / SAMPLING_FILE)
     images = sampling.get("images", {})
+    comparison = read_json(Path(artifacts["evaluation"]) / COMPARISON_FILE)
     without_trials = lacking(artifacts["evaluation"], asked.thresholds)
     summary = RunSummary(
         run_id=run_id,
@@ -105,7 +108,9 @@ def summarize(
         | {"python": platform.python_version()},
         data_found=dataset.description,
         cached=cached,
-        baselines=_baselines(artifacts["examples"], workspace),
+        baselines=by_baseline(
+            comparison.get("figures") or _pixel_baseline(artifacts["examples"], workspace)
+        ),
         refusals=[
             *(
                 [lack_of_evidence(without_trials, accuracy_names(metrics))]
@@ -113,6 +118,7 @@ def summarize(
                 else []
             ),
             *refusals(artifacts["evaluation"]),
+            *comparison.get("refusals", []),
             *gate.get("reasons", []),
             *([taken_back] if taken_back else []),
         ],
@@ -158,7 +164,7 @@ def _left_out(images: Mapping[str, Any], examples_uri: str) -> list[str]:
     return [f"Images left out: {told_reasons(counts)}; listed in {listed}"] if counts else []
 
 
-def _baselines(examples_uri: str, workspace: Workspace) -> dict[str, float]:
+def _pixel_baseline(examples_uri: str, workspace: Workspace) -> dict[str, Any]:
     """Pixel nearest neighbour on the same trials, computed once an Examples artifact."""
     cache = workspace.root / "baselines" / f"{Path(examples_uri).name}.json"
     known = read_json(cache)

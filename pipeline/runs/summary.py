@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
-from components.evaluator.settings import PAIR_METRICS
+from components.evaluator.settings import BASELINE_TITLES, LOWER_IS_BETTER, PAIR_METRICS, Compared
 from data_ingest.records.catalog import told_noise
 from pipeline.runs.workspace import Workspace
 
@@ -30,7 +30,8 @@ class RunSummary:
     `<name>_n` (trials or pairs); a protocol that the data cannot make is absent. `thresholds` is
     what the model was judged by, by figure; those in `lacking` have no trials, so that nothing is
     blessed; `notes` say in sentences which defaults apply to other trials than they name, and
-    which images were left out. `images` counts what was read, left out as copies and rejected, and
+    which images were left out. `baselines` are figures of recognisers without learning, by figure
+    and name. `images` counts what was read, left out as copies and rejected, and
     names the first copies (`copies`) and the first files that hold one image in two classes
     (`in_two_classes`).
     """
@@ -48,7 +49,7 @@ class RunSummary:
     data_found: str = ""
     cached: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
-    baselines: dict[str, float] = field(default_factory=dict)
+    baselines: Compared = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     per_group: dict[str, dict[str, Any]] = field(default_factory=dict)
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -65,7 +66,22 @@ class RunSummary:
 
 def read_summary(run_dir: Path) -> RunSummary:
     """The `summary.json` of a run that went as far as a verdict."""
-    return RunSummary(**json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
+    content = json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return RunSummary(**content | {"baselines": by_baseline(content.get("baselines", {}))})
+
+
+def by_baseline(figures: Mapping[str, Any]) -> Compared:
+    """Figures of baselines by name; earlier releases wrote those of pixels alone, without it."""
+    return {
+        figure: values if isinstance(values, dict) else {"pixel_1nn": values}
+        for figure, values in figures.items()
+    }
+
+
+def titles_of(baselines: Compared) -> dict[str, str]:
+    """Titles, by name, of the baselines that have a figure, for headings."""
+    there = {name for values in baselines.values() for name in values}
+    return {name: title for name, title in BASELINE_TITLES.items() if name in there}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -89,7 +105,7 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             "the pipeline works, not how good the recogniser is.\n"
         )
     metrics = summary.metrics
-    headings = ("accuracy", "95 % interval", "n", "asked", "pixel 1-NN", "chance")
+    headings = ("accuracy", "95 % interval", "n", "asked", *_untrained(summary), "chance")
     accuracy = _table("One-shot accuracy", "trials", *headings)
     for name in accuracy_names(metrics):
         accuracy.add_row(
@@ -98,7 +114,7 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             _interval(metrics.get(f"{name}_ci95")),
             str(metrics.get(f"{name}_n", "")),
             asked_of(summary, name),
-            _percent(summary.baselines.get(name)),
+            *_best_baseline(summary, name),
             _percent(1 / ways_of(name)),
         )
     if "official_20way_accuracy" in metrics and summary.dataset == "omniglot":
@@ -110,16 +126,18 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
         console.print(note, soft_wrap=True, markup=False)
 
     title = "Same or different (pairs of unseen classes)"
-    pairs = _table(title, "measure", "value", "95 % interval", "n", "asked")
+    untrained = _untrained(summary, PAIR_METRICS)
+    pairs = _table(title, "measure", "value", "95 % interval", "n", "asked", *untrained)
     for name in PAIR_METRICS:
         if name in metrics:
             value, interval = metrics[name], metrics.get(f"{name}_ci95")
             pairs.add_row(
                 name.replace("_", " "),
-                f"{value:.4f}" if _is_area(name) else _percent(value),
+                _pair_figure(name, value),
                 _interval(interval, scale=1, digits=4) if _is_area(name) else _interval(interval),
                 str(metrics.get(f"{name}_n", "")),
                 asked_of(summary, name),
+                *(_best_baseline(summary, name) if untrained else ()),
             )
     console.print(pairs)
 
@@ -176,6 +194,27 @@ def asked_of(summary: RunSummary, name: str) -> str:
 
 def _is_area(name: str) -> bool:
     return name.startswith("auc")
+
+
+def _untrained(summary: RunSummary, names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Heading of the column that the baselines have; none where they have no figure."""
+    names = summary.baselines if names is None else names
+    titles = titles_of({name: summary.baselines.get(name, {}) for name in names})
+    return ("untrained",) if len(titles) > 1 else tuple(titles.values())
+
+
+def _best_baseline(summary: RunSummary, name: str) -> tuple[str, ...]:
+    """What the best baseline has, and which it is where there are several: the report has all."""
+    figures = summary.baselines.get(name, {})
+    if not figures:
+        return ("",) if summary.baselines else ()
+    best = (min if name.startswith(LOWER_IS_BETTER) else max)(figures, key=figures.__getitem__)
+    value = _pair_figure(name, figures[best])
+    return (value if len(figures) == 1 else f"{BASELINE_TITLES[best]} {value}",)
+
+
+def _pair_figure(name: str, value: float | None) -> str:
+    return f"{value:.4f}" if _is_area(name) and value is not None else _percent(value)
 
 
 def _percent(value: float | None) -> str:

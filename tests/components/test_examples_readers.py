@@ -7,6 +7,7 @@ from tfx.components.evaluator import executor as evaluator_executor
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
+from components import examples_readers
 from components.examples_readers import EvaluatorExecutor, StatisticsExecutor
 from data_ingest.errors import InputError
 from data_ingest.sampling.protocols import SPLITS
@@ -61,3 +62,41 @@ def test_the_evaluator_names_the_image_that_the_model_refuses(
     write_records(Path(examples.uri, "Split-one_shot"), pairs)
     with pytest.raises(InputError, match="image_a of record 5 of official/run01/item03, class"):
         EvaluatorExecutor(context).Do({"examples": [examples]}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("reasons", "blessed"), [([], 1), (["within_2way_accuracy 0.4 does not beat HOG"], 0)]
+)
+def test_a_model_that_does_not_beat_the_baselines_loses_its_blessing(
+    reasons: list[str],
+    blessed: int,
+    context: base_beam_executor.BaseBeamExecutor.Context,
+    examples: standard_artifacts.Examples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blessing, evaluation = standard_artifacts.ModelBlessing(), standard_artifacts.ModelEvaluation()
+    blessing.uri, evaluation.uri = str(tmp_path), str(tmp_path)
+
+    def bless(*_: object) -> None:
+        (tmp_path / "BLESSED").touch()
+        blessing.set_int_custom_property("blessed", 1)
+
+    asked: list[bool] = []
+    monkeypatch.setattr(evaluator_executor.Executor, "Do", bless)
+    monkeypatch.setattr(
+        examples_readers, "compare", lambda beat, **_: asked.append(beat) or reasons
+    )
+    inputs, outputs = (
+        {"examples": [examples]},
+        {"blessing": [blessing], "evaluation": [evaluation]},
+    )
+    properties: dict[str, object] = {"eval_config": "{}"}
+    EvaluatorExecutor(context).Do(inputs, outputs, properties)
+    assert asked == []
+    EvaluatorExecutor(context).Do(inputs, outputs, properties | {"beat_baselines": 1})
+    assert asked == [True]
+    assert blessing.get_int_custom_property("blessed") == blessed
+    assert {path.name for path in tmp_path.glob("*BLESSED")} == {
+        "BLESSED" if blessed else "NOT_BLESSED"
+    }

@@ -12,22 +12,29 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.evaluator.baselines import (
-    gray_picture,
+    BASELINES,
+    QUICK_BASELINES,
+    Baseline,
+    baseline_figures,
+    baselines,
     ink,
     ink_of_pixels,
     modified_hausdorff_distance,
     modified_hausdorff_distances,
+    picture,
     pixel_distances,
     pixel_nearest_neighbour_accuracy,
 )
 from components.evaluator.trials import recorded_trials
+from data_ingest.records.features import Pair
+from data_ingest.sources.kinds import KINDS
 from tests.pair_records import drawing, png, trial_records, write_records
 
 SPLIT = "Split-one_shot"
 Pixels = npt.NDArray[np.bool_]
 
 
-def picture(*rows: str) -> Pixels:
+def drawn(*rows: str) -> Pixels:
     return np.array([[mark == "#" for mark in row] for row in rows])
 
 
@@ -55,17 +62,17 @@ def by_definition(a: Pixels, b: Pixels) -> float:
 
 def test_a_point_and_two_points() -> None:
     # Centred, the one lies between the two: each of them is 1 away from it, and it from them.
-    assert distance(picture("#  "), picture("# #")) == 1
+    assert distance(drawn("#  "), drawn("# #")) == 1
 
 
 def test_the_greater_of_the_two_directions_counts() -> None:
     # Centred: {0} and {-2, 0, 2}. Nothing is missing of the first; the second's ends are 2 away.
-    assert distance(picture("#    "), picture("# # #")) == pytest.approx(4 / 3)
+    assert distance(drawn("#    "), drawn("# # #")) == pytest.approx(4 / 3)
 
 
 def test_a_line_and_the_same_line_upright() -> None:
     # Centred: {(0, -1), (0, 0), (0, 1)} and its transpose; the ends are 1 from the middle.
-    assert distance(picture("###"), picture("#", "#", "#")) == pytest.approx(2 / 3)
+    assert distance(drawn("###"), drawn("#", "#", "#")) == pytest.approx(2 / 3)
 
 
 @given(pictures(), pictures())
@@ -100,7 +107,7 @@ def test_shifting_a_drawing_changes_nothing(a: Pixels, b: Pixels, down: int, rig
 
 def test_a_page_without_ink_is_infinitely_far_from_all_but_its_like() -> None:
     blank = np.zeros((3, 3), bool)
-    assert distance(blank, picture("#  ")) == distance(picture("#  "), blank) == math.inf
+    assert distance(blank, drawn("#  ")) == distance(drawn("#  "), blank) == math.inf
     assert distance(blank, blank) == 0
 
 
@@ -119,7 +126,7 @@ def test_ink_is_dark_on_light_or_light_on_dark_or_opaque() -> None:
 def test_the_distance_of_pixels_is_symmetric_and_zero_between_equals_alone(
     a: int, b: int, writer: int
 ) -> None:
-    first, second = (gray_picture(png(drawing(number, writer))) for number in (a, b))
+    first, second = (picture(png(drawing(number, writer))) for number in (a, b))
     (there,), (back,) = pixel_distances(first, [second]), pixel_distances(second, [first])
     assert there == back
     assert (there == 0) == (a == b)
@@ -135,9 +142,75 @@ def test_the_nearest_by_pixels_earns_a_trial_and_ties_share_it(tmp_path: Path) -
     ]
     write_records(tmp_path / SPLIT, pairs)
     assert pixel_nearest_neighbour_accuracy(tmp_path) == {
-        "within_2way_accuracy": 0.5,
-        "within_3way_accuracy": 1.0,
+        "within_2way_accuracy": {"pixel_1nn": 0.5},
+        "within_3way_accuracy": {"pixel_1nn": 1.0},
     }
+
+
+def disc(colour: tuple[int, int, int], at: int) -> bytes:
+    rows, columns = np.mgrid[:40, :40]
+    page = np.full((40, 40, 3), 255, np.uint8)
+    page[(rows - 20) ** 2 + (columns - at) ** 2 < 100] = colour
+    return png(page)
+
+
+# As bright as each other: in gray they are the same discs.
+COLOURS = ((200, 0, 0), (0, 102, 0), (0, 67, 180))
+
+
+def test_pixels_tell_classes_apart_that_differ_by_colour_alone(tmp_path: Path) -> None:
+    pairs = [
+        pair
+        for number, colour in enumerate(COLOURS)
+        for pair in trial_records(
+            f"{number}",
+            [disc(colour, 19), *(disc(other, 20) for other in COLOURS if other != colour)],
+            query=disc(colour, 20),
+        )
+    ]
+    write_records(tmp_path / SPLIT, pairs)
+    found = baseline_figures(tmp_path)["within_3way_accuracy"]
+    assert list(found) == [baseline.name for baseline in QUICK_BASELINES]
+    assert found["pixel_1nn"] == 1.0
+    assert found["hog"] < 1
+
+
+def test_a_gray_picture_is_as_far_from_a_coloured_one_as_its_like_in_three_channels() -> None:
+    gray, colour = picture(png(drawing(0, 1))), picture(disc(COLOURS[0], 20))
+    (near,) = pixel_distances(gray, [colour])
+    assert [gray.shape[2], colour.shape[2]] == [1, 3]
+    assert near == pixel_distances(np.repeat(gray, 3, axis=2), [colour])[0]
+    other = picture(png(drawing(1, 1)))
+    assert pixel_distances(gray, [other]) == pixel_distances(np.repeat(gray, 3, axis=2), [other])
+
+
+@pytest.mark.parametrize("baseline", QUICK_BASELINES, ids=lambda one: one.name)
+def test_single_pairs_are_measured_too_and_forgeries_by_themselves(
+    baseline: Baseline, tmp_path: Path
+) -> None:
+    def pair(protocol: str, a: bytes, b: bytes, label: int) -> Pair:
+        (record,) = trial_records("", [b], query=a, answer=0 if label else 1)
+        return record._replace(trial="", way=0, protocol=protocol, label=label)
+
+    own, like, other = png(drawing(0, 1)), png(drawing(0, 2)), png(drawing(3, 1))
+    write_records(
+        tmp_path / SPLIT,
+        [
+            *(pair("random", own, *of) for of in ((own, 1), (other, 0))),
+            *(pair("skilled", own, *of) for of in ((like, 1), (own, 0))),
+        ],
+    )
+    figures = {name: of[baseline.name] for name, of in baseline_figures(tmp_path).items()}
+    assert figures["eer_random"] == 0
+    assert figures["auc_random"] == 1
+    assert figures["eer_skilled"] == 1
+    assert 0 < figures["auc"] < 1
+
+
+def test_ink_is_compared_where_images_are_drawings() -> None:
+    slow = {kind: baselines(kind, slow=True) for kind in KINDS}
+    assert slow == {"drawing": BASELINES, "photo": QUICK_BASELINES, "signature": QUICK_BASELINES}
+    assert baselines("drawing") == QUICK_BASELINES
 
 
 def test_pairs_that_belong_to_no_trial_do_not_count(tmp_path: Path) -> None:

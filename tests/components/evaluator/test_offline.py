@@ -22,6 +22,7 @@ from data_ingest.sampling.trials import draw_trials
 from data_ingest.sources.glyphs import draw_alphabet, encode_png
 from data_ingest.sources.layout import ImageReader, list_images
 from pipeline.cli.main import main
+from serving.saved_model.contract import EXTRA, MODEL_CARD
 
 WRITERS = 4
 CHARACTERS = {"Round": 7, "Square": 5}
@@ -135,7 +136,7 @@ def test_each_way_is_a_row_and_the_first_stands_at_the_top(
         assert row["chance"] == 1 / row["way"]
         right = row["accuracy"] * 30
         assert row["accuracy_ci95"] == pytest.approx(list(wilson_interval(right, 30)))
-        assert row["baselines"] == {}
+        assert list(row["baselines"]) == ["pixel_1nn", "hog", "lbp"]
     assert result["results"][2]["groups_without_trials"] == ["Square"]
     assert {key: result[key] for key in result["results"][0]} == result["results"][0]
     for key, value in (("trials", 30), ("seed", 1), ("shots", 1), ("protocol", "within")):
@@ -301,6 +302,21 @@ def test_the_published_runs_give_the_published_error_of_the_hausdorff_distance(
         assert hausdorff["accuracy"] > row["chance"]
 
 
+def test_of_a_folder_of_versions_the_newest_is_taken_and_ink_is_a_drawings(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("2", "10"):
+        (tmp_path / version / EXTRA).mkdir(parents=True)
+        (tmp_path / version / "saved_model.pb").touch()
+    (tmp_path / "10" / EXTRA / MODEL_CARD).write_text('{"kind": "photo"}')
+    few = ["--way", "3", "--trials", "5", "--baselines"]
+    code, result, _ = run(capfd, "--model", tmp_path, "--images", images, *few)
+    assert (code, result["model"]) == (0, str(tmp_path / "10"))
+    assert "modified_hausdorff" not in result["baselines"]
+    _, result, _ = run(capfd, "--model", tmp_path / "2", "--images", images, *few)
+    assert "modified_hausdorff" in result["baselines"]
+
+
 def test_the_table_has_a_row_for_each_recogniser_and_way(
     model: Path, images: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,7 +325,7 @@ def test_the_table_has_a_row_for_each_recogniser_and_way(
     table = capfd.readouterr().out
     for words, times in (("model  ", 2), ("pixel 1-NN", 2), ("Modified Hausdorff", 2)):
         assert table.count(words) == times
-    assert table.count("of 12") == 6
+    assert table.count("of 12") == 10
     assert "3-way" in table
     assert "No 6-way trials, for want of classes or of --trials: Square" in table
 
@@ -349,7 +365,7 @@ def test_a_folder_without_a_model_is_refused_by_name(
 ) -> None:
     code, _, err = run(capfd, "--model", tmp_path, "--images", images)
     assert code == 2
-    assert "no saved_model.pb here" in err
+    assert "no SavedModel here" in err
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE, lack_of_evidence
 from pipeline.runs.report import write_report
-from pipeline.runs.summary import SUMMARY_FILE, RunSummary, asked_of, print_summary
+from pipeline.runs.summary import SUMMARY_FILE, RunSummary, asked_of, print_summary, read_summary
 from pipeline.runs.workspace import Workspace
 
 FIGURE = "within_12way_accuracy"
@@ -85,6 +86,28 @@ def test_label_noise_is_named_with_both_files(shown, tmp_path: Path) -> None:  #
     assert "/d/a/2.png" in text
     assert "/d/b/[x].png" in text
     assert ("/d/a/copy.png" in text) == (shown is reported)
+
+
+@pytest.mark.parametrize("shown", [printed, reported])
+def test_baselines_stand_beside_the_figures_that_they_have(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    figures = {FIGURE: {"pixel_1nn": 0.111, "hog": 0.422}, "auc": {"hog": 0.7123}}
+    text = shown(replace(SUMMARY, baselines=figures), tmp_path)
+    for told in ("HOG", "42.2 %", "0.7123"):
+        assert told in text
+    for told in ("pixel 1-NN", "11.1 %"):
+        assert (told in text) == (shown is reported)
+    assert "LBP" not in text
+
+
+def test_the_one_baseline_of_omniglot_is_named_in_the_heading(tmp_path: Path) -> None:
+    text = printed(replace(SUMMARY, baselines={FIGURE: {"pixel_1nn": 0.111}}), tmp_path)
+    assert re.search(r"pixel 1-NN +┃ chance", text)
+    assert re.search(r"60.9 % │ +11.1 % │ +8.3 %", text)
+
+
+def test_a_summary_of_an_earlier_release_has_the_baseline_of_pixels(tmp_path: Path) -> None:
+    (tmp_path / SUMMARY_FILE).write_text(json.dumps(asdict(SUMMARY) | {"baselines": {FIGURE: 0.1}}))
+    assert read_summary(tmp_path).baselines == {FIGURE: {"pixel_1nn": 0.1}}
 
 
 def test_bounds_are_written_as_the_figures_are() -> None:
