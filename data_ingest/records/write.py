@@ -184,9 +184,11 @@ def _write_reports(
             index = stream.located.index
             splits[stream.split] = {
                 "groups": list(index.groups),
-                "classes": len(index.classes),
+                "classes": len(index.genuine),
                 "images": len(index),
-                "classes_of_one_image": int(np.count_nonzero(index.class_sizes == 1)),
+                "classes_of_one_image": int(
+                    np.count_nonzero(index.class_sizes[index.genuine] == 1)
+                ),
                 "pairs": [],
             }
     for (split, protocol, way, label), pairs in sorted(counts.items()):

@@ -12,8 +12,9 @@ import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from components.evaluator.settings import PAIR_METRICS
+from components.evaluator.settings import FORGERY_METRICS, PAIR_METRICS
 from data_ingest.durable import write_atomically
+from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from pipeline.runs.summary import (
     HUMAN_ACCURACY,
     KOCH_2015_ACCURACY,
@@ -28,6 +29,7 @@ from pipeline.runs.summary import (
 
 _log = logging.getLogger(__name__)
 _MISTAKES_FILE = "mistakes.json"
+_ROC_FILE = "roc.json"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _MODEL_COLOUR, _BASELINE_COLOUR, _REFERENCE_COLOUR = "#1f6feb", "#9aa4b2", "#d1842c"
 
@@ -58,6 +60,7 @@ def write_report(run_dir: Path) -> Path:
         contact_sheet=_png(contact_sheet.read_bytes()) if contact_sheet.is_file() else "",
         seconds_picture=_embedded(_seconds_figure(summary)),
         mistakes=_mistakes(summary, run_dir / _MISTAKES_FILE),
+        roc_picture=_roc_picture(summary, run_dir / _ROC_FILE),
         accuracy_names=accuracy_names(summary.metrics),
         pair_metrics=PAIR_METRICS,
         percent=lambda value: f"{100 * value:.1f} %",
@@ -74,8 +77,9 @@ def write_report(run_dir: Path) -> Path:
 
 def carry_over(earlier: Path, run_dir: Path) -> None:
     """Takes what cannot have changed from the folder of an earlier run with the same evaluation."""
-    if (earlier / _MISTAKES_FILE).is_file():
-        write_atomically(run_dir / _MISTAKES_FILE, (earlier / _MISTAKES_FILE).read_bytes())
+    for name in (_MISTAKES_FILE, _ROC_FILE):
+        if (earlier / name).is_file():
+            write_atomically(run_dir / name, (earlier / name).read_bytes())
 
 
 def group_accuracies(per_group: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -92,10 +96,12 @@ def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
     if file.is_file():
         kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
         return kept
-    model, examples = summary.artifacts.get("model"), summary.artifacts.get("examples")
-    if not model or not examples or not Path(model).exists() or not Path(examples).exists():
+    where = _model_and_examples(summary)
+    if where is None:
         return []
     from components.evaluator.mistakes import hardest_mistakes
+
+    model, examples = where
 
     found = [
         {
@@ -104,12 +110,37 @@ def _mistakes(summary: RunSummary, file: Path) -> list[dict[str, Any]]:
             "correct_score": mistake.correct_score,
             "pictures": [_png(mistake.query), _png(mistake.chosen), _png(mistake.correct)],
         }
-        for mistake in hardest_mistakes(
-            model=Path(model) / "Format-Serving", examples=Path(examples), most=12
-        )
+        for mistake in hardest_mistakes(model=model, examples=examples, most=12)
     ]
     write_atomically(file, json.dumps(found) + "\n")
     return found
+
+
+def _roc_picture(summary: RunSummary, file: Path) -> str:
+    """ROC curves of signatures with either kind of forgery, kept like the mistakes; else empty."""
+    if not FORGERY_METRICS.keys() & summary.metrics.keys():
+        return ""
+    from components.evaluator.forgeries import recorded_roc, roc_figure
+
+    curves = read_json(file)
+    where = _model_and_examples(summary)
+    if not curves and where is not None:
+        curves = dict(recorded_roc(*where))
+        write_atomically(file, json.dumps(curves) + "\n")
+    named = {
+        kind: {f"EER {100 * summary.metrics[f'eer_{kind}']:.1f} %": roc}
+        for kind, roc in curves.items()
+        if f"eer_{kind}" in summary.metrics
+    }
+    return _embedded(roc_figure(named)) if named else ""
+
+
+def _model_and_examples(summary: RunSummary) -> tuple[Path, Path] | None:
+    """Folders of the SavedModel and of the Examples, as far as they are still there."""
+    model, examples = (Path(summary.artifacts.get(name, "")) for name in ("model", "examples"))
+    served = model / "Format-Serving"
+    there = served.is_dir() and (examples / f"Split-{ONE_SHOT_SPLIT}").is_dir()
+    return (served, examples) if there else None
 
 
 def _accuracy_figure(summary: RunSummary) -> Figure:
