@@ -103,6 +103,7 @@ def create_pipeline(
             "dataset": dataset.source,
             "kind": dataset.kind,
             "backbone": fingerprint(config.train.recipe(dataset.kind).backbone),
+            "max_side": config.dataset.max_side,
             "checkpoint_dir": checkpoint_dir,
         },
     )

@@ -20,7 +20,7 @@ from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.pretrained import APPLICATIONS, exported_folder, fingerprint, is_path
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.errors import InputError
-from data_ingest.sources.kinds import Kind
+from data_ingest.sources.kinds import Kind, form_of
 from serving.saved_model.contract import EXTRA, KERAS_MODEL
 from serving.saved_model.export import export_model
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
@@ -101,6 +101,7 @@ def run_fn(fn_args: FnArgs) -> None:
         card={
             "dataset": config.get("dataset"),
             "kind": config["kind"],
+            "max_side": form_of(config["kind"], config.get("max_side")).max_side,
             "source_hash": config.get("source_hash"),
             "recipe": recipe.model_dump(mode="json"),
             "backbone": _backbone_facts(recipe),

@@ -91,11 +91,16 @@ def pictures(files: "Sequence[ImageFile]", rejected: Rejected) -> Iterator[Pictu
 
 
 def cohort(container: Path, rejected: Rejected) -> "list[CohortImage]":
-    """The outsiders in `<outsider>/<image>` of a folder or zip; see `images_of_names`."""
+    """The outsiders in `<outsider>/<image>` of a folder or zip, as the files come there."""
+    from data_ingest.sources.layout import ImageReader
     from serving.gallery import CohortImage
 
-    found = pictures(images_of_names(container, rejected), rejected)
-    return [CohortImage(one.name, one.content) for one in found]
+    files = images_of_names(container, rejected)
+    with ImageReader() as reader:
+        return [
+            CohortImage(file.class_name, reader.read(file))
+            for _, file, _ in reader.sound(files, rejected)
+        ]
 
 
 def images_anywhere(paths: Sequence[Path]) -> "list[ImageFile]":

@@ -4,6 +4,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from serving.gallery.rebuild import (
     first_model,
     rebuild,
     same_model,
-    strangers,
+    seen_outsiders,
     worth_renewing,
 )
 from serving.gallery.records import (
@@ -260,10 +261,10 @@ class Gallery:
 
         Args:
           cohort: images of outsiders, who are not enrolled, the more like those to be turned away
-            the better; they are kept, for rebuilds. Outsiders that the model was trained on are
-            left out of the pairs, as far as that is known (`Impostors.seen`). None calibrates on
-            the cohort that is there, else on pairs of different names in the gallery, which it
-            otherwise does by itself as it grows.
+            the better; they are kept, for rebuilds, without those that the model was trained on, as
+            far as that is known (`Impostors.seen`). None calibrates on the cohort that is there,
+            else on pairs of different names in the gallery, which it otherwise does by itself as
+            it grows.
 
         Returns:
           By what it judges now; `threshold.advice` says whether that is enough.
@@ -272,31 +273,40 @@ class Gallery:
           ServingError: INVALID_ARGUMENT: an image is refused, they are too many, or the model was
             trained on all outsiders.
         """
-        if cohort is not None:
-            if not 1 <= len(cohort) <= MAX_COHORT:
-                raise invalid(f"a cohort has 1 to {MAX_COHORT} images, not {len(cohort)}")
-            contents = encode_images([image.content for image in cohort], name="cohort image")
-            cohort = [
-                CohortImage(image.group, content)
-                for image, content in zip(cohort, contents, strict=True)
-            ]
+        if cohort is not None and not 1 <= len(cohort) <= MAX_COHORT:
+            raise invalid(f"a cohort has 1 to {MAX_COHORT} images, not {len(cohort)}")
 
         def learned(model: GalleryModel) -> None:
-            if cohort is not None:
-                version = model.facts.version
-                if not strangers(cohort, self._embedder.trained_on(version)):
-                    raise invalid(
-                        f"the model (version {version}) was trained on images of all of these "
-                        "outsiders, and tells them apart better than it does strangers: a "
-                        "threshold by them would let in more than asked for. Give images of others"
-                    )
-                # Before they are stored: a refused image must not stay in the way of rebuilds.
-                self._embedder.embed([i.content for i in cohort], version=version)
-                self._store.set_cohort(cohort)
-            self._store.set_impostors(model, calibrated(self._store, self._embedder, model))
+            seen = 0 if cohort is None else self._set_cohort(cohort, model)
+            known = calibrated(self._store, self._embedder, model)
+            if seen:
+                known = replace(known, seen=seen + (known.seen or 0))
+            self._store.set_impostors(model, known)
 
         self._with_model(learned, first=True)
         return self.status()
+
+    def _set_cohort(self, cohort: Sequence[CohortImage], model: GalleryModel) -> int:
+        """Keeps those whom the model has not seen; gives how many it has."""
+        version = model.facts.version
+        # As they came, which is surer than in the form in which they are kept.
+        seen = seen_outsiders(cohort, self._embedder.trained_on(version))
+        encoded = encode_images([image.content for image in cohort], name="cohort image")
+        kept = [
+            CohortImage(image.group, content)
+            for image, content in zip(cohort, encoded, strict=True)
+            if image.group not in seen
+        ]
+        if not kept:
+            raise invalid(
+                f"the model (version {version}) was trained on images of all of these outsiders, "
+                "and tells them apart better than it does strangers: a threshold by them would "
+                "let in more than asked for. Give images of others"
+            )
+        # Before they are stored: a refused image must not stay in the way of rebuilds.
+        self._embedder.embed([image.content for image in kept], version=version)
+        self._store.set_cohort(kept)
+        return len(seen)
 
     def rebuild(self, progress: Progress | None = None) -> Rebuilt:
         """Embeds every image with the newest version of the model, then switches to it at once.

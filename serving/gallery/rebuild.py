@@ -120,8 +120,9 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
     trained_on = embedder.trained_on(version)
     seen = 0
     if cohort := _usable(store.cohort()):
-        used = strangers(cohort, trained_on)
-        seen = len({image.group for image in cohort}) - len({image.group for image in used})
+        known = seen_outsiders(cohort, trained_on)
+        used = [image for image in cohort if image.group not in known]
+        seen = len(known)
         vectors = np.zeros((0, model.facts.dimensions), np.float32)
         if used:
             vectors = embedder.embed([image.content for image in used], version=version)
@@ -138,12 +139,11 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
     return Impostors(shipped, own, None if trained_on is None else seen)
 
 
-def strangers(cohort: Sequence[CohortImage], trained_on: TrainedOn | None) -> Sequence[CohortImage]:
-    """The images of those outsiders of whom the model has seen none, as far as that is known."""
+def seen_outsiders(cohort: Sequence[CohortImage], trained_on: TrainedOn | None) -> set[str]:
+    """The outsiders (`group`) of whom the model has seen an image, as far as that is known."""
     if trained_on is None:
-        return cohort
-    seen = {image.group for image in cohort if trained_on.any_of([image.content])}
-    return [image for image in cohort if image.group not in seen]
+        return set()
+    return {image.group for image in cohort if trained_on.any_of([image.content])}
 
 
 def worth_renewing(impostors: Impostors | None, *, names: int) -> bool:

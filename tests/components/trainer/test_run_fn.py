@@ -84,6 +84,7 @@ def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:
     path = finished / "model" / "Format-Serving" / "assets.extra" / "model_card.json"
     card = json.loads(path.read_text())
     assert (card["dataset"], card["source_hash"]) == ("synthetic", "0123")
+    assert (card["kind"], card["max_side"]) == ("drawing", 512)
     assert card["data"]["train"]["classes"] == 15
     assert card["recipe"]["seed"] == 1
     assert card["framing"] == card["recipe"]["framing"] == "ink"
@@ -101,7 +102,7 @@ def test_the_model_remembers_the_images_that_shaped_it_and_those_before_it(
         assert all(seen.any_of([pair.image_a]) and seen.any_of([pair.image_b]) for pair in pairs)
     other = tiny_data(tmp_path, first=20)
     assert not set(seen.digests.tolist()) & set(other.digests.tolist())
-    warm = trainer.seen([other], str(base))
+    warm = trainer.seen([other], base)
     assert set(warm.tolist()) == {*seen.digests.tolist(), *other.digests.tolist()}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from data_ingest.sources.kinds import ANY_KIND
 from serving.client.images import encode_png
 from serving.errors import Code, ServingError
 from serving.gallery.embedder import probe_image
@@ -84,7 +85,7 @@ class FakeModels:
     def trained_on(self, _version: str, /) -> TrainedOn | None:
         if self.seen is None:
             return None
-        return TrainedOn(np.array(sorted(map(digest_of, self.seen)), np.uint64))
+        return TrainedOn(np.array(sorted(map(digest_of, self.seen)), np.uint64), ANY_KIND)
 
     def close(self) -> None:
         self.closed = True
