@@ -333,3 +333,27 @@ def test_of_all_that_people_call_an_image_records_hold_what_the_model_decodes(
     assert len(set(rejected) - set(named)) == 4
     assert len(set(rejected) & set(named)) > 40
     assert "nothing is drawn on it" in rejected.values()
+
+
+def test_of_forgeries_there_are_only_pairs_with_their_writers_signatures(tmp_path: Path) -> None:
+    names = [
+        f"w{writer}/{kind}/{number}.png"
+        for writer in range(8)
+        for kind in ("genuine", "forged")
+        for number in range(4)
+    ]
+    images = write_zip(tmp_path / "signatures.zip", {name: png(name) for name in names})
+    write(list_inputs({"images": [images]}), tmp_path / "out")
+    protocols = {"train": {"train"}, "eval": {"verification"}}
+    protocols["one_shot"] = {"random", "skilled", "between"}
+    for split in SPLITS:
+        written = pairs(tmp_path / "out", split)
+        assert {pair.protocol for pair in written} == protocols[split]
+        forged = [pair for pair in written if "forged" in pair.class_a + pair.class_b]
+        assert forged
+        for pair in forged:
+            assert (pair.label, pair.way, pair.group_a) == (0, 0, pair.group_b)
+            assert pair.class_a == f"{pair.group_a}/genuine"
+    summary = json.loads((tmp_path / "out" / "sampling.json").read_text())
+    kept = summary["splits"]["one_shot"]
+    assert (len(kept["groups"]), kept["classes"], kept["images"]) == (2, 2, 16)

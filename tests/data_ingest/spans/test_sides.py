@@ -12,7 +12,7 @@ from data_ingest.sampling.index import ImageIndex, Unit
 from data_ingest.sampling.splits import unit_of
 from data_ingest.settings import PairSettings
 from data_ingest.spans.sides import Side, new_sides, require_like_layout, side_rows
-from tests.data_ingest.sampling_strategies import index_of, omniglot_like
+from tests.data_ingest.sampling_strategies import index_of, omniglot_like, signatures
 
 Layout = Mapping[str, Sequence[Sequence[int]]]
 HANDS = [1, 2]
@@ -149,3 +149,14 @@ def test_groups_that_are_all_known_change_nothing() -> None:
     index: ImageIndex = omniglot_like(groups=3, classes=2, writers=2)
     known = new_sides(index, {}, PairSettings(), unit="group")
     assert new_sides(index, known, PairSettings(evaluation_share=0.9), unit="group") == {}
+
+
+def test_forgeries_keep_the_side_of_their_writer_however_few_there_are() -> None:
+    first = signatures(writers=2)
+    assert unit_of(first) == "group"
+    more = signatures(writers=9)
+    known = new_sides(more, {}, PairSettings(), unit="group")
+    for rows in side_rows(more, known, "group").values():
+        part = more.take(rows)
+        assert len(part.groups) >= 2
+        assert sum(part.class_forged) == sum(name != "w08" for name in part.groups)
