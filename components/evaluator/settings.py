@@ -9,7 +9,7 @@ from data_ingest.sampling.protocols import PROTOCOL_RANDOM, PROTOCOL_SKILLED
 from data_ingest.settings import Settings
 
 ONE_SHOT_METRIC = re.compile(r"(official|within|between)_([1-9]\d*)way_accuracy")
-VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "ece")
+VERIFICATION_METRICS = ("verification_accuracy", "auc", "eer", "tar_at_1pct_far", "ece")
 LOWER_IS_BETTER = ("eer", "ece")
 FORGERY_METRICS = {
     f"{figure}_{protocol}": (figure, protocol)

@@ -16,6 +16,8 @@ Z95 = 1.959963984540054
 BOOTSTRAP_REPLICATES = 200
 BOOTSTRAP_SEED = 20150706
 CALIBRATION_BINS = 15
+FALSE_ACCEPTS = 0.01
+"""Share of different pairs that may be accepted where true accepts are counted."""
 NO_INTERVAL: Interval = (math.nan, math.nan)
 
 
@@ -110,6 +112,12 @@ class ScoredPairs:
             return math.nan, NO_INTERVAL
         return self._with_bootstrap(equal_error_rate)
 
+    def tar_at_1pct_far(self) -> tuple[float, Interval]:
+        """True accept rate at a false accept rate of 1 %, with a bootstrap interval."""
+        if self.same.sum() == 0 or self.different.sum() == 0:
+            return math.nan, NO_INTERVAL
+        return self._with_bootstrap(true_accept_rate)
+
     def ece(self) -> tuple[float, Interval]:
         """Expected calibration error of the score, with a bootstrap interval."""
         if self.n == 0:
@@ -163,6 +171,17 @@ def area_under_roc(same: Floats, different: Floats) -> float:
     """P(same above different), ties half (Mann & Whitney 1947); takes what the EER does."""
     below = np.cumsum(different) - different
     return float(same @ (below + different / 2)) / (float(same.sum()) * float(different.sum()))
+
+
+def true_accept_rate(same: Floats, different: Floats) -> float:
+    """Share of same pairs above the lowest logit at which `FALSE_ACCEPTS` or less are accepted.
+
+    Args:
+      same, different: float[V], pairs of either kind per distinct logit, ascending.
+    """
+    accepted = (different.sum() - np.cumsum(different)) / different.sum()
+    first = int(np.argmax(accepted <= FALSE_ACCEPTS)) + 1
+    return float(same[first:].sum() / same.sum())
 
 
 def calibration_error(scores: Floats, same: Floats, different: Floats) -> float:

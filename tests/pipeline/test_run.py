@@ -115,6 +115,7 @@ def test_the_summary_says_what_it_was_trained_on_how_good_and_how_long(
         "verification_accuracy",
         "auc",
         "eer",
+        "tar_at_1pct_far",
         "ece",
     ):
         low, high = first["metrics"][f"{name}_ci95"]

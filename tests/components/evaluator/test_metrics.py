@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.evaluator.metrics import OneShotAccuracy, VerificationMetric
+from components.evaluator.settings import VERIFICATION_METRICS
 from components.evaluator.statistics import trial_credit
 
 
@@ -110,7 +111,7 @@ def test_pairs_of_trials_do_not_touch_verification_figures() -> None:
     assert found["auc/n"] == 2
 
 
-@pytest.mark.parametrize("name", ["verification_accuracy", "auc", "eer", "ece"])
+@pytest.mark.parametrize("name", VERIFICATION_METRICS)
 def test_every_verification_figure_comes_with_n_and_interval_even_without_data(name: str) -> None:
     found = computed(VerificationMetric(name), [])
     assert found[f"{name}/n"] == 0

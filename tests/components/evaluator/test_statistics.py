@@ -12,6 +12,7 @@ from components.evaluator.statistics import (
     ScoredPairs,
     equal_error_rate,
     hanley_mcneil_interval,
+    true_accept_rate,
     wilson_interval,
 )
 
@@ -82,6 +83,19 @@ def test_equal_error_rate_of_two_shifted_normals_is_the_tail_beyond_the_middle()
     value, (low, high) = ScoredPairs(logits, np.repeat([1, 0], 40_000)).eer()
     assert value == pytest.approx(0.1587, abs=0.004)
     assert low < 0.1587 < high
+
+
+def test_true_accepts_are_counted_where_one_in_a_hundred_is_wrongly_accepted() -> None:
+    same, different = np.array([3.0, 2.0, 5.0]), np.array([98.0, 1.0, 1.0])
+    assert true_accept_rate(same, different) == 0.5
+    assert true_accept_rate(same, np.array([99.0, 1.0, 0.0])) == 0.7
+    assert true_accept_rate(same, np.array([0.0, 0.0, 7.0])) == 0
+    random = np.random.default_rng(0)
+    logits = np.concatenate([random.normal(2, 1, 20_000), random.normal(0, 1, 20_000)])
+    value, (low, high) = ScoredPairs(logits, np.repeat([1, 0], 20_000)).tar_at_1pct_far()
+    # P(N(2, 1) > 2.326)
+    assert value == pytest.approx(0.372, abs=0.015)
+    assert low < 0.372 < high
 
 
 def test_bootstrap_standard_error_matches_the_binomial_one_for_a_hard_threshold() -> None:
