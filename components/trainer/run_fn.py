@@ -104,7 +104,7 @@ def run_fn(fn_args: FnArgs) -> None:
             "max_side": form_of(config["kind"], config.get("max_side")).max_side,
             "source_hash": config.get("source_hash"),
             "recipe": recipe.model_dump(mode="json"),
-            "backbone": _backbone_facts(recipe),
+            "backbone": backbone_facts(recipe),
             "data": {"train": _summary(train), "eval": _summary(held_out)},
             "metrics": {
                 f"eval_{trials}_accuracy": facts.best_validation_accuracy,
@@ -196,7 +196,7 @@ def _origins(recipe: Recipe, base_model: str | None) -> list[Path]:
     return [Path(folder) for folder in (base_model, backbone) if folder is not None]
 
 
-def _backbone_facts(recipe: Recipe) -> dict[str, str] | None:
+def backbone_facts(recipe: Recipe) -> dict[str, str] | None:
     """What the model card says of a backbone."""
     name = recipe.backbone
     if name is None:

@@ -71,7 +71,7 @@ def run_pipeline(
     for node in history.close_interrupted(workspace.artifacts):
         _log.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
-    _require_trainable(config, dataset)
+    require_trainable(config, dataset)
     protocols = expected_protocols(
         dataset.containers(), config.pairs, writer_pattern=config.dataset.writer_pattern
     )
@@ -136,7 +136,7 @@ def run_pipeline(
     return done
 
 
-def _require_trainable(config: PipelineConfig, dataset: Dataset) -> None:
+def require_trainable(config: PipelineConfig, dataset: Dataset) -> None:
     """Raises InputError now, and not once everything is ingested, where no training can follow."""
     try:
         backbone = config.train.recipe(dataset.kind).backbone

@@ -1,5 +1,6 @@
 """What TFX's Trainer runs, from records to an exported model."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from components.serving_gate.component import keras_scorer
 from components.trainer import fit as fitting
 from components.trainer import run_fn as trainer
 from components.trainer.calibration import UNCHANGED, Platt, calibrate, scale_head
@@ -23,6 +25,7 @@ from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe, TrainSettings
 from components.trainer.run_fn import impostors, initial_weights, run_fn
 from data_ingest.errors import InputError
+from serving.saved_model.loader import LoadedModel
 from serving.saved_model.trained_on import read_trained_on
 from tests.pair_records import make_pairs, tiny_data, tiny_settings, write_records
 
@@ -104,6 +107,44 @@ def test_the_model_remembers_the_images_that_shaped_it_and_those_before_it(
     assert not set(seen.digests.tolist()) & set(other.digests.tolist())
     warm = trainer.seen([other], base)
     assert set(warm.tolist()) == {*seen.digests.tolist(), *other.digests.tolist()}
+
+
+def test_a_model_on_top_of_another_says_so_and_knows_its_images(
+    finished: Path, tmp_path: Path
+) -> None:
+    before = finished / "model" / "Format-Serving"
+    settings = tiny_settings(backbone=str(before), backbone_trainable="last", views=True, steps=2)
+    arguments = Workspace(tmp_path, settings).fn_args()
+    others = make_pairs(groups=3, classes=5, first=20)
+    arguments.train_files = [write_records(tmp_path / "others", others)]
+    run_fn(arguments)
+    export = tmp_path / "model" / "Format-Serving"
+    card = json.loads((export / "assets.extra" / "model_card.json").read_text())
+    digest = hashlib.sha256((before / "assets.extra" / "model.keras").read_bytes()).hexdigest()
+    assert card["backbone"] == {"name": str(before), "trainable": "last", "sha256": digest}
+    seen = read_trained_on(export)
+    assert seen is not None
+    for pairs in (others, make_pairs(groups=3, classes=5)):
+        assert seen.any_of([pairs[0].image_a])
+    # What the gate compares: the graph that is served, and the model as Keras loads it.
+    images = [[pair.image_a for pair in others[:4]], [pair.image_b for pair in others[:4]]]
+    with LoadedModel(export) as model:
+        served = model.run(
+            "serving_default", dict(zip(("image_a", "image_b"), images, strict=True))
+        )
+    np.testing.assert_allclose(served["score"], keras_scorer(export)(*images), atol=1e-5)
+
+
+def test_the_card_has_the_licence_of_a_named_network(finished: Path) -> None:
+    recipe = tiny_settings(backbone="ResNet50", image_size=32).recipe()
+    assert trainer.backbone_facts(recipe) == {
+        "name": "ResNet50",
+        "trainable": "frozen",
+        "weights": "imagenet",
+        "licence": "MIT (KaimingHe/deep-residual-networks)",
+    }
+    card = finished / "model" / "Format-Serving" / "assets.extra" / "model_card.json"
+    assert json.loads(card.read_text())["backbone"] is None
 
 
 def test_the_model_brings_how_alike_held_out_classes_look(tmp_path: Path) -> None:
