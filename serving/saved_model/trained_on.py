@@ -47,7 +47,7 @@ def read_trained_on(model: Path) -> "TrainedOn | None":
     if len(content) % 8:
         raise ValueError("it ends in the middle of a digest")
     card = json.loads((model / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
-    form = form_of(card["kind"], card["max_side"])
+    form = form_of(card["kind"], card.get("max_side"))
     return TrainedOn(np.frombuffer(content, ">u8").astype(np.uint64), form)
 
 
