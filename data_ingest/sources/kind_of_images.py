@@ -15,6 +15,8 @@ _SIDE: Final = 128
 """Pixels, to which images are reduced to be looked at."""
 _NEAR: Final = 0.1
 """What is no farther from the paper's brightness than this is paper."""
+_NEAR_SHARE: Final = 0.15
+"""And no farther than this share of what the farthest pixel is: fog is not paper."""
 _OFF_PAPER: Final = 0.2
 """What is farther from the paper in any channel than this is ink."""
 _PAPER_SHARE: Final = 0.7
@@ -94,12 +96,13 @@ def _looks(data: bytes) -> _Looks:
     edge = np.concatenate([colours[0], colours[-1], colours[:, 0], colours[:, -1]])
     gray = colours.mean(axis=2)
     border = edge.mean(axis=1)
+    off = np.abs(gray - np.median(border))
     paper = np.median(edge, axis=0)
     ink = colours[np.abs(colours - paper).max(axis=2) > _OFF_PAPER]
     red, green, blue = (ink.mean(axis=0) if len(ink) else paper) - paper
     mean = (red + green + blue) / 3
     return _Looks(
-        float(np.mean(np.abs(gray - np.median(border)) < _NEAR)),
+        float(np.mean(off <= min(_NEAR, _NEAR_SHARE * off.max()))),
         float(border.std()),
         image.width / image.height,
         (float(red - mean), float(green - mean), float(blue - mean)),

@@ -138,9 +138,10 @@ def _evaluate(context: Context) -> None:
             look_over,
             refuse_useless_pattern,
         )
+        from serving.saved_model.versions import stored_as
 
         model = find_model(options.model)
-        with ImageReader() as reader:
+        with ImageReader(stored_as(model)) as reader:
             if options.official is not None:
                 trials = official_trials(options.official, reader)
             else:

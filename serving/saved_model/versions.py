@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from data_ingest.sources.kinds import ANY_KIND, Form, form_of
 from serving.saved_model.contract import (
     EXTRA,
     MODEL_CARD,
@@ -68,6 +69,18 @@ def newest_complete(base: Path) -> Path | None:
     """Folder of the newest version that holds a SavedModel; None where there is none."""
     folders = version_folders(base).values() if base.is_dir() else []
     return next(filter(is_complete, reversed(list(folders))), None)
+
+
+def stored_as(folder: Path) -> Form:
+    """The form in which the images were stored that a version was trained on.
+
+    That of any kind where the folder has no readable model card, or an early one.
+    """
+    try:
+        card = json.loads((folder / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
+        return form_of(card["kind"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ANY_KIND
 
 
 def outdated(folder: Path) -> str:

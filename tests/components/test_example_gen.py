@@ -1,20 +1,24 @@
 import errno
+import io
 import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
 import tfx.v1 as tfx
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
+from PIL import Image
 from tfx.orchestration import metadata
 
 from components.example_gen import PairExampleGen, make_input_config
 from data_ingest.errors import InputError, ReadError
 from data_ingest.records import write
+from data_ingest.records.features import read_pairs
 from data_ingest.records.plan import Shard
 from data_ingest.settings import PairSettings
 from data_ingest.spans.store import SpanStore
@@ -49,6 +53,7 @@ class Runs:
         source_hash: str = "code",
         share: float = 0.0,
         mode: str = "in_memory",
+        **options: Any,
     ) -> None:
         node = PairExampleGen(
             input_base=str(base),
@@ -56,6 +61,7 @@ class Runs:
             pair_settings=SETTINGS,
             max_rejected_share=share,
             source_hash=source_hash,
+            **options,
         )
         tfx.orchestration.LocalDagRunner().run(
             tfx.dsl.Pipeline(
@@ -155,6 +161,21 @@ def test_the_latest_span_and_version_are_read_however_they_are_padded(
     assert artifact.custom_properties["span"].int_value == 10
     assert artifact.custom_properties["version"].int_value == 2
     assert "span010v02-0" in (Path(artifact.uri) / "sampling.json").read_text()
+
+
+def test_photos_are_stored_reduced_and_the_artifact_says_that_they_are_photos(
+    runs: Runs, tmp_path: Path
+) -> None:
+    for number in range(48):
+        folder = tmp_path / f"data/images/person{number % 12}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((500, 300), 50 + number).save(folder / f"{number}.jpg")
+    runs.run(tmp_path / "data", {"images": "images"}, kind="photo", max_side=100)
+    (artifact,) = runs.artifacts()
+    assert json.loads((Path(artifact.uri) / "sampling.json").read_text())["kind"] == "photo"
+    pairs = list(read_pairs(Path(artifact.uri) / "Split-train"))
+    images = [Image.open(io.BytesIO(pair.image_a)) for pair in pairs]
+    assert {(image.format, max(image.size)) for image in images} == {("JPEG", 100)}
 
 
 def test_a_window_of_spans_is_read_and_then_served_from_the_cache(

@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from data_ingest.errors import InputError
@@ -146,6 +147,49 @@ def test_ones_own_images_are_taken_from_a_folder_or_a_zip(
     zipped = archives / "images_evaluation.zip"
     from_zip = where(settings, tmp_path, data=zipped, source=source)
     assert (from_zip.source, from_zip.inputs) == ("folder", {"images": "images_evaluation.zip"})
+
+
+def photos(root: Path) -> Path:
+    for number in range(12):
+        folder = root / f"person{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((60, 80), 90).save(folder / f"{number}.png")
+    return root
+
+
+def test_the_kind_of_ones_own_images_is_told_by_their_looks(
+    settings: DatasetSettings, tmp_path: Path, archives: Path
+) -> None:
+    dataset = where(settings, tmp_path, data=photos(tmp_path / "people"))
+    assert dataset.kind == "photo"
+    told = (
+        f"images in {tmp_path / 'people'} (--data); photographs (mid-tones up to the border in 12 "
+        "of 12 images looked at; dataset.kind overrules it)"
+    )
+    assert dataset.description == find(settings, data=tmp_path / "people", environ={}) == told
+    own = where(settings, tmp_path, data=own_images(tmp_path / "own", archives))
+    assert own.kind == "drawing"
+    assert "; drawings (ink on plain paper in 8 of 8 images looked at" in own.description
+
+
+def test_a_kind_that_is_asked_for_overrules_how_images_look(
+    settings: DatasetSettings, tmp_path: Path, archives: Path
+) -> None:
+    people = photos(tmp_path / "people")
+    for place, kind in ((people, "signature"), (people, "drawing"), (archives, "photo")):
+        dataset = where(settings, tmp_path, data=place, kind=kind)
+        assert dataset.kind == kind
+        assert dataset.description.endswith("s (dataset.kind)")
+
+
+def test_omniglot_and_generated_glyphs_are_drawings_without_a_look(
+    settings: DatasetSettings, tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_ingest.sources.resolve.kind_of", None)
+    for data, source in ((archives, "auto"), (None, "synthetic")):
+        dataset = where(settings, tmp_path, data=data, source=source)
+        assert dataset.kind == "drawing"
+        assert "dataset.kind" not in dataset.description
 
 
 @pytest.mark.parametrize("source", ["auto", "omniglot", "folder"])

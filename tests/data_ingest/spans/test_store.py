@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from data_ingest.errors import InputError, ReadError
 from data_ingest.records.catalog import BACKGROUND, EVALUATION, TWO_CLASSES
@@ -52,6 +53,49 @@ def groups_in(paths: list[Path]) -> set[str]:
 def left_in(root: Path) -> list[str]:
     """Everything but the lock."""
     return sorted(path.name for path in root.iterdir() if path.name != ".lock")
+
+
+def photos(root: Path, first: int) -> Path:
+    for number in range(first, first + 24):
+        folder = root / f"person{number % 12}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((600, 400), 90 + number).save(folder / f"{number}.jpg")
+    return root
+
+
+def landed_sizes(span: Span) -> set[int]:
+    sizes = set()
+    for path in span.containers:
+        with zipfile.ZipFile(path) as archive:
+            images = [Image.open(archive.open(name)) for name in archive.namelist()]
+            sizes |= {max(image.size) for image in images}
+    return sizes
+
+
+def test_images_land_in_the_form_of_their_kind_which_later_spans_keep(
+    store: SpanStore, tmp_path: Path, first: Path
+) -> None:
+    span = land(store, 1, photos(tmp_path / "photos", 0))
+    assert (span.kind, landed_sizes(span)) == ("photo", {256})
+    assert land(store, 1, tmp_path / "photos") == land(store, None, tmp_path / "photos") == span
+    window = store.window(1, 0)
+    assert (window.kind, window.description.endswith("; photographs")) == ("photo", True)
+    assert store.window(1, 0, "drawing").kind == "drawing"
+    more = photos(tmp_path / "more", 24)
+    later = store.land(2, [more], pairs=PAIRS, max_rejected_share=0.0, max_side=300)
+    assert (later.kind, landed_sizes(later)) == ("photo", {300})
+    other = SpanStore(tmp_path / "other")
+    asked = other.land(1, [first], pairs=PAIRS, max_rejected_share=0.0, kind="signature")
+    assert (asked.kind, landed_sizes(asked)) == ("signature", {12})
+
+
+def test_spans_of_earlier_releases_are_drawings(store: SpanStore, tmp_path: Path) -> None:
+    record = land(store, 1, photos(tmp_path / "photos", 0)).path / "span.json"
+    text = record.read_text()
+    assert '"kind": "photo",' in text
+    record.chmod(0o644)
+    record.write_text(text.replace('"kind": "photo",', ""))
+    assert store.span(1).kind == store.window(1, 0).kind == "drawing"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from data_ingest.settings import DatasetSettings
@@ -126,6 +127,16 @@ def test_data_that_cannot_be_had_stops_a_run(tmp_path: Path) -> None:
     assert (check.ok, check.fatal) == (False, True)
     assert str(missing) in check.detail
     assert "--data" in check.remedy
+
+
+def test_the_kind_of_the_images_is_told(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"person{number}").mkdir()
+        Image.effect_noise((60, 80), 90).save(tmp_path / f"person{number}" / "1.png")
+    for kind, told in (("auto", "photographs (mid-tones up to "), ("drawing", "drawings (")):
+        check = doctor.check_data(DatasetSettings(kind=kind), data=tmp_path, environ={})
+        assert check.ok
+        assert f"; {told}" in check.detail
 
 
 def test_a_file_where_the_output_should_go_stops_a_run(tmp_path: Path) -> None:
