@@ -78,7 +78,7 @@ def stored_as(folder: Path) -> Form:
     """
     try:
         card = json.loads((folder / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
-        return form_of(card["kind"])
+        return form_of(card["kind"], card.get("max_side"))
     except (OSError, ValueError, LookupError, TypeError):
         return ANY_KIND
 
