@@ -23,7 +23,7 @@ RUN pip install "uv==$UV" \
     && uv venv /opt/oneshot/venv \
     && if [ "$GPU" = 1 ]; then set -- --extra gpu; fi \
     && uv pip install --python /opt/oneshot/venv/bin/python --build-constraint requirements.lock \
-        --constraint requirements.lock --constraint requirements-gpu.lock --requirements setup.py --extra heic --extra kubeflow "$@"
+        --constraint requirements.lock --constraint requirements-gpu.lock --requirements setup.py --extra heic --extra faces --extra kubeflow "$@"
 COPY data_ingest data_ingest
 COPY components components
 COPY serving serving

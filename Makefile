@@ -43,7 +43,7 @@ doctor: setup ## what is installed, which devices and data are found, what would
 # Pins stay as they are unless setup.py rules them out; ARGS=--upgrade takes the newest. The marker that all
 # lines have in common is dropped (see [tool.uv] in pyproject.toml: nothing else is supported).
 lock: setup ## makes the lock files anew from setup.py
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra kubeflow $(ARGS) setup.py \
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra kubeflow $(ARGS) setup.py \
 	  -o requirements.lock --custom-compile-command 'make lock'
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra gpu --no-annotate --no-header setup.py \
 	  -c requirements.lock | grep '^nvidia' > requirements-gpu.lock

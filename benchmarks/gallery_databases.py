@@ -55,6 +55,9 @@ class VectorEmbedder:
     def impostors(self, _version: str, /) -> tuple[Any, ...]:
         return ()
 
+    def crop(self, _version: str, /) -> None:
+        pass
+
     def trained_on(self, _version: str, /) -> None:
         pass
 

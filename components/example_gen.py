@@ -35,7 +35,7 @@ from data_ingest.records.write import (
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset
-from data_ingest.sources.kinds import Kind
+from data_ingest.sources.kinds import Crop, Kind
 
 _SETTINGS: Final = "pair_settings"
 _MAX_REJECTED_SHARE: Final = "max_rejected_share"
@@ -43,6 +43,7 @@ _WRITER_PATTERN: Final = "writer_pattern"
 _DATASET: Final = "dataset"
 _KIND: Final = "kind"
 _MAX_SIDE: Final = "max_side"
+_CROP: Final = "crop"
 _SOURCE_HASH: Final = "source_hash"
 _NAMED_REJECTED: Final = 5
 _WORKER_ERROR: Final = re.compile(r"data_ingest\.errors\.(InputError|ReadError): (.+) \[while runn")
@@ -91,6 +92,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     dataset=config[_DATASET],
                     kind=config[_KIND],
                     max_side=None if config[_MAX_SIDE] is None else int(config[_MAX_SIDE]),
+                    crop=config[_CROP],
                 )
             with fileio.open(f"{examples.uri}/{SUMMARY_FILE}") as stream:
                 summary = json.loads(stream.read())
@@ -188,6 +190,7 @@ class PairExampleGen(component.FileBasedExampleGen):
         dataset: str = "folder",
         kind: Kind = "drawing",
         max_side: int | None = None,
+        crop: Crop | None = None,
         range_config: range_config_pb2.RangeConfig | None = None,
     ) -> None:
         """Declares the node.
@@ -203,6 +206,7 @@ class PairExampleGen(component.FileBasedExampleGen):
             `sampling.json`.
           kind: kind of the images, in the form of which they are stored; noted there, too.
           max_side: `DatasetSettings.max_side`.
+          crop: `DatasetSettings.crop`.
           range_config: which span to take; the latest where None.
         """
         values = struct_pb2.Struct()
@@ -214,6 +218,7 @@ class PairExampleGen(component.FileBasedExampleGen):
                 _DATASET: dataset,
                 _KIND: kind,
                 _MAX_SIDE: max_side,
+                _CROP: crop,
                 _SOURCE_HASH: source_hash,
             }
         )

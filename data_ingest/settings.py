@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
-from data_ingest.sources.kinds import MAX_SIDE, Kind
+from data_ingest.sources.kinds import MAX_SIDE, Crop, Kind
 from data_ingest.sources.writers import checked_pattern
 
 
@@ -57,6 +57,11 @@ class DatasetSettings(Settings):
         le=MAX_SIDE,
         description="largest height or width of stored images, to which larger ones are reduced, "
         "pixels; null: 512 of drawings, 256 of photos, 640 of signatures",
+    )
+    crop: Crop | None = Field(
+        default=None,
+        description="face: of each image its one face, aligned by eyes, nose and mouth, before it "
+        "is reduced (extra `faces`); null: whole images",
     )
     writer_pattern: str | None = Field(
         default=None,

@@ -67,6 +67,7 @@ def create_pipeline(
         dataset=dataset.source,
         kind=dataset.kind,
         max_side=config.dataset.max_side,
+        crop=config.dataset.crop,
     )
     schema = CuratedSchemaGen(schema_text=schema_text())
     statistics = StatisticsGen(
@@ -102,6 +103,7 @@ def create_pipeline(
             "source_hash": source_hash("components.trainer.run_fn"),
             "dataset": dataset.source,
             "kind": dataset.kind,
+            "crop": config.dataset.crop,
             "backbone": fingerprint(config.train.recipe(dataset.kind).backbone),
             "max_side": config.dataset.max_side,
             "checkpoint_dir": checkpoint_dir,

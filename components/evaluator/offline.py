@@ -18,7 +18,7 @@ from components.evaluator.trials import TrialSets, drawn_trials
 from data_ingest.errors import InputError
 from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial
-from data_ingest.sources.kinds import KINDS, Kind
+from data_ingest.sources.kinds import ANY_KIND, KINDS, Crop, Kind
 from data_ingest.sources.layout import ImageFile, ImageReader
 from serving.saved_model.contract import EXTRA, MODEL_CARD
 from serving.saved_model.loader import LoadedModel
@@ -152,9 +152,23 @@ def _kind_of(model: Path) -> Kind:
 
 
 def run_trials(
-    model: LoadedModel, files: Sequence[ImageFile], *, way: int, trials: int, seed: int
+    model: LoadedModel,
+    files: Sequence[ImageFile],
+    *,
+    way: int,
+    trials: int,
+    seed: int,
+    crop: Crop | None = None,
 ) -> tuple[Accuracy, dict[str, float]]:
     """Has a model answer one-shot trials within groups, on images of one container or several.
+
+    Args:
+      model: the model.
+      files: the images.
+      way: candidates of a trial.
+      trials: how many.
+      seed: of the trials.
+      crop: what is cut out of the images.
 
     Returns:
       accuracy, and that by group.
@@ -162,7 +176,7 @@ def run_trials(
     Raises:
       InputError: no usable images, or no group of `way` classes.
     """
-    with ImageReader() as reader:
+    with ImageReader(ANY_KIND._replace(crop=crop)) as reader:
         drawn = drawn_trials(
             files, reader, ways=[way], shots=1, trials=trials, seed=seed, protocol=PROTOCOL_WITHIN
         )

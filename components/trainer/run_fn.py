@@ -51,8 +51,8 @@ def run_fn(fn_args: FnArgs) -> None:
 
     `custom_config`: 'train' (TrainSettings as JSON), 'dataset' (where the images are from), 'kind'
     (of the images), 'source_hash' (so that neither TFX's cache nor a checkpoint survives edited
-    code) and, optional, 'backbone' (its fingerprint, for the same reason) and 'checkpoint_dir' (a
-    folder that outlives the process).
+    code) and, optional, 'crop' (what was cut out of the images), 'backbone' (its fingerprint, for
+    the same reason as the hash) and 'checkpoint_dir' (a folder that outlives the process).
 
     Raises:
       InputError: no or unusable records, or a backbone or a model to start from that is not there
@@ -102,6 +102,7 @@ def run_fn(fn_args: FnArgs) -> None:
             "dataset": config.get("dataset"),
             "kind": config["kind"],
             "max_side": form_of(config["kind"], config.get("max_side")).max_side,
+            "crop": config.get("crop"),
             "source_hash": config.get("source_hash"),
             "recipe": recipe.model_dump(mode="json"),
             "backbone": backbone_facts(recipe),

@@ -11,6 +11,7 @@ import numpy as np
 from data_ingest.errors import shown
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.index import ImageIndex, ImageRef, sort_order
+from data_ingest.sources.faces import NEEDS_FACES
 from data_ingest.sources.images import NEEDS_HEIC, NOT_AN_IMAGE, image_digest
 from data_ingest.sources.layout import ImageFile, ending
 
@@ -22,7 +23,10 @@ RUNS: Final = "runs"
 TWO_CLASSES: Final = "same image in two classes"
 """Of such an image's reason the beginning; the end names the other file."""
 _TOLD: Final = 8
-_HEIC_REMEDY: Final = " (`pip install 'siamese-oneshot[heic]'`, in a checkout `make setup`)"
+_REMEDIES: Final = {
+    reason: f" (`pip install 'siamese-oneshot[{extra}]'`, in a checkout `make setup`)"
+    for reason, extra in ((NEEDS_HEIC, "heic"), (NEEDS_FACES, "faces"))
+}
 
 
 class Rejected(NamedTuple):
@@ -207,8 +211,7 @@ def count_reasons(rejected: Iterable[tuple[str, str]]) -> dict[str, int]:
 def told_reasons(counts: Mapping[str, int]) -> str:
     """What `count_reasons` has counted, in a line for people: `96 not an image: .xcf, 1 empty`."""
     told = [
-        f"{count:,} {shown(reason)}" + (_HEIC_REMEDY if reason == NEEDS_HEIC else "")
-        for reason, count in counts.items()
+        f"{count:,} {shown(reason)}{_REMEDIES.get(reason, '')}" for reason, count in counts.items()
     ]
     more = f" and {len(told) - _TOLD} more reasons" if len(told) > _TOLD else ""
     return ", ".join(told[:_TOLD]) + more

@@ -23,7 +23,7 @@ from data_ingest.records.plan import Plan, Shard, Stream, make_plan
 from data_ingest.records.read import CATALOG_OUTPUT, NAMESPACE, Inputs, ReadImages
 from data_ingest.sampling.pairs import Pairs
 from data_ingest.settings import PairSettings
-from data_ingest.sources.kinds import Kind, form_of
+from data_ingest.sources.kinds import Crop, Kind, form_of
 
 SUMMARY_FILE: Final = "sampling.json"
 REJECTED_FILE: Final = "rejected.jsonl"
@@ -41,6 +41,7 @@ def write_pairs(
     dataset: str = "",
     kind: Kind = "drawing",
     max_side: int | None = None,
+    crop: Crop | None = None,
 ) -> None:
     """Adds to a pipeline all that writes the records of all splits, and beside them three reports.
 
@@ -48,13 +49,14 @@ def write_pairs(
     `sampling.json` says what was read and written, or, under `problem`, what the user must put
     right, in which case no records are written. `rejected.jsonl` names each rejected image and
     the reason, `copies.jsonl` each copy that was left out and the image of its class that was kept.
-    Images are stored in the form of their `kind`, with `DatasetSettings.max_side` where given.
+    Images are stored in the form of their `kind`, with `DatasetSettings.max_side`
+    and `crop` where given.
     """
     read = (
         pipeline
         | "ListImages" >> beam.Create(inputs.portions)
         | "ReadImages"
-        >> beam.ParDo(ReadImages(form_of(kind, max_side))).with_outputs(
+        >> beam.ParDo(ReadImages(form_of(kind, max_side, crop))).with_outputs(
             CATALOG_OUTPUT, main="blocks"
         )
     )

@@ -87,13 +87,15 @@ def stored_form(data: bytes, form: Form = ANY_KIND) -> bytes:
     at most `form.max_side` pixels a side. A JPEG with metadata, and an RGB PNG with a colour space,
     is stored without it. All else that Pillow reads (see `upright`) becomes a PNG of 8 bits, or a
     JPEG of quality 95 where a PNG would be larger than `MAX_BYTES`, or what is reduced is a photo
-    or comes in a format that is lossy itself.
+    or comes in a format that is lossy itself. Where the form has a crop, that is what is stored,
+    encoded anew.
 
     Raises:
       ImageRejected: `empty`, `not an image`, `too large` (over `MAX_FILE_BYTES` bytes or
         `MAX_PIXELS` pixels), `too small` (under `MIN_SIDE` pixels a side), `truncated`,
         `unreadable`, `nothing is drawn on it` (contrast under `form.min_contrast`), or
-        `needs the heic extra`.
+        `needs the heic extra`; of a crop also `no face found`, `several faces` (with their number
+        in brackets) or `needs the faces extra`.
       MemoryError: there is too little memory to say what is wrong.
     """
     if not data:
@@ -107,6 +109,8 @@ def stored_form(data: bytes, form: Form = ANY_KIND) -> bytes:
         elif data.startswith(_JPEG_MAGIC):
             plain = _plain_jpeg(data)
         image = _open(data)
+        if form.crop is not None:
+            return _encoded(image, form)
         fits = max(image.size) <= form.max_side and len(data) <= MAX_BYTES
         if plain is not None and fits:
             if not form.is_photo:
@@ -272,8 +276,12 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
 
 def _encoded(image: Image.Image, form: Form) -> bytes:
     """Encodes an image anew, which may be changed, in a form."""
+    if form.crop is not None:
+        image = _face_of(image)
     reduces = max(image.size) > form.max_side
-    lossy = reduces and (form.is_photo or image.format in _LOSSY)
+    lossy = (reduces and image.format in _LOSSY) or (
+        form.is_photo and (reduces or form.crop is not None)
+    )
     image = _reduced(image, form.max_side) if reduces else upright(image)
     _check_size(image)
     _check_contrast(image, form)
@@ -286,6 +294,16 @@ def _encoded(image: Image.Image, form: Form) -> bytes:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
+
+
+def _face_of(image: Image.Image) -> Image.Image:
+    # Imported where a crop is asked for.
+    from data_ingest.sources.faces import MissingFacesExtra, NoSingleFace, face_crop
+
+    try:
+        return face_crop(upright(image))
+    except (NoSingleFace, MissingFacesExtra) as error:
+        raise ImageRejected(str(error)) from error
 
 
 def _plain_png(data: bytes) -> bytes | None:

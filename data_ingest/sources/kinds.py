@@ -11,6 +11,8 @@ NAMES: Final[dict[Kind, str]] = {
     "signature": "signatures",
 }
 """For people."""
+Crop = Literal["face"]
+"""What is cut out of an image before all else, see `faces.face_crop`."""
 MAX_SIDE: Final = 4096
 """Largest height or width of what is stored or sent, pixels; an exported model, too, refuses
 larger ones undecoded."""
@@ -28,6 +30,8 @@ class Form(NamedTuple):
     """
     is_photo: bool = False
     """Whether colours count as contrast, and all that is reduced becomes a JPEG."""
+    crop: Crop | None = None
+    """What is cut out of the image as it looks, before it is reduced; None: it is left whole."""
 
 
 ANY_KIND: Final = Form(MAX_SIDE, 6, is_photo=True)
@@ -39,12 +43,13 @@ _FORMS: Final[dict[Kind, Form]] = {
 }
 
 
-def form_of(kind: Kind, max_side: int | None = None) -> Form:
+def form_of(kind: Kind, max_side: int | None = None, crop: Crop | None = None) -> Form:
     """The form in which images of a kind are stored.
 
     Args:
       kind: of the images.
       max_side: `DatasetSettings.max_side`; None: that of the kind.
+      crop: `DatasetSettings.crop`.
     """
-    form = _FORMS[kind]
+    form = _FORMS[kind]._replace(crop=crop)
     return form if max_side is None else form._replace(max_side=max_side)

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.table import Table
 
 from data_ingest.errors import InputError
+from data_ingest.sources.kinds import Crop
 from data_ingest.sources.writers import checked_pattern
 from pipeline.cli.shared import Context, add_command, named_path, table
 
@@ -66,6 +67,11 @@ def add_parsers(commands: Any) -> None:
         "Omniglot's and generated images only)",
     )
     parser.add_argument(
+        "--crop",
+        choices=get_args(Crop),
+        help="of each photo of --images its one face (as the model was trained)",
+    )
+    parser.add_argument(
         "--baselines",
         action="store_true",
         help="beside pixels, HOG and LBP, which answer the same trials without learning, Modified "
@@ -120,6 +126,7 @@ def _evaluate(context: Context) -> None:
     chosen = {name: getattr(options, name) for name in _DEFAULTS}
     pattern = options.writer_pattern
     given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    given += ["--crop"] if options.crop is not None else []
     given += ["--writer-pattern"] if pattern is not None else []
     if options.official is not None and given:
         raise InputError(f"{' and '.join(given)}: the trials of --official leave no choice of that")
@@ -138,10 +145,13 @@ def _evaluate(context: Context) -> None:
             look_over,
             refuse_useless_pattern,
         )
-        from serving.saved_model.versions import stored_as
+        from serving.saved_model.versions import read_crop, stored_as
 
         model = find_model(options.model)
-        with ImageReader(stored_as(model)) as reader:
+        crop = None
+        if options.official is None:
+            crop = options.crop or read_crop(model)
+        with ImageReader(stored_as(model)._replace(crop=crop)) as reader:
             if options.official is not None:
                 trials = official_trials(options.official, reader)
             else:

@@ -7,11 +7,13 @@ question was answered.
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from rich.console import RenderableType
 
 from data_ingest.errors import InputError
+from data_ingest.sources.kinds import Crop
 from pipeline.cli.gallery_images import Rejected, cohort, is_container, read_image, told
 from pipeline.cli.gallery_many import enroll_folder, identify_many
 from pipeline.cli.gallery_outlook import outlook_document, outlook_told, seen_in_training
@@ -20,7 +22,7 @@ from pipeline.cli.shared import Context, Handler, add_command, count, named_path
 from pipeline.runs.status import ExitCode
 
 if TYPE_CHECKING:
-    from serving.gallery import Identity
+    from serving.gallery import Gallery, Identity
 
 _PAGE: Final = 1000
 _MOST_CANDIDATES: Final = 100
@@ -55,6 +57,13 @@ def add_parsers(commands: Any) -> None:
         type=float,
         metavar="F",
         help="chance that an outsider is taken for someone (0.01)",
+    )
+
+    where.add_argument(
+        "--crop",
+        choices=get_args(Crop),
+        help="of each photo its one face (as the gallery began; a new one as its model was "
+        "trained)",
     )
 
     def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
@@ -131,6 +140,7 @@ def _enroll_one(context: Context) -> None:
     paths = context.options.files
     images = [read_image(path) for path in paths]
     with open_session(context) as (gallery, _):
+        images = [_as_kept(image, path, gallery) for image, path in zip(images, paths, strict=True)]
         try:
             enrolment = gallery.enroll(context.options.name, images)
         except AlreadyEnrolled as error:
@@ -147,6 +157,11 @@ def _enroll_one(context: Context) -> None:
     _show(context, enrolment, text)
 
 
+def _as_kept(image: bytes, path: Path, gallery: "Gallery") -> bytes:
+    """The image, or what the gallery is to cut out of it; an error names the path."""
+    return image if gallery.crop is None else read_image(path, gallery.crop)
+
+
 def _identify(context: Context) -> None:
     paths = context.options.images
     if len(paths) > 1 or is_container(paths[0]):
@@ -154,6 +169,7 @@ def _identify(context: Context) -> None:
         return
     image = read_image(paths[0])
     with open_session(context) as (gallery, _):
+        image = _as_kept(image, paths[0], gallery)
         found = gallery.identify(image, limit=context.options.limit)
         advice = gallery.status().threshold.advice
     advise(advice)
@@ -168,6 +184,7 @@ def _identify(context: Context) -> None:
 def _verify(context: Context) -> ExitCode:
     image = read_image(context.options.image)
     with open_session(context) as (gallery, _):
+        image = _as_kept(image, context.options.image, gallery)
         found = gallery.verify(context.options.name, image)
     if found.same:
         text = f"accepted as {found.name} at"
@@ -257,14 +274,16 @@ def _calibrate(context: Context) -> None:
 
     images = context.options.images
     outsiders = None
-    if images is not None:
-        rejected: Rejected = []
-        outsiders = cohort(images, rejected)
-        if not outsiders:
-            raise InputError(f"--images {images}: none of the images can be used: {told(rejected)}")
-        advise(f"images left out: {told(rejected)}" if rejected else None)
+    rejected: Rejected = []
     with open_session(context) as (gallery, _):
+        if images is not None:
+            outsiders = cohort(images, rejected, gallery.crop)
+            if not outsiders:
+                raise InputError(
+                    f"--images {images}: none of the images can be used: {told(rejected)}"
+                )
         status = gallery.calibrate(outsiders)
+    advise(f"images left out: {told(rejected)}" if rejected else None)
     calibration = calibration_of(status)
     bound = status.threshold.logit
     text = f"the threshold is {bound:.2f} now, by {_BASES[status.threshold.basis]}"

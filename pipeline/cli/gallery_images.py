@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from data_ingest.errors import InputError, naming
 
 if TYPE_CHECKING:
+    from data_ingest.sources.kinds import Crop
     from data_ingest.sources.layout import ImageFile
     from serving.gallery import CohortImage
 
@@ -36,7 +37,7 @@ class Question(NamedTuple):
     problem: str = ""
 
 
-def read_image(path: Path) -> bytes:
+def read_image(path: Path, crop: "Crop | None" = None) -> bytes:
     """The image in the form that galleries keep.
 
     Raises:
@@ -47,7 +48,7 @@ def read_image(path: Path) -> bytes:
 
     try:
         with naming(path):
-            return encode_image(path)
+            return encode_image(path, crop=crop)
     except InvalidImage as error:
         raise InputError(error.message) from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -81,21 +82,28 @@ def images_of_names(container: Path, rejected: Rejected) -> "list[ImageFile]":
     return [file._replace(class_name=file.class_name.removeprefix(f"{top}/")) for file in files]
 
 
-def pictures(files: "Sequence[ImageFile]", rejected: Rejected) -> Iterator[Picture]:
+def pictures(
+    files: "Sequence[ImageFile]", rejected: Rejected, crop: "Crop | None"
+) -> Iterator[Picture]:
     """The images of `images_of_names`, read one after another; `rejected` gets the others."""
+    from data_ingest.sources.kinds import ANY_KIND
     from data_ingest.sources.layout import ImageReader
+    from serving.client.images import Cropped
 
-    with ImageReader() as reader:
+    with ImageReader(ANY_KIND._replace(crop=crop)) as reader:
         for _, file, content in reader.sound(files, rejected):
-            yield Picture(file.class_name, file.path, content)
+            kept = content if crop is None else Cropped(content)
+            yield Picture(file.class_name, file.path, kept)
 
 
-def cohort(container: Path, rejected: Rejected) -> "list[CohortImage]":
-    """The outsiders in `<outsider>/<image>` of a folder or zip, as the files come there."""
+def cohort(container: Path, rejected: Rejected, crop: "Crop | None") -> "list[CohortImage]":
+    """The outsiders in `<outsider>/<image>` of a folder or zip: crops, or files as they come."""
     from data_ingest.sources.layout import ImageReader
     from serving.gallery import CohortImage
 
     files = images_of_names(container, rejected)
+    if crop is not None:
+        return [CohortImage(one.name, one.content) for one in pictures(files, rejected, crop)]
     with ImageReader() as reader:
         return [
             CohortImage(file.class_name, reader.read(file))
@@ -122,16 +130,19 @@ def images_anywhere(paths: Sequence[Path]) -> "list[ImageFile]":
     return found
 
 
-def questions(files: "Sequence[ImageFile]") -> Iterator[Question]:
+def questions(files: "Sequence[ImageFile]", crop: "Crop | None") -> Iterator[Question]:
     """The images of `images_anywhere`, read one after another."""
     from data_ingest.sources.images import ImageRejected
+    from data_ingest.sources.kinds import ANY_KIND
     from data_ingest.sources.layout import ImageReader
+    from serving.client.images import Cropped
 
-    with ImageReader() as reader:
+    with ImageReader(ANY_KIND._replace(crop=crop)) as reader:
         for file in files:
             path = str(Path(file.container, file.member))
             try:
-                yield Question(path, reader.image(file))
+                content = reader.image(file)
+                yield Question(path, content if crop is None else Cropped(content))
             except ImageRejected as error:
                 yield Question(path, b"", error.reason)
 

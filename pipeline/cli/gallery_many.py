@@ -32,11 +32,11 @@ def enroll_folder(context: Context) -> None:
     container: Path = context.options.images
     rejected: Rejected = []
     files = images_of_names(container, rejected)
-    found = pictures(files, rejected)
     names: set[str] = set()
     added = known = 0
     with open_session(context) as (gallery, console), progress(console) as bars:
         bar = bars.add_task("enrolling", total=len(files) + len(rejected))
+        found = pictures(files, rejected, gallery.crop)
         while batch := list(itertools.islice(found, _BATCH)):
             new = _enroll_batch(gallery, batch)
             names |= {one.name for one in batch}
@@ -75,10 +75,10 @@ def identify_many(context: Context) -> None:
     from serving.gallery.records import reply_of
 
     files = images_anywhere(context.options.images)
-    asked = questions(files)
     answers: list[tuple[Question, Identification | None]] = []
     with open_session(context, in_memory=True) as (gallery, console), progress(console) as bars:
         bar = bars.add_task("embedding", total=len(files))
+        asked = questions(files, gallery.crop)
         while batch := list(itertools.islice(asked, _BATCH)):
             answers += _identified(gallery, batch, limit=context.options.limit)
             bars.update(bar, completed=len(answers))

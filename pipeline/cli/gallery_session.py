@@ -50,6 +50,7 @@ def open_session(
                 embedder_of(context.options.model),
                 false_accept_rate=FALSE_ACCEPT_RATE if rate is None else rate,
                 in_memory=in_memory,
+                crop=context.options.crop,
             ) as gallery:
                 yield gallery, console
         except ServingError as error:

@@ -37,7 +37,7 @@ from pipeline.releases.label_file import served_model
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import DriftSettings
 from serving.saved_model.loader import LoadedModel
-from serving.saved_model.versions import is_complete
+from serving.saved_model.versions import is_complete, read_crop
 
 DIVERGENCE: Final = "jensen_shannon_divergence"
 LABEL_SHIFT: Final = "l_infinity"
@@ -252,9 +252,10 @@ def compare_accuracy(
     if _way(new) < 2:
         new = images(span.containers)
     way = min(_WAY, max(2, min(_way(new), _way(kept))))
+    crop = read_crop(model)
     with LoadedModel(model) as loaded:
         (now, groups), (before, earlier) = (
-            run_trials(loaded, files, way=way, trials=settings.trials, seed=_SEED)
+            run_trials(loaded, files, way=way, trials=settings.trials, seed=_SEED, crop=crop)
             for files in (new, kept)
         )
     threshold = settings.accuracy_drop

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from data_ingest.sources.kinds import Crop
 from serving.client.types import (
     Deadline,
     Floats,
@@ -74,6 +75,8 @@ class BaseClient(abc.ABC):
       timeout: seconds that a call may take, retries and all chunks included.
       limits: how much goes into one request.
       retries: when to try again.
+      crop: 'face' cuts the one face out of each image before it is sent, aligned, as for a model
+        trained with `dataset.crop=face`; needs the `faces` extra.
       target: the model, and the version or label that requests are pinned to.
 
     Raises:
@@ -89,6 +92,7 @@ class BaseClient(abc.ABC):
     timeout: float = 10.0
     limits: Limits = DEFAULT_LIMITS
     retries: Retries = DEFAULT_RETRIES
+    crop: Crop | None = None
     target: Target = field(init=False, repr=False)
     _wire: Wire = field(init=False, repr=False)
     _owner: bool = field(init=False, repr=False, default=True)

@@ -63,8 +63,8 @@ class AwaitingClient(BaseClient):
           ClientError: there was no answer; see its subclasses.
         """
         deadline = self._deadline(timeout)
-        a = list(encode_images(images_a, name="image_a"))
-        b = list(encode_images(images_b, name="image_b"))
+        a = list(encode_images(images_a, name="image_a", crop=self.crop))
+        b = list(encode_images(images_b, name="image_b", crop=self.crop))
         if not a or not b:
             raise InvalidRequest("there is no image to send")
         if len(a) == 1:
@@ -93,7 +93,7 @@ class AwaitingClient(BaseClient):
         """
         deadline = self._deadline(timeout)
         # Images are read as they are sent: there may be more of them than fit into memory.
-        rows = ((image,) for image in encode_images(images))
+        rows = ((image,) for image in encode_images(images, crop=self.crop))
         chunks = _chunks(rows, ("image",), limits=self.limits)
         (vectors,) = await self._predict("embed", chunks, ("embedding",), deadline)
         return vectors

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
     from data_ingest.sources.images import ImageRejected
+    from data_ingest.sources.kinds import Crop, Form
 
 Image: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[Any] | PillowImage.Image"
@@ -37,50 +38,67 @@ _ADVICE: Final = {
     "too small": "4 pixels a side are the least",
     "truncated": "the end of the file is missing: get it again",
     "unreadable": "the file is damaged: get it again, or save it anew with another program",
+    "no face found": "give a photo in which the face is larger, upright and seen from the front",
+    "several faces": "cut out the one that is meant, or give a photo of one person",
+    "needs the faces extra": "`pip install 'siamese-oneshot[faces]'`",
     "nothing is drawn on it": "dark and light are hardly apart: give another picture",
 }
 """What to do about an image, by the reason why it is rejected."""
 
 
-def encode_image(image: Image) -> bytes:
+class Cropped(bytes):
+    """An encoded image that is a crop already, of which no crop is made."""
+
+
+def encode_image(image: Image, *, crop: "Crop | None" = None) -> bytes:
     """The image as an encoded file that every version of the model sees as it looks.
 
     Files and bytes go unchanged where they are plain PNG or JPEG. What else can be read becomes
     one of them: turned by its EXIF, on white where it is transparent, the first of several frames.
     Arrays become PNG as they are, without Pillow.
 
+    Args:
+      image: what is to be encoded.
+      crop: 'face': its one face is cut out and aligned, see `face_crop`; None: it stays whole.
+
     Raises:
-      InvalidImage: it is none of those of `Image`, or nothing is drawn on it; the message names
-        the path, the reason and what to do.
+      InvalidImage: it is none of those of `Image`, nothing is drawn on it, or it has no face or
+        several; the message names the path, the reason and what to do.
       OSError: the path cannot be read.
     """
+    if crop is not None and isinstance(image, Cropped):
+        return image
     if isinstance(image, (str, os.PathLike)):
         from data_ingest.sources.images import MAX_FILE_BYTES
 
         with Path(image).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         try:
-            return _stored_form(data)
+            return _stored_form(data, crop)
         except InvalidImage as error:
             raise InvalidImage(f"{shown(os.fspath(image))}: {error.message}") from error
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _stored_form(bytes(image))
+        return _stored_form(bytes(image), crop)
     if isinstance(image, np.ndarray):
-        return encode_png(_as_uint8(image))
+        encoded = encode_png(_as_uint8(image))
+        return encoded if crop is None else _stored_form(encoded, crop)
     pillow = sys.modules.get("PIL.Image")  # not imported: then this is no image of it
     if pillow is not None and isinstance(image, pillow.Image):
-        return _encode_pillow(image)
+        return _encode_pillow(image, crop)
     raise InvalidImage(
         f"an image is a path, bytes, a numpy array or a PIL image, not {type(image).__name__}"
     )
 
 
-def encode_images(images: Images, *, name: str = "image") -> Iterator[bytes]:
+def encode_images(
+    images: Images, *, name: str = "image", crop: "Crop | None" = None
+) -> Iterator[bytes]:
     """One image or several, as encoded files. An array of four dimensions is several.
 
     Args:
       images: in the order in which they come out.
       name: what they are to the request, for messages.
+      crop: see `encode_image`.
 
     Raises:
       InvalidImage: one of them is not an image; the message names its place.
@@ -90,7 +108,7 @@ def encode_images(images: Images, *, name: str = "image") -> Iterator[bytes]:
     several = [cast(Image, images)] if single else cast(Iterable[Image], images)
     for place, image in enumerate(several):
         try:
-            encoded = encode_image(image)
+            encoded = encode_image(image, crop=crop)
         except InvalidImage as error:
             place_of_it = name if single else f"{name} {place}"
             raise InvalidImage(f"{place_of_it}: {error.message}") from error
@@ -152,11 +170,11 @@ def _as_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     )
 
 
-def _encode_pillow(image: "PillowImage.Image") -> bytes:
+def _encode_pillow(image: "PillowImage.Image", crop: "Crop | None") -> bytes:
     from data_ingest.sources.images import ImageRejected, stored_form_of
 
     try:
-        return stored_form_of(image)
+        return _of_crop(stored_form_of(image, _form(crop)), crop)
     except ImageRejected as error:
         if error.reason == "unreadable" and image.mode in ("F", "I"):
             raise InvalidImage(
@@ -167,15 +185,25 @@ def _encode_pillow(image: "PillowImage.Image") -> bytes:
         raise _invalid(error) from error
 
 
-def _stored_form(data: bytes) -> bytes:
+def _stored_form(data: bytes, crop: "Crop | None") -> bytes:
     # Pillow takes its time to be imported, which who sends arrays is spared.
     from data_ingest.sources.images import ImageRejected, stored_form
 
     try:
-        return stored_form(data)
+        return _of_crop(stored_form(data, _form(crop)), crop)
     except ImageRejected as error:
         raise _invalid(error) from error
 
 
+def _form(crop: "Crop | None") -> "Form":
+    from data_ingest.sources.kinds import ANY_KIND
+
+    return ANY_KIND._replace(crop=crop)
+
+
+def _of_crop(data: bytes, crop: "Crop | None") -> bytes:
+    return data if crop is None else Cropped(data)
+
+
 def _invalid(error: "ImageRejected") -> InvalidImage:
-    return InvalidImage(f"{error.reason}; {_ADVICE[error.reason]}")
+    return InvalidImage(f"{error.reason}; {_ADVICE[error.reason.partition(' (')[0]]}")

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
+from data_ingest.sources.kinds import Crop
 from serving.client.images import encode_images
 from serving.errors import invalid
 from serving.gallery.threshold import MAX_RATE
@@ -46,7 +47,9 @@ def checked_rate(rate: float) -> float:
     return rate
 
 
-def usable_enrolment(name: str, images: Sequence[bytes]) -> tuple[str, list[bytes]]:
+def usable_enrolment(
+    name: str, images: Sequence[bytes], *, crop: Crop | None = None
+) -> tuple[str, list[bytes]]:
     """The name and the images in the forms in which they are stored.
 
     Raises:
@@ -55,4 +58,4 @@ def usable_enrolment(name: str, images: Sequence[bytes]) -> tuple[str, list[byte
     name = checked_name(name)
     if not 1 <= len(images) <= MAX_IMAGES:
         raise invalid(f"1 to {MAX_IMAGES} images, not {len(images)}")
-    return name, list(encode_images(list(images), name=f"{name!r}, image"))
+    return name, list(encode_images(list(images), name=f"{name!r}, image", crop=crop))

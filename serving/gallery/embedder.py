@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from data_ingest.sources.kinds import Crop
 from serving.client.images import encode_png
 from serving.errors import Code, ServingError, invalid, reason_of
 from serving.gallery.records import ModelFacts, Vectors
-from serving.saved_model.contract import EMBED, MATCH
+from serving.saved_model.contract import EMBED, EXTRA, MATCH, MODEL_CARD
 from serving.saved_model.impostors import SHIPPED, ImpostorPairs, read_shipped
 from serving.saved_model.trained_on import TRAINED_ON, TrainedOn, read_trained_on
-from serving.saved_model.versions import is_complete, newest_complete
+from serving.saved_model.versions import is_complete, newest_complete, read_crop
 
 if TYPE_CHECKING:
     from serving.client.calls import BlockingClient
@@ -60,6 +61,13 @@ class Embedder(Protocol):
 
     def trained_on(self, version: str, /) -> TrainedOn | None:
         """The images that `version` has seen; None where that is not to be had.
+
+        Raises:
+          ServingError: FAILED_PRECONDITION: it cannot be read.
+        """
+
+    def crop(self, version: str, /) -> Crop | None:
+        """What was cut out of the images that `version` learnt of; None, too, if not known.
 
         Raises:
           ServingError: FAILED_PRECONDITION: it cannot be read.
@@ -127,6 +135,9 @@ class FolderEmbedder:
     def trained_on(self, version: str) -> TrainedOn | None:
         return self._brought(TRAINED_ON, read_trained_on, version)
 
+    def crop(self, version: str) -> Crop | None:
+        return self._brought(Path(EXTRA, MODEL_CARD), read_crop, version)
+
     def close(self) -> None:
         """Unloads every version."""
         self._loaded.cache_clear()
@@ -169,7 +180,13 @@ class ServerEmbedder:
     """
 
     def __init__(self, client: "BlockingClient") -> None:
-        """Takes a client of the model; a version or label that it is pinned to is the latest."""
+        """Takes a client of the model; a version or label that it is pinned to is the latest.
+
+        Raises:
+          ValueError: the client crops images, which is the gallery's to do.
+        """
+        if client.crop is not None:
+            raise ValueError("the gallery crops images itself: give it a client without a crop")
         self._client = client
 
     def latest(self) -> str:
@@ -197,6 +214,9 @@ class ServerEmbedder:
 
     def trained_on(self, _version: str, /) -> None:
         """Not known: as `impostors`."""
+
+    def crop(self, _version: str, /) -> None:
+        """Not known: the API of TF Serving does not tell."""
 
     def close(self) -> None:
         """Closes the client."""

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 from scipy.special import expit
 
+from data_ingest.sources.kinds import Crop
 from serving.client.images import encode_image, encode_images
 from serving.errors import Code, ServingError, invalid
 from serving.gallery.arguments import MAX_IMAGES, checked_name, checked_rate, usable_enrolment
@@ -66,7 +67,12 @@ class Gallery:
     """
 
     def __init__(
-        self, store: Store, embedder: Embedder, *, false_accept_rate: float = FALSE_ACCEPT_RATE
+        self,
+        store: Store,
+        embedder: Embedder,
+        *,
+        false_accept_rate: float = FALSE_ACCEPT_RATE,
+        crop: Crop | None = None,
     ) -> None:
         """Takes over store and embedder: `close` closes them.
 
@@ -75,12 +81,39 @@ class Gallery:
           embedder: what makes vectors.
           false_accept_rate: chance, in (0, 0.5], that `identify` gives an image of someone who is
             not enrolled a name, or `verify` takes it for the identity named.
+          crop: see `crop`.
+
+        Raises:
+          ServingError: FAILED_PRECONDITION: the gallery holds whole images, and no crops.
         """
         self._store = store
         self._embedder = embedder
         self._rate = checked_rate(false_accept_rate)
+        self._asked_crop = crop
+        if crop is not None and self.crop is None:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"the gallery holds whole images, which a {crop} is not to be compared with: begin "
+                "a gallery of its own with this crop, and enrol them there",
+            )
         self._same: set[int] = set()
         self._calibrating = threading.Lock()
+
+    @property
+    def crop(self) -> Crop | None:
+        """What is cut out of every image that is enrolled or asked about; None: it stays whole.
+
+        The gallery remembers what it began with: that asked for, else what its first model was
+        trained with, as far as that is known.
+        """
+        if self._store.active() is not None:
+            return self._store.crop()
+        if self._asked_crop is not None:
+            return self._asked_crop
+        try:
+            return self._embedder.crop(self._embedder.latest())
+        except ServingError:  # who needs the model will say so
+            return None
 
     def enroll(self, name: str, images: Sequence[bytes]) -> Enrolment:
         """Enrols images under a name, new or known; all of them or none.
@@ -92,7 +125,7 @@ class Gallery:
           ServingError: INVALID_ARGUMENT: an unusable name or image, such as one on which nothing
             is drawn; UNAVAILABLE: no model or no database at the moment.
         """
-        enrolment = usable_enrolment(name, images)
+        enrolment = usable_enrolment(name, images, crop=self.crop)
         added = self._enroll([enrolment])
         name, usable = enrolment
         return Enrolment(name, added, len({*usable}) - added)
@@ -106,7 +139,10 @@ class Gallery:
         Raises:
           ServingError: as for `enroll`; then none is enrolled.
         """
-        return self._enroll([usable_enrolment(name, images) for name, images in enrolments])
+        crop = self.crop
+        return self._enroll(
+            [usable_enrolment(name, images, crop=crop) for name, images in enrolments]
+        )
 
     def _enroll(self, named: Sequence[tuple[str, Sequence[bytes]]]) -> int:
         def enrolled(model: GalleryModel) -> int:
@@ -137,7 +173,7 @@ class Gallery:
             enrolled yet, or the gallery's model is gone and a rebuild is due.
         """
         rate = self._rate_asked(false_accept_rate, limit=limit)
-        return self._identify([encode_image(image)], limit, rate)[0]
+        return self._identify([encode_image(image, crop=self.crop)], limit, rate)[0]
 
     def identify_many(
         self, images: Sequence[bytes], *, limit: int = 5, false_accept_rate: float | None = None
@@ -148,7 +184,9 @@ class Gallery:
           ServingError: as for `identify`; then of none is told whom it shows.
         """
         rate = self._rate_asked(false_accept_rate, limit=limit)
-        return self._identify(list(encode_images(images)), limit, rate) if images else []
+        if not images:
+            return []
+        return self._identify(list(encode_images(images, crop=self.crop)), limit, rate)
 
     def _rate_asked(self, rate: float | None, *, limit: int = 1) -> float:
         if not 1 <= limit <= MAX_IMAGES:
@@ -189,7 +227,7 @@ class Gallery:
         """
         name = checked_name(name)
         rate = self._rate_asked(false_accept_rate)
-        usable = encode_image(image)
+        usable = encode_image(image, crop=self.crop)
 
         def verified(model: GalleryModel) -> Verification:
             mean = self._store.mean_of(name, model=model)
@@ -289,9 +327,14 @@ class Gallery:
     def _set_cohort(self, cohort: Sequence[CohortImage], model: GalleryModel) -> int:
         """Keeps those whom the model has not seen; gives how many it has."""
         version = model.facts.version
-        # As they came, which is surer than in the form in which they are kept.
+        crop = self.crop
+        contents = [image.content for image in cohort]
+        encoded = list(encode_images(contents, name="cohort image", crop=crop))
+        if crop is not None:
+            groups = [image.group for image in cohort]
+            cohort = [CohortImage(*one) for one in zip(groups, encoded, strict=True)]
+        # As they came, which is surer than in the form in which they are kept; or their crops.
         seen = seen_outsiders(cohort, self._embedder.trained_on(version))
-        encoded = encode_images([image.content for image in cohort], name="cohort image")
         kept = [
             CohortImage(image.group, content)
             for image, content in zip(cohort, encoded, strict=True)
@@ -367,6 +410,8 @@ class Gallery:
             if model is None:
                 if not first:
                     raise ServingError(Code.FAILED_PRECONDITION, "nobody is enrolled yet")
+                if (crop := self.crop) is not None:
+                    self._store.set_crop(crop)
                 first_model(self._store, self._embedder)
                 continue
             try:

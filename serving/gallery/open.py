@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from data_ingest.sources.kinds import Crop
 from serving.gallery.embedder import Embedder
 from serving.gallery.gallery import FALSE_ACCEPT_RATE, Gallery
 from serving.gallery.store import Store
@@ -16,6 +17,7 @@ def open_gallery(
     *,
     false_accept_rate: float = FALSE_ACCEPT_RATE,
     in_memory: bool = True,
+    crop: Crop | None = None,
 ) -> Gallery:
     """Opens a gallery, a new one if there is none.
 
@@ -25,13 +27,19 @@ def open_gallery(
         or if it cannot be opened.
       false_accept_rate: see `Gallery`.
       in_memory: for SQLite: search a copy in memory, for programs that answer many queries.
+      crop: 'face': of each photo its one face; see `Gallery.crop`.
     """
     try:
         store = open_store(location, in_memory=in_memory)
     except BaseException:
         embedder.close()
         raise
-    return Gallery(store, embedder, false_accept_rate=false_accept_rate)
+    try:
+        return Gallery(store, embedder, false_accept_rate=false_accept_rate, crop=crop)
+    except BaseException:
+        store.close()
+        embedder.close()
+        raise
 
 
 def open_store(location: str | Path, *, in_memory: bool = True) -> Store:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from data_ingest.sources.kinds import Crop
 from serving.gallery.records import (
     AlreadyEnrolled,
     CohortImage,
@@ -31,6 +32,8 @@ from serving.gallery.threshold import Impostors
 
 _MODEL: Final = "SELECT id, version, bias, probe, impostors FROM oneshot.model"
 _ACTIVE: Final = "SELECT id FROM oneshot.model WHERE state = 'active'"
+_CROP: Final = "crop"
+"""Key of the setting."""
 _SCATTERED: Final = "(identity % 1000003 * 2654435761) & 4294967295, identity"
 """An order of identities: those enrolled one after the other may be of one kind."""
 
@@ -66,6 +69,23 @@ class Store(ABC):
         with self._read() as session:
             found = session.rows(f"{_MODEL} WHERE state = 'active'")
         return _model(found[0]) if found else None
+
+    def crop(self) -> Crop | None:
+        """What is cut out of all images of this gallery; None: they are whole."""
+        with self._read() as session:
+            found: Crop | None = session.value(
+                "SELECT value FROM oneshot.setting WHERE key = ?", [_CROP]
+            )
+        return found
+
+    def set_crop(self, crop: Crop) -> None:
+        """Remembers what is cut out of the images of a gallery that has none yet."""
+        with self._write() as session:
+            session.rows(
+                "INSERT INTO oneshot.setting (key, value) VALUES (?, ?)"
+                " ON CONFLICT (key) DO NOTHING",
+                [_CROP, crop],
+            )
 
     def begin(self, facts: ModelFacts) -> GalleryModel:
         """Makes room for vectors of this version, or finds what is there of it already.

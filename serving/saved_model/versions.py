@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from data_ingest.sources.kinds import ANY_KIND, Form, form_of
+from data_ingest.sources.kinds import ANY_KIND, Crop, Form, form_of
 from serving.saved_model.contract import (
     EXTRA,
     MODEL_CARD,
@@ -94,3 +94,20 @@ def outdated(folder: Path) -> str:
     except (OSError, ValueError, TypeError, AttributeError):
         return ""
     return "" if made_with >= PREPROCESSING_VERSION else PREPROCESSING_NEWS
+
+
+def read_crop(folder: Path) -> Crop | None:
+    """What was cut out of the images that the model in this folder learnt of, by its model card.
+
+    None where that is nothing, or there is no card.
+
+    Raises:
+      OSError: the card cannot be read.
+      ValueError: it is damaged.
+    """
+    try:
+        card = json.loads((folder / EXTRA / MODEL_CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    crop: Crop | None = card.get("crop")
+    return crop

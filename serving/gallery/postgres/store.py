@@ -72,6 +72,8 @@ ALTER TABLE oneshot.image ALTER sha256 SET STATISTICS 0, ALTER content SET STATI
 ALTER TABLE oneshot.cohort ALTER person SET STATISTICS 0, ALTER content SET STATISTICS 0;
 """
 """Each model's vectors are in a table of their own, `oneshot.vector_<model id>`."""
+SETTINGS: Final = "CREATE TABLE oneshot.setting (key text PRIMARY KEY, value text NOT NULL)"
+"""Earlier releases made no such table."""
 
 _log = logging.getLogger(__name__)
 
@@ -308,6 +310,8 @@ def _prepare(session: PostgresSession) -> None:
         session.rows("CREATE SCHEMA oneshot")
     if session.value("SELECT to_regclass('oneshot.cohort')") is None:
         session.rows(SCHEMA)
+    if session.value("SELECT to_regclass('oneshot.setting')") is None:
+        session.rows(SETTINGS)
 
 
 @contextmanager

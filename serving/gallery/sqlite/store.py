@@ -74,6 +74,10 @@ CREATE TRIGGER image_removed AFTER DELETE ON image
   BEGIN UPDATE total SET images = images - 1; END;
 """
 """Each model's vectors are in a virtual table of their own, `vector_<model id>`, by identity."""
+SETTINGS: Final = """
+CREATE TABLE IF NOT EXISTS setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT
+"""
+"""Earlier releases made no such table."""
 _TABLES: Final = "SELECT count(*) FROM sqlite_schema"
 _LAST_CHANGE: Final = "SELECT coalesce(max(id), 0) FROM change"
 _CHANGED: Final = "INSERT INTO change (identity) VALUES (?)"
@@ -313,6 +317,7 @@ def _connect(path: Path) -> SqliteSession:
                 session.rows(SCHEMA)
                 session.rows(f"PRAGMA application_id = {APPLICATION_ID}")
                 session.rows(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            session.rows(SETTINGS)
     except apsw.NotADBError as error:
         connection.close()
         raise ServingError(Code.FAILED_PRECONDITION, f"{path} is no gallery database") from error

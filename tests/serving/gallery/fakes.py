@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from data_ingest.sources.kinds import ANY_KIND
+from data_ingest.sources.kinds import ANY_KIND, Crop
 from serving.client.images import encode_png
 from serving.errors import Code, ServingError
 from serving.gallery.embedder import probe_image
@@ -62,6 +62,7 @@ class FakeModels:
         self.ships = ships
         self.seen = trained_on
         self.noise = noise
+        self.trained_with_crop: Crop | None = None
         self.embedded: list[tuple[str, int]] = []
         self.closed = False
 
@@ -81,6 +82,9 @@ class FakeModels:
         if not self.ships:
             return ()
         return _held_out(self.salt, self.dimensions, self.noise, version)
+
+    def crop(self, _version: str, /) -> Crop | None:
+        return self.trained_with_crop
 
     def trained_on(self, _version: str, /) -> TrainedOn | None:
         if self.seen is None:
