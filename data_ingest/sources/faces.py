@@ -196,8 +196,12 @@ def _yunet(image: Pixels, /) -> list[Face]:
     if detector is None:
         detector = cv2.FaceDetectorYN.create(_weights(), "", (SIDE, SIDE), _SCORE, _OVERLAP, _MOST)
         _of_thread.detector = detector
-    detector.setInputSize((image.shape[1], image.shape[0]))
-    _, rows = detector.detect(np.ascontiguousarray(image[..., ::-1]))
+    height, width = image.shape[:2]
+    # In images of 32 pixels OpenCV looks at memory that nobody wrote.
+    padded = np.zeros((max(height, _SEARCHED[0]), max(width, _SEARCHED[0]), 3), np.uint8)
+    padded[:height, :width] = image[..., ::-1]
+    detector.setInputSize((padded.shape[1], padded.shape[0]))
+    _, rows = detector.detect(padded)
     if rows is None:
         return []
     return [
