@@ -67,6 +67,7 @@ class Facts:
     """None where nothing was validated."""
     validation_protocol: str
     validation_way: int
+    validation_classes: int
     seconds: float
     images_per_second: float
     device: str
@@ -219,7 +220,9 @@ def fit(
                 tf.summary.scalar("validation/one_shot_accuracy", accuracy, step=at.step)
                 seconds = time.monotonic() - started
                 is_best = at.validated(accuracy, loss=progress.loss, seconds=seconds)
-                progress.validated(at.step, accuracy, way=validation.way)
+                progress.validated(
+                    at.step, accuracy, way=validation.way, classes=validation.classes
+                )
                 if is_best:
                     _copy(averages, best)
             if saves:
@@ -235,6 +238,7 @@ def fit(
         best_validation_accuracy=at.best_accuracy if validation.way else None,
         validation_protocol=validation.protocol,
         validation_way=validation.way,
+        validation_classes=validation.classes,
         seconds=time.monotonic() - started,
         images_per_second=progress.average_images_per_second,
         device=accelerator.description,
@@ -285,9 +289,11 @@ class OneShotValidation:
     Attributes:
       protocol: 'within' or 'between'.
       way: candidates in a trial; 0 where the data allows no trial at all.
+      classes: how many classes there are.
     """
 
     def __init__(self, data: PairData, *, trials: int) -> None:
+        self.classes = len(data.index.genuine)
         self.protocol = PROTOCOL_WITHIN
         if largest_way(data.index, PROTOCOL_WITHIN) < 2:
             self.protocol = PROTOCOL_BETWEEN

@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 import tensorflow as tf
 
+from components.trainer.outlook import validated
+
 _log = logging.getLogger(__name__)
 
 SECONDS_A_LINE: Final = 5.0
@@ -72,9 +74,9 @@ class Progress:
             self.loss = float(np.mean(self._since_line))
         return self.loss
 
-    def validated(self, done: int, accuracy: float, *, way: int) -> None:
+    def validated(self, done: int, accuracy: float, *, way: int, classes: int) -> None:
         """Notes a validation; its time does not count as training."""
-        self._validation = f"  val {way}-way {100 * accuracy:.1f} %"
+        self._validation = f"  val {validated(way, classes, accuracy)}"
         self._log(done)
         self._window = time.monotonic()
 

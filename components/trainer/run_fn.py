@@ -16,6 +16,7 @@ from components.trainer.contact_sheet import CONTACT_SHEET, contact_sheet
 from components.trainer.devices import choose_accelerator
 from components.trainer.fit import fit_stages
 from components.trainer.model import HEAD, build_model, embed_all, embedding_function
+from components.trainer.outlook import expected, remarks, validated
 from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.pretrained import APPLICATIONS, exported_folder, fingerprint, is_path
 from components.trainer.recipe import Recipe, TrainSettings
@@ -67,6 +68,7 @@ def run_fn(fn_args: FnArgs) -> None:
     held_out = _read("Held-out", fn_args.eval_files, recipe)
     both = [*fn_args.train_files, *fn_args.eval_files]
     everything = _read("All", both, recipe) if recipe.refit_share else None
+    _log.info(expected(len(train.index.genuine), config["kind"]))
     log_dir = Path(fn_args.model_run_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
     (log_dir / CONTACT_SHEET).write_bytes(contact_sheet(train.samples, recipe.preprocessing))
@@ -125,15 +127,25 @@ def run_fn(fn_args: FnArgs) -> None:
         impostors=impostors(fits[0].model, held_out),
         trained_on=seen([train, held_out], *_origins(recipe, base_model)),
     )
-    written = {**asdict(facts), "calibration": calibration._asdict(), "refit": refit}
+    told = [*remarks(facts.history, way=facts.validation_way, classes=facts.validation_classes)]
+    written = {
+        **asdict(facts),
+        "calibration": calibration._asdict(),
+        "refit": refit,
+        "remarks": told,
+    }
     (log_dir / TRAINING_FACTS).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     for done in fits:
         done.checkpoint.remove()
     best = ""
     if facts.best_validation_accuracy:
-        accuracy = 100 * facts.best_validation_accuracy
-        best = f", best validation {accuracy:.1f} % at step {facts.best_step}"
+        accuracy = validated(
+            facts.validation_way, facts.validation_classes, facts.best_validation_accuracy
+        )
+        best = f", best validation at step {facts.best_step}: {accuracy}"
     _log.info(f"Trained {facts.steps} steps in {facts.seconds:.0f} s{best}.")
+    for remark in told:
+        _log.warning("%s.", remark)
 
 
 def initial_weights(

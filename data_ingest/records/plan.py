@@ -17,6 +17,7 @@ from data_ingest.records.catalog import (
     count_reasons,
     told_reasons,
 )
+from data_ingest.sampling.index import ImageIndex
 from data_ingest.sampling.pairs import Pairs, PairSampler, pair_sampler
 from data_ingest.sampling.protocols import (
     EVAL_SPLIT,
@@ -83,6 +84,15 @@ class Plan:
     catalog: Catalog
     problem: str = ""
     """What the user must put right; empty where all is well."""
+
+    @property
+    def protocols(self) -> set[tuple[str, int]]:
+        """Protocol and way of what the `one_shot` split holds; way is 0 outside trials."""
+        return {(one.protocol, one.way) for one in self.streams if one.split == ONE_SHOT_SPLIT}
+
+    def index_of(self, split: str) -> ImageIndex:
+        """The images of a split, of its first stream."""
+        return next(one.located.index for one in self.streams if one.split == split)
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:

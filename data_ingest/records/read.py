@@ -8,11 +8,10 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from data_ingest.errors import InputError
-from data_ingest.records.catalog import RUNS, CatalogPart, Found, Rejected, build_catalog
+from data_ingest.records.catalog import RUNS, Catalog, CatalogPart, Found, Rejected, build_catalog
 from data_ingest.records.plan import make_plan
 from data_ingest.sampling.index import ImageRef
 from data_ingest.sampling.official_runs import OfficialRuns, read_official_runs
-from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.settings import PairSettings
 from data_ingest.sources.kinds import Form
 from data_ingest.sources.layout import (
@@ -104,6 +103,14 @@ def expected_protocols(
       InputError: the inputs cannot be listed, or there is too little for the splits.
     """
     inputs = list_inputs(containers, writer_pattern=writer_pattern)
+    plan = make_plan(catalog_of_names(inputs), settings, official=inputs.official.trials)
+    if plan.problem:
+        raise InputError(plan.problem)
+    return plan.protocols
+
+
+def catalog_of_names(inputs: Inputs) -> Catalog:
+    """What the inputs hold if each image can be used and is another than all others."""
     parts = []
     for portion in inputs.portions:
         # Going by names: an image is another than all others if its name is.
@@ -112,10 +119,22 @@ def expected_protocols(
             for listing, image in enumerate(portion.images, start=portion.first)
         )
         parts.append(CatalogPart(portion.source, found, ()))
-    plan = make_plan(build_catalog(parts), settings, official=inputs.official.trials)
-    if plan.problem:
-        raise InputError(plan.problem)
-    return {(one.protocol, one.way) for one in plan.streams if one.split == ONE_SHOT_SPLIT}
+    return build_catalog(parts)
+
+
+def catalog_of_images(inputs: Inputs) -> Catalog:
+    """What the inputs hold, by reading every image in this process."""
+    parts = []
+    with ImageReader() as reader:
+        for portion in inputs.portions:
+            rejected: list[tuple[ImageFile, str]] = []
+            found = tuple(
+                Found.of(image, data, portion.first + offset)
+                for offset, image, data in reader.sound(portion.images, rejected)
+            )
+            unusable = tuple(Rejected(portion.source, bad.path, why) for bad, why in rejected)
+            parts.append(CatalogPart(portion.source, found, unusable))
+    return build_catalog(parts)
 
 
 class ReadImages(beam.DoFn):

@@ -96,13 +96,25 @@ def find(settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, 
     Raises:
       InputError: what the user named cannot be used.
     """
-    found = _local(settings, data=data, environ=environ)
+    found = on_disk(settings, data=data, environ=environ)
     if found is not None:
-        return _of_kind(found, settings.kind).description
+        return found.description
     if settings.source == "synthetic":
         return "generated glyphs"
     otherwise = "" if settings.source == "omniglot" else "; without a network, generated glyphs"
     return f"not here yet: Omniglot, to be downloaded from {settings.download_url}{otherwise}"
+
+
+def on_disk(
+    settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, str]
+) -> Dataset | None:
+    """What `resolve` would find without a download or glyphs; None where it needs these.
+
+    Raises:
+      InputError: what the user named cannot be used.
+    """
+    found = _local(settings, data=data, environ=environ)
+    return None if found is None else _of_kind(found, settings.kind)
 
 
 def _local(

@@ -15,11 +15,16 @@ from typing import Any, Final
 from packaging.requirements import Requirement
 from rich.text import Text
 
-from data_ingest.errors import InputError
-from data_ingest.settings import DatasetSettings
-from data_ingest.sources.dataset import refuse_wildcards
-from data_ingest.sources.resolve import find
+from components.evaluator.evidence import evidence, lack_of_evidence
+from components.evaluator.settings import one_shot_metric
+from components.trainer.outlook import FEW_CLASSES, expected
+from data_ingest.errors import InputError, ReadError
+from data_ingest.records.catalog import count_reasons, told_reasons
+from data_ingest.sampling.protocols import EVAL_SPLIT, TRAIN_SPLIT
+from data_ingest.sources.dataset import Dataset, refuse_wildcards
+from data_ingest.sources.resolve import find, on_disk
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command
+from pipeline.config import PipelineConfig
 from pipeline.releases.label_file import served_model
 from pipeline.runs.status import ExitCode
 from pipeline.runs.workspace import Workspace
@@ -34,6 +39,7 @@ _NATIVE_MODULES: Final = {
     "ml-metadata": "ml_metadata.metadata_store.metadata_store",
     "tensorflow-data-validation": "tensorflow_data_validation",
 }
+_MOST_IMAGES_READ: Final = 20_000
 _FATAL_DISK_BYTES: Final = 2**30
 _SPARSE_DISK_BYTES: Final = 4 * 2**30
 _SPARSE_MEMORY_BYTES: Final = 3 * 2**30
@@ -64,16 +70,16 @@ def add_parsers(commands: Any) -> None:
 
 
 def _doctor(context: Context) -> ExitCode:
-    settings, output = context.config.dataset, context.workspace.root
+    config, output = context.config, context.workspace.root
     with context.quiet_libraries():
-        checks = diagnose(settings, data=context.options.data, output=output)
+        checks = diagnose(config, data=context.options.data, output=output)
         checks.append(check_model(context.workspace, context.config.push))
     context.show([asdict(check) for check in checks], *told(checks))
     return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
 
 
 def diagnose(
-    settings: DatasetSettings,
+    config: PipelineConfig,
     *,
     data: Path | None,
     output: Path,
@@ -81,7 +87,7 @@ def diagnose(
 ) -> list[Check]:
     """Looks at all that a run needs; changes nothing and asks no server.
 
-    Images come from `data`, else from where `settings` and `environ` say.
+    Images come from `data`, else from where `config` and `environ` say.
     """
     root = Path(__file__).resolve().parents[2]
     adapted = adapted_modules(Path(sys.prefix))
@@ -94,7 +100,7 @@ def diagnose(
         ),
         check_devices(),
         check_memory(Path("/proc/meminfo")),
-        check_data(settings, data=data, environ=environ),
+        *check_data(config, data=data, environ=environ),
         check_writable(output),
         check_disk(output),
     ]
@@ -250,14 +256,69 @@ def check_memory(meminfo: Path) -> Check:
 
 
 def check_data(
-    settings: DatasetSettings, *, data: Path | None, environ: Mapping[str, str]
-) -> Check:
-    """Where a run would take its images from."""
+    config: PipelineConfig, *, data: Path | None, environ: Mapping[str, str]
+) -> Iterator[Check]:
+    """Where a run would take its images from, and whether it could train on and judge by them."""
     try:
-        return Check("data", ok=True, fatal=True, detail=find(settings, data=data, environ=environ))
+        found = on_disk(config.dataset, data=data, environ=environ)
+        described = found.description if found else find(config.dataset, data=data, environ=environ)
     except InputError as error:
         remedy = "name a folder or zip of images: --data PATH, or OMNIGLOT_DIR=PATH"
-        return _check("data", False, str(error), remedy=remedy)
+        yield _check("data", False, str(error), remedy=remedy)
+        return
+    yield Check("data", ok=True, fatal=True, detail=described)
+    if found is not None:
+        yield from check_images(config, found)
+
+
+def check_images(config: PipelineConfig, dataset: Dataset) -> Iterator[Check]:
+    """What a run would refuse of images that are here, what it would bless nothing for, and what
+    can be expected of so many classes.
+
+    Omniglot's images are known; of one's own each is read, where they are not more than 20,000.
+    """
+    from data_ingest.records.plan import make_plan
+    from data_ingest.records.read import catalog_of_images, catalog_of_names, list_inputs
+
+    try:
+        inputs = list_inputs(dataset.containers(), writer_pattern=config.dataset.writer_pattern)
+        count = sum(len(portion.images) for portion in inputs.portions)
+        reads = dataset.source == "folder" and count <= _MOST_IMAGES_READ
+        plan = make_plan(
+            (catalog_of_images if reads else catalog_of_names)(inputs),
+            config.pairs,
+            official=inputs.official.trials,
+            max_rejected_share=config.dataset.max_rejected_share,
+        )
+    except (InputError, ReadError) as error:
+        yield _check("images", False, str(error), remedy="put that right, and ask again")
+        return
+    remedy = "put that right, or choose another --data"
+    how = "each read" if reads else "by their names"
+    detail = plan.problem or f"{count:,}, {how}"
+    if not plan.problem and plan.catalog.rejected:
+        counts = count_reasons(bad[1:] for bad in plan.catalog.rejected)
+        detail += f"; left out: {told_reasons(counts)}"
+    yield _check("images", not plan.problem, detail, remedy=remedy)
+    if plan.problem:
+        return
+    train, held_out = (len(plan.index_of(split).genuine) for split in (TRAIN_SPLIT, EVAL_SPLIT))
+    yield _check(
+        "classes",
+        min(train, held_out) >= FEW_CLASSES,
+        f"{expected(train, dataset.kind)}; {held_out} held out to choose weights",
+        remedy=f"add classes: of fewer than {FEW_CLASSES} no validation tells anything",
+        fatal=False,
+    )
+    asked = evidence(config.evaluate, plan.protocols)
+    there = sorted(one_shot_metric(*trials) for trials in plan.protocols if trials[1])
+    yield _check(
+        "trials",
+        not asked.lacking,
+        lack_of_evidence(asked.lacking, there) if asked.lacking else ", ".join(there),
+        remedy="a run would train, and bless nothing",
+        fatal=False,
+    )
 
 
 def check_writable(output: Path) -> Check:

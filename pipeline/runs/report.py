@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.evaluator.settings import FORGERY_METRICS, PAIR_METRICS
+from components.trainer.outlook import FEW_CLASSES
 from data_ingest.durable import write_atomically
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from pipeline.runs.summary import (
@@ -190,11 +191,15 @@ def _group_figure(groups: dict[str, float]) -> Figure:
 
 def _training_figure(training: dict[str, Any]) -> Figure:
     history = training["history"]
+    classes = training.get("validation_classes", FEW_CLASSES)
     figure, axes = _subplots(7.5, 3)
     steps = [entry["step"] for entry in history]
     axes.plot(steps, [entry["loss"] for entry in history], color=_BASELINE_COLOUR)
     axes.set_ylabel("training loss (grey)")
     axes.set_xlabel("step")
+    if classes < FEW_CLASSES:
+        axes.set_title(f"{classes} held-out classes are too few for a validation", fontsize=9)
+        return figure
     right = axes.twinx()
     validated = [e for e in history if e.get("accuracy") is not None]
     accuracies = [e["accuracy"] for e in validated]

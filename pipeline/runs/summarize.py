@@ -128,7 +128,12 @@ def summarize(
             name: threshold.model_dump(exclude_none=True)
             for name, threshold in asked.thresholds.items()
         },
-        notes=[*asked.notes, *_few_classes(sampling), *_left_out(images, artifacts["examples"])],
+        notes=[
+            *asked.notes,
+            *_few_classes(sampling),
+            *_left_out(images, artifacts["examples"]),
+            *training.get("remarks", []),
+        ],
         lacking=without_trials,
         images=images,
     )

@@ -25,7 +25,7 @@ def test_a_line_says_step_loss_accuracy_speed_and_time_left(
     for done in range(1, 100):
         clock[0] += 1
         progress.step(done, tf.constant(0.5))
-    progress.validated(100, 0.931, way=20)
+    progress.validated(100, 0.931, way=20, classes=30)
     assert caplog.messages[-1] == (
         "step 100/200  loss 0.500  val 20-way 93.1 %  images/s 96  left 1m38s"
     )
@@ -42,7 +42,7 @@ def test_compilation_and_validation_do_not_count_as_training(clock: list[float])
         progress.step(done, tf.constant(1.0))
     progress.settle()
     clock[0] += 100
-    progress.validated(11, 0.5, way=5)
+    progress.validated(11, 0.5, way=5, classes=30)
     for done in range(12, 22):
         clock[0] += 2
         progress.step(done, tf.constant(1.0))
@@ -55,6 +55,6 @@ def test_the_loss_is_the_mean_since_the_last_line(clock: list[float]) -> None:
     for done, loss in enumerate([9.0, 1.0, 2.0], start=1):
         progress.step(done, tf.constant(loss))
     assert progress.settle() == pytest.approx(4)
-    progress.validated(3, 0.5, way=5)
+    progress.validated(3, 0.5, way=5, classes=30)
     progress.step(4, tf.constant(7.0))
     assert progress.settle() == pytest.approx(7)

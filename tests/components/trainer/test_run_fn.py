@@ -75,6 +75,7 @@ def test_run_fn_leaves_a_model_facts_and_tensorboard_logs(finished: Path) -> Non
     assert facts["steps"] == 6
     assert facts["images_per_second"] > 0
     assert 0 <= facts["best_validation_accuracy"] <= 1
+    assert (facts["validation_classes"], facts["remarks"]) == (10, [])
     assert [entry["step"] for entry in facts["history"]] == [3, 6]
     assert facts["device"]
     assert list((finished / "model_run").glob("events.out.tfevents.*"))

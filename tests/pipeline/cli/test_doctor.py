@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from data_ingest.settings import DatasetSettings
+from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
 from pipeline.cli import doctor
 from pipeline.cli.doctor import Check
+from pipeline.config import PipelineConfig, load_config
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import PushSettings
 from serving.saved_model.contract import EXTRA, MODEL_CARD, PREPROCESSING_VERSION
+from tests.pair_records import drawing, png
 
 
 def _printed(checks: list[Check]) -> str:
@@ -35,7 +38,10 @@ def _versions(**installed: str) -> Callable[[str], str]:
 
 def test_this_environment_can_run(tmp_path: Path) -> None:
     checks = doctor.diagnose(
-        DatasetSettings(source="synthetic"), data=None, output=tmp_path / "output", environ={}
+        load_config(None, ["dataset.source=synthetic"]),
+        data=None,
+        output=tmp_path / "output",
+        environ={},
     )
     assert [check.name for check in checks if check.fatal and not check.ok] == []
     assert not (tmp_path / "output").exists()
@@ -123,7 +129,7 @@ def test_too_few_addresses_are_told(
 
 def test_data_that_cannot_be_had_stops_a_run(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
-    check = doctor.check_data(DatasetSettings(), data=missing, environ={})
+    (check,) = doctor.check_data(PipelineConfig(), data=missing, environ={})
     assert (check.ok, check.fatal) == (False, True)
     assert str(missing) in check.detail
     assert "--data" in check.remedy
@@ -134,9 +140,66 @@ def test_the_kind_of_the_images_is_told(tmp_path: Path) -> None:
         (tmp_path / f"person{number}").mkdir()
         Image.effect_noise((60, 80), 90).save(tmp_path / f"person{number}" / "1.png")
     for kind, told in (("auto", "photographs (mid-tones up to "), ("drawing", "drawings (")):
-        check = doctor.check_data(DatasetSettings(kind=kind), data=tmp_path, environ={})
+        config = load_config(None, [f"dataset.kind={kind}"])
+        check, *_ = doctor.check_data(config, data=tmp_path, environ={})
         assert check.ok
         assert f"; {told}" in check.detail
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty classes of three images."""
+    folder = tmp_path_factory.mktemp("drawings")
+    for name in range(40):
+        (folder / f"c{name:02}").mkdir()
+        for writer in range(3):
+            pixels = drawing(name, writer)
+            pixels[:6, : 2 * name + 2] = 0
+            (folder / f"c{name:02}" / f"{writer}.png").write_bytes(png(pixels))
+    return folder
+
+
+def looked_at(folder: Path, *overrides: str) -> dict[str, Check]:
+    overrides = ("dataset.kind=drawing", *overrides)
+    config = load_config(None, overrides)
+    return {check.name: check for check in doctor.check_data(config, data=folder, environ={})}
+
+
+def test_images_are_read_and_classes_counted(drawings: Path) -> None:
+    checks = looked_at(drawings, "pairs.holdout_share=0.4")
+    assert [check.name for check in checks.values() if not check.ok] == []
+    assert checks["images"].detail == "120, each read"
+    assert checks["classes"].detail.startswith("17 classes to train: ")
+    assert "within_12way_accuracy" in checks["trials"].detail
+
+
+def test_few_held_out_classes_and_thresholds_without_trials_are_noted(drawings: Path) -> None:
+    checks = looked_at(drawings, "evaluate.thresholds={within_30way_accuracy: {min: 0.5}}")
+    noted = [check for check in checks.values() if not check.ok]
+    assert [(check.name, check.fatal) for check in noted] == [
+        ("classes", False),
+        ("trials", False),
+    ]
+    assert "3 held out" in noted[0].detail
+    assert NOT_ENOUGH_EVIDENCE in noted[1].detail
+
+
+@pytest.mark.parametrize("fault", ["few", "broken", "deep"])
+def test_images_that_a_run_would_refuse_stop_it(fault: str, drawings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(drawings, folder)
+    if fault == "few":
+        for name in sorted(folder.iterdir())[3:]:
+            shutil.rmtree(name)
+    if fault == "broken":
+        for path in folder.glob("c0[0-4]/0.png"):
+            path.write_bytes(path.read_bytes()[:60])
+    if fault == "deep":
+        shutil.copytree(folder / "c00", folder / "group" / "c00")
+    refused = list(looked_at(folder).values())[-1]
+    said = {"few": "too few classes", "broken": "5 of 120 images", "deep": "depth"}
+    assert (refused.ok, refused.fatal) == (False, True)
+    assert said[fault] in refused.detail
 
 
 def test_a_file_where_the_output_should_go_stops_a_run(tmp_path: Path) -> None:
