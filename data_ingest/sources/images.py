@@ -60,7 +60,7 @@ _JPEG_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD, 0xE0, 0xEE})
 _JPEG_METADATA: Final = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _NEXT_MARKER: Final = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
-_JPEG_QUALITY: Final = 95
+_JPEG_QUALITY: Final = 90
 _DECODING_BYTES: Final = 4 * 4 * MAX_PIXELS
 """Four copies of the largest image, with transparency."""
 _LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP", "AVIF", "HEIF"})
@@ -86,7 +86,7 @@ def stored_form(data: bytes, form: Form = ANY_KIND) -> bytes:
     or a JPEG (gray or colour, without metadata) that TensorFlow decodes to what every viewer shows,
     at most `form.max_side` pixels a side. A JPEG with metadata, and an RGB PNG with a colour space,
     is stored without it. All else that Pillow reads (see `upright`) becomes a PNG of 8 bits, or a
-    JPEG of quality 95 where a PNG would be larger than `MAX_BYTES`, or what is reduced is a photo
+    JPEG of quality 90 where a PNG would be larger than `MAX_BYTES`, or what is reduced is a photo
     or comes in a format that is lossy itself. Where the form has a crop, that is what is stored,
     encoded anew.
 
