@@ -144,7 +144,8 @@ class PairSettings(Settings):
     )
     holdout_share: HeldOutShare = Field(
         default=0.1,
-        description="share of the background alphabets (at least one) kept for `eval`",
+        description="share of the background alphabets (at least one) kept for `eval`; where that "
+        "is fewer than ten classes, up to a fifth",
     )
     evaluation_share: HeldOutShare = Field(
         default=0.3, description="share of the groups of one's own images kept for `one_shot`"

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from data_ingest.sampling.splits import FEW_CLASSES
 from data_ingest.sources.kinds import Kind
 
-FEW_CLASSES: Final = 10
-"""Below these an accuracy is of the classes that happen to be held out, and tells nothing."""
 _LOST: Final = 0.03
 """Of the best accuracy on held-out classes, which a training may lose at its end."""
 _KNOWN_BY_HEART: Final = 0.05

@@ -1,7 +1,7 @@
 """Divides images among the splits: `train`, `eval` (chooses) and `one_shot` (reports)."""
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,11 @@ from data_ingest.sampling.draws import Flags, Ints, stable_hash
 from data_ingest.sampling.index import ImageIndex, Unit
 from data_ingest.sampling.protocols import EVAL_SPLIT, ONE_SHOT_SPLIT, TRAIN_SPLIT
 from data_ingest.settings import PairSettings
+
+FEW_CLASSES: Final = 10
+"""An accuracy of fewer is of the classes that happen to be held out, and tells nothing."""
+FEW_SHARE: Final = 0.2
+"""Of the groups (or classes), so many at most are held out for the sake of `FEW_CLASSES`."""
 
 
 class SplitRows(NamedTuple):
@@ -31,7 +36,8 @@ def split_index(
     With fewer than three groups, or ones too unequal to be divided, classes are divided instead,
     unless there are forgeries, which stay with their writer; a split then has two writers or more.
     Shares are of the groups (or classes) with two images of a class; nothing can be asked about the
-    others, and they are trained on. Groups with enough classes for the widest trial are held out
+    others, and they are trained on. Where the share for `eval` has fewer than `FEW_CLASSES`, more
+    are held out, `FEW_SHARE` at most. Groups with enough classes for the widest trial are held out
     first; among equals the order depends on their names and the seed
     alone, so that a group seldom changes sides when others are added.
 
@@ -80,6 +86,10 @@ def _held_out(
     splits: dict[str, Ints] = {}
     for split, share in shares.items():
         count = max(1, round(share * worth))
+        if split == EVAL_SPLIT:
+            most = FEW_SHARE * worth
+            while count + 1 <= most and _classes(index, unit, left[:count]) < FEW_CLASSES:
+                count += 1
         while count < len(left) and not makes_pairs(index, unit, left[:count]):
             count += 1
         splits[split] = index.rows_of(unit, left[:count])
@@ -126,6 +136,11 @@ def makes_pairs(index: ImageIndex, unit: Unit, names: Collection[str]) -> bool:
     part = index.take(index.rows_of(unit, names))
     sizes = part.class_sizes[part.genuine]
     return len(sizes) >= 2 and int(sizes.max()) >= 2
+
+
+def _classes(index: ImageIndex, unit: Unit, names: Collection[str]) -> int:
+    """How many classes these groups (or classes) have, forgeries aside."""
+    return len(index.take(index.rows_of(unit, names)).genuine)
 
 
 def _usable(index: ImageIndex) -> Flags:

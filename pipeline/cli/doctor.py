@@ -17,10 +17,11 @@ from rich.text import Text
 
 from components.evaluator.evidence import evidence, lack_of_evidence
 from components.evaluator.settings import one_shot_metric
-from components.trainer.outlook import FEW_CLASSES, expected
+from components.trainer.outlook import expected
 from data_ingest.errors import InputError, ReadError
 from data_ingest.records.catalog import count_reasons, told_reasons
 from data_ingest.sampling.protocols import EVAL_SPLIT, TRAIN_SPLIT
+from data_ingest.sampling.splits import FEW_CLASSES
 from data_ingest.sources.dataset import Dataset, refuse_wildcards
 from data_ingest.sources.resolve import find, on_disk
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.evaluator.settings import FORGERY_METRICS, PAIR_METRICS
-from components.trainer.outlook import FEW_CLASSES
 from data_ingest.durable import write_atomically
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
+from data_ingest.sampling.splits import FEW_CLASSES
 from pipeline.runs.summary import (
     HUMAN_ACCURACY,
     KOCH_2015_ACCURACY,

@@ -154,3 +154,12 @@ def test_too_few_writers_are_refused_and_not_torn_apart() -> None:
     for writers in (2, 5):
         with pytest.raises(InputError, match=f"too few writers.*there are {writers} "):
             split_index(signatures(writers=writers), None, PairSettings())
+
+
+@pytest.mark.parametrize(
+    ("classes", "held_out"), [(10, 1), (25, 5), (60, 10), (100, 10), (300, 30)]
+)
+def test_of_few_classes_up_to_a_fifth_is_held_out(classes: int, held_out: int) -> None:
+    background = index_of({"": [[1, 2]] * classes})
+    rows = split_index(background, index_of({"new": [[1, 2]] * 2}), PairSettings())
+    assert len(named(background, rows.eval)[1]) == max(held_out, 2)
