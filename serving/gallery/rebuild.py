@@ -22,7 +22,7 @@ from serving.gallery.records import (
 )
 from serving.gallery.store import Store
 from serving.gallery.threshold import Impostors
-from serving.saved_model.impostors import ImpostorPairs, pairs_among
+from serving.saved_model.impostors import ImpostorPairs, lifts, pairs_among
 from serving.saved_model.trained_on import TrainedOn
 
 BATCH: Final = 32
@@ -106,8 +106,10 @@ def same_model(embedder: Embedder, model: GalleryModel) -> None:
 def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Impostors:
     """What `model` makes of pairs of different identities.
 
-    Those that came with it, and pairs of the cohort; without a cohort, of those enrolled. Whom the
-    model was trained on are left out, as far as that is known.
+    Those that came with it, and pairs of the cohort; without a cohort, of those enrolled, whose
+    means are alike because they are means: as far as the model brings figures of that, their logits
+    are lowered to those of single images. Whom the model was trained on are left out, as far as
+    that is known.
 
     Args:
       model: may be in building, with all vectors there.
@@ -119,6 +121,7 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
         shipped = model.impostors.shipped
     trained_on = embedder.trained_on(version)
     seen = 0
+    of_means = np.zeros(0)
     if cohort := _usable(store.cohort()):
         known = seen_outsiders(cohort, trained_on)
         used = [image for image in cohort if image.group not in known]
@@ -128,13 +131,17 @@ def calibrated(store: Store, embedder: Embedder, model: GalleryModel) -> Imposto
             vectors = embedder.embed([image.content for image in used], version=version)
         identities = np.unique([image.group for image in used], return_inverse=True)[1]
     else:
-        keys, vectors = store.sample(SAMPLE, model=model)
+        keys, images, vectors = store.sample(SAMPLE, model=model)
+        of_means = lifts(shipped, images)
         if trained_on is not None:
             looked_at = (store.images(key, limit=LOOKED_AT) for key in keys)
-            new = np.array([not trained_on.any_of(images) for images in looked_at], bool)
-            seen, vectors = int((~new).sum()), vectors[new]
+            new = np.array([not trained_on.any_of(contents) for contents in looked_at], bool)
+            seen, vectors, of_means = int((~new).sum()), vectors[new], of_means[new]
         identities = np.arange(len(vectors))
     pairs = pairs_among(vectors, identities, bias=model.facts.bias)
+    if not cohort:
+        lowered = pairs.logits - of_means[pairs.first] - of_means[pairs.second]
+        pairs = pairs._replace(logits=lowered.astype(np.float32))
     own = ImpostorPairs.of(pairs, source="cohort" if cohort else "gallery")
     return Impostors(shipped, own, None if trained_on is None else seen)
 

@@ -234,19 +234,21 @@ class Store(ABC):
             )
         return None if vector is None else self._array(vector)
 
-    def sample(self, count: int, *, model: GalleryModel) -> tuple[list[int], Vectors]:
-        """Keys and `[N, D]` mean vectors of up to `count` identities, the same at each call."""
+    def sample(self, count: int, *, model: GalleryModel) -> tuple[list[int], list[int], Vectors]:
+        """Of up to `count` identities, the same at each call: keys, how many images, and the mean
+        vectors of these, `[N, D]`."""
         stored = self._stored(model)
         with self._read() as session:
             self._check_there(session, model)
             found = session.rows(
-                f"SELECT identity, vector FROM {stored} AS v WHERE identity IN"
+                f"SELECT identity, images, vector FROM {stored} AS v WHERE identity IN"
                 f" (SELECT identity FROM {stored} AS w ORDER BY {_SCATTERED} LIMIT ?)"
                 " ORDER BY identity",
                 [count],
             )
-        vectors = np.array([self._array(vector) for _, vector in found], np.float32)
-        return [key for key, _ in found], vectors.reshape(-1, model.facts.dimensions)
+        vectors = np.array([self._array(vector) for *_, vector in found], np.float32)
+        keys, images = [key for key, *_ in found], [images for _, images, _ in found]
+        return keys, images, vectors.reshape(-1, model.facts.dimensions)
 
     def images(self, key: int, *, limit: int) -> list[bytes]:
         """The first images of an identity."""

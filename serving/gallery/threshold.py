@@ -119,7 +119,7 @@ def threshold(
     shipped = single.quantile(rate) + lift
     if own is not None:
         cohort = own.source == "cohort"
-        logit = own.quantile(rate) + (lift if cohort else 0.0)
+        logit = own.quantile(rate) + lift
         if own.supports(rate):
             return Threshold(logit, own.source, None)
         if cohort and own.identities >= COHORT:

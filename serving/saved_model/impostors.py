@@ -184,6 +184,21 @@ def read_shipped(model: Path) -> tuple[ImpostorPairs, ...]:
     return tuple(ImpostorPairs.from_fields(pairs) for pairs in json.loads(text))
 
 
+def lifts(shipped: Sequence[ImpostorPairs], images: Sequence[int]) -> npt.NDArray[np.float64]:
+    """By how much logits of impostors rise where one of the two is a mean, `float64[N]`.
+
+    Where both are, they rise by the sum of both.
+
+    Args:
+      shipped: what came with the model; without, nothing is known, and all are 0.
+      images: of how many images, `[N]`.
+    """
+    if not shipped:
+        return np.zeros(len(images))
+    known = [pairs.images for pairs in shipped]
+    return np.interp(images, known, [pairs.mean - shipped[0].mean for pairs in shipped])
+
+
 def pairs_among(
     vectors: Floats,
     identities: npt.ArrayLike,

@@ -340,6 +340,21 @@ def test_a_gallery_looks_at_its_own_pairs_once_ten_are_enrolled(gallery: Gallery
     assert own_pairs(gallery) == ("gallery", 14, 91)
 
 
+def test_that_means_are_alike_does_not_make_those_enrolled_alike(open_one: OpenStore) -> None:
+    with Gallery(open_one(), FakeModels(noise=1.0)) as gallery:
+        gallery.enroll_many(
+            [(f"{number}", [photo(f"{number}", shot) for shot in range(2)]) for number in range(40)]
+        )
+        impostors = gallery.status().impostors
+    assert impostors is not None
+    assert impostors.own is not None
+    single, of_two = impostors.shipped
+    lift = of_two.mean - single.mean
+    assert lift > 0.3
+    # Of two means the logits are two lifts higher.
+    assert impostors.own.mean == pytest.approx(single.mean, abs=0.7 * lift)
+
+
 def test_a_small_gallery_judges_by_what_came_with_the_model(gallery: Gallery) -> None:
     gallery.enroll("Ada", [photo("Ada")])
     status = gallery.status()
