@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +19,16 @@ from rich.text import Text
 from components.evaluator.evidence import evidence, lack_of_evidence
 from components.evaluator.settings import one_shot_metric
 from components.trainer.outlook import expected
+from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError, ReadError
 from data_ingest.records.catalog import count_reasons, told_reasons
 from data_ingest.sampling.protocols import EVAL_SPLIT, TRAIN_SPLIT
 from data_ingest.sampling.splits import FEW_CLASSES
 from data_ingest.sources.dataset import Dataset, refuse_wildcards
+from data_ingest.sources.kinds import form_of
+from data_ingest.sources.layout import ImageReader, list_images
 from data_ingest.sources.resolve import find, on_disk
-from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command
+from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, named_path
 from pipeline.config import PipelineConfig
 from pipeline.releases.label_file import served_model
 from pipeline.runs.status import ExitCode
@@ -41,6 +45,10 @@ _NATIVE_MODULES: Final = {
     "tensorflow-data-validation": "tensorflow_data_validation",
 }
 _MOST_IMAGES_READ: Final = 20_000
+_SHOWN: Final = 16
+"""Images on a contact sheet."""
+_SAMPLED: Final = 32
+"""That are looked at for them, since some may be of no use."""
 _FATAL_DISK_BYTES: Final = 2**30
 _SPARSE_DISK_BYTES: Final = 4 * 2**30
 _SPARSE_MEMORY_BYTES: Final = 3 * 2**30
@@ -65,8 +73,14 @@ class Check:
 
 def add_parsers(commands: Any) -> None:
     """Adds the command to those of `oneshot`."""
-    add_command(
+    parser = add_command(
         commands, "doctor", _doctor, OUTPUT, CONFIGURED, DATA, text="what would stop a run here"
+    )
+    parser.add_argument(
+        "--contact-sheet",
+        type=named_path,
+        metavar="FILE",
+        help="write a PNG of some images, and beside each what the network would see of it",
     )
 
 
@@ -76,6 +90,9 @@ def _doctor(context: Context) -> ExitCode:
         checks = diagnose(config, data=context.options.data, output=output)
         checks.append(check_model(context.workspace, context.config.push))
     context.show([asdict(check) for check in checks], *told(checks))
+    if (sheet := context.options.contact_sheet) is not None:
+        with context.quiet_libraries():
+            write_contact_sheet(sheet, config, data=context.options.data)
     return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
 
 
@@ -320,6 +337,38 @@ def check_images(config: PipelineConfig, dataset: Dataset) -> Iterator[Check]:
         remedy="a run would train, and bless nothing",
         fatal=False,
     )
+
+
+def write_contact_sheet(
+    path: Path,
+    config: PipelineConfig,
+    *,
+    data: Path | None,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Writes what the network would see of some images, spread over the classes.
+
+    Raises:
+      InputError: there are no images here, none can be used, or `path` cannot be written.
+    """
+    found = on_disk(config.dataset, data=data, environ=environ)
+    if found is None:
+        raise InputError("--contact-sheet: there are no images here yet: name some by --data")
+    containers = [one for split in found.containers().values() for one in split]
+    files = [file for container in containers for file in list_images(container)]
+    picked = (files[number * len(files) // _SAMPLED] for number in range(_SAMPLED))
+    form = form_of(found.kind, config.dataset.max_side, config.dataset.crop)
+    with ImageReader(form) as reader:
+        images = [encoded for _, _, encoded in islice(reader.sound(dict.fromkeys(picked)), _SHOWN)]
+    if not images:
+        raise InputError("--contact-sheet: none of the images looked at can be used")
+    from components.trainer.contact_sheet import contact_sheet
+
+    drawn = contact_sheet(images, config.train.recipe(found.kind).preprocessing)
+    try:
+        write_atomically(path, drawn)
+    except OSError as error:
+        raise InputError(f"--contact-sheet: {error}") from error
 
 
 def check_writable(output: Path) -> Check:

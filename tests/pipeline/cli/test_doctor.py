@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE
+from data_ingest.errors import InputError
 from pipeline.cli import doctor
 from pipeline.cli.doctor import Check
 from pipeline.config import PipelineConfig, load_config
@@ -180,7 +181,7 @@ def test_few_held_out_classes_and_thresholds_without_trials_are_noted(drawings: 
         ("classes", False),
         ("trials", False),
     ]
-    assert "3 held out" in noted[0].detail
+    assert "5 held out" in noted[0].detail
     assert NOT_ENOUGH_EVIDENCE in noted[1].detail
 
 
@@ -259,3 +260,16 @@ def test_the_closing_line_names_what_would_stop_a_run() -> None:
     assert "A run would fail: see disk." in text
     assert "full [of] files" in text
     assert "tidy up" in text
+
+
+def test_a_contact_sheet_shows_what_the_network_would_see(drawings: Path, tmp_path: Path) -> None:
+    config = load_config(None, ("dataset.kind=drawing",))
+    sheet = tmp_path / "sheet.png"
+    doctor.write_contact_sheet(sheet, config, data=drawings, environ={})
+    with Image.open(sheet) as opened:
+        assert min(opened.size) > 300
+    absent = load_config(None, ("dataset.source=synthetic",))
+    with pytest.raises(InputError, match="--contact-sheet: there are no images here yet"):
+        doctor.write_contact_sheet(sheet, absent, data=None, environ={})
+    with pytest.raises(InputError, match=r"--contact-sheet: .*sheet\.png"):
+        doctor.write_contact_sheet(sheet / "a", config, data=drawings, environ={})
