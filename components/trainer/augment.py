@@ -5,6 +5,8 @@ from typing import Any, Final, Literal
 
 import tensorflow as tf
 
+from serving.saved_model.decoding import LUMA
+
 ROTATION: Final = math.radians(15.0)
 """Largest rotation at strength 1, radians either way."""
 SCALE: Final = 0.2
@@ -27,8 +29,6 @@ CONTRAST: Final = 0.3
 BRIGHTNESS: Final = 0.1
 ERASED: Final = (0.1, 0.4)
 """Sides of the rectangle that is erased of every second photograph, as shares of its side."""
-LUMA: Final = (0.299, 0.587, 0.114)
-"""Brightness of red, green and blue (ITU-R BT.601)."""
 
 Matrix = tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
