@@ -110,7 +110,7 @@ def test_the_place_of_an_image_that_is_refused_is_told(
 ) -> None:
     with pytest.raises(InvalidImage, match="image_b 1: not an image; give a PNG"):
         client.score(IMAGES[:2], [IMAGES[0], b"no image"])
-    monkeypatch.setattr(source_images, "stored_form", lambda data: data)
+    monkeypatch.setattr(source_images, "stored_form", lambda data, _form: data)
     with pytest.raises(InvalidRequest, match=r"in rows 0 to 2: .*image refused"):
         client.embed([IMAGES[0], b"no image", IMAGES[1]])
 

@@ -45,6 +45,8 @@ def try_command(tmp_path: Path) -> Try:
         program.write_text(_PROGRAM.format(body=body, preamble=preamble), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        # Children of a shell's background job would ignore an interrupt.
+        streams.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return subprocess.run(
             [sys.executable, str(program), "try", *arguments],
             check=False,

@@ -11,5 +11,5 @@ from data_ingest.sources import images
 def raw_bytes() -> Iterator[None]:
     """Clients send bytes as they are, image or not."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(images, "stored_form", lambda data: data)
+        monkeypatch.setattr(images, "stored_form", lambda data, _form: data)
         yield

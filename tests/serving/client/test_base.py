@@ -303,7 +303,7 @@ def test_all_clients_take_the_same_options_and_name_one_that_is_wrong(cls: type[
     parameters = inspect.signature(cls).parameters.values()
     options = {parameter.name for parameter in parameters if parameter.kind.name == "KEYWORD_ONLY"}
     assert options - {"transport"} == {
-        *("model", "version", "label", "token", "tls", "timeout", "limits", "retries"),
+        *("model", "version", "label", "token", "tls", "timeout", "limits", "retries", "crop"),
     }
     with pytest.raises(TypeError, match="unexpected keyword argument 'timeot'"):
         cls(timeot=3)
