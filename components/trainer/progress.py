@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.trainer.outlook import validated
+from data_ingest.sampling.splits import FEW_CLASSES
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +76,12 @@ class Progress:
         return self.loss
 
     def validated(self, done: int, accuracy: float, *, way: int, classes: int) -> None:
-        """Notes a validation; its time does not count as training."""
-        self._validation = f"  val {validated(way, classes, accuracy)}"
+        """Notes a validation; its time does not count as training.
+
+        Of classes too few to tell anything no accuracy is shown.
+        """
+        if classes >= FEW_CLASSES:
+            self._validation = f"  val {validated(way, classes, accuracy)}"
         self._log(done)
         self._window = time.monotonic()
 

@@ -10,7 +10,7 @@ from typing import Literal
 from data_ingest.errors import InputError, ReadError, reading
 from data_ingest.sources.containers import is_utf8, open_zip
 from data_ingest.sources.kinds import Kind
-from data_ingest.sources.layout import list_images, look_over
+from data_ingest.sources.layout import ImageFile, list_images, look_over
 
 _TOKEN = re.compile(r"\{(SPAN|VERSION)(?::(\d+))?\}|\{(YYYY|MM|DD)\}")
 _WILDCARDS = frozenset("*?[]{}\\")
@@ -42,6 +42,15 @@ class Dataset:
             else sorted(self.base.glob(pattern))
             for split, pattern in self.inputs.items()
         }
+
+    def images(self) -> list[ImageFile]:
+        """All images, of every split, one container after another.
+
+        Raises:
+          InputError, ReadError: as `layout.list_images`.
+        """
+        containers = [one for split in self.containers().values() for one in split]
+        return [file for container in containers for file in list_images(container)]
 
     def check(self) -> "Dataset":
         """Looks the folders and tables of contents over, not the images; returns itself.

@@ -20,7 +20,6 @@ from data_ingest.sources.download import OFFICIAL_ARCHIVES, DownloadError, downl
 from data_ingest.sources.glyphs import REVISION, write_glyphs
 from data_ingest.sources.kind_of_images import kind_of
 from data_ingest.sources.kinds import NAMES, Kind
-from data_ingest.sources.layout import list_images
 
 DATA_VARIABLE: Final = "OMNIGLOT_DIR"
 _RUN_PLACES: Final = ("all_runs.zip", "all_runs", "one-shot-classification/all_runs.zip")
@@ -65,13 +64,7 @@ def _of_kind(dataset: Dataset, asked: Literal["auto", Kind]) -> Dataset:
         return replace(dataset, kind=asked, description=told)
     if dataset.source != "folder":
         return dataset
-    files = [
-        file
-        for containers in dataset.containers().values()
-        for container in containers
-        for file in list_images(container)
-    ]
-    found = kind_of(files)
+    found = kind_of(dataset.images())
     return replace(dataset, kind=found.kind, description=f"{dataset.description}; {found}")
 
 

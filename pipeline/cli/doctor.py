@@ -26,7 +26,7 @@ from data_ingest.sampling.protocols import EVAL_SPLIT, TRAIN_SPLIT
 from data_ingest.sampling.splits import FEW_CLASSES
 from data_ingest.sources.dataset import Dataset, refuse_wildcards
 from data_ingest.sources.kinds import form_of
-from data_ingest.sources.layout import ImageReader, list_images
+from data_ingest.sources.layout import ImageReader
 from data_ingest.sources.resolve import find, on_disk
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, named_path
 from pipeline.config import PipelineConfig
@@ -354,8 +354,7 @@ def write_contact_sheet(
     found = on_disk(config.dataset, data=data, environ=environ)
     if found is None:
         raise InputError("--contact-sheet: there are no images here yet: name some by --data")
-    containers = [one for split in found.containers().values() for one in split]
-    files = [file for container in containers for file in list_images(container)]
+    files = found.images()
     picked = (files[number * len(files) // _SAMPLED] for number in range(_SAMPLED))
     form = form_of(found.kind, config.dataset.max_side, config.dataset.crop)
     with ImageReader(form) as reader:

@@ -21,8 +21,10 @@ from data_ingest.records import write
 from data_ingest.records.features import read_pairs
 from data_ingest.records.plan import Shard
 from data_ingest.settings import PairSettings
+from data_ingest.sources.faces import SIDE
 from data_ingest.spans.store import SpanStore
 from tests.data_ingest.tiny_images import omniglot_tree, png, write_folder, write_zip
+from tests.drawn_face import drawn_face
 
 BEAM_ARGS = [
     "--runner=FnApiRunner",
@@ -176,6 +178,24 @@ def test_photos_are_stored_reduced_and_the_artifact_says_that_they_are_photos(
     pairs = list(read_pairs(Path(artifact.uri) / "Split-train"))
     images = [Image.open(io.BytesIO(pair.image_a)) for pair in pairs]
     assert {(image.format, max(image.size)) for image in images} == {("JPEG", 100)}
+
+
+def test_of_photos_the_face_is_stored_and_those_without_one_are_listed(
+    runs: Runs, tmp_path: Path
+) -> None:
+    for number in range(24):
+        folder = tmp_path / f"data/images/person{number % 12}"
+        folder.mkdir(parents=True, exist_ok=True)
+        face = drawn_face(size=(400, 300), at=(150 + 5 * number, 150), radius=50.0 + number)
+        face.save(folder / f"{number}.jpg")
+    Image.effect_noise((400, 300), 60).save(folder / "wall.jpg")
+    runs.run(tmp_path / "data", {"images": "images"}, kind="photo", crop="face", share=0.1)
+    (artifact,) = runs.artifacts()
+    pairs = list(read_pairs(Path(artifact.uri) / "Split-train"))
+    images = [Image.open(io.BytesIO(pair.image_a)) for pair in pairs]
+    assert {image.size for image in images} == {(SIDE, SIDE)}
+    (rejected,) = (Path(artifact.uri) / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["reason"] == "no face found"
 
 
 def test_a_window_of_spans_is_read_and_then_served_from_the_cache(

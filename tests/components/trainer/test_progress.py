@@ -58,3 +58,13 @@ def test_the_loss_is_the_mean_since_the_last_line(clock: list[float]) -> None:
     progress.validated(3, 0.5, way=5, classes=30)
     progress.step(4, tf.constant(7.0))
     assert progress.settle() == pytest.approx(7)
+
+
+def test_an_accuracy_of_few_classes_is_not_shown(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    progress = Progress(first=0, last=200, images_per_step=96)
+    progress.step(1, tf.constant(0.5))
+    progress.validated(2, 1.0, way=3, classes=3)
+    assert "val" not in caplog.messages[-1]

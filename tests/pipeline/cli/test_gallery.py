@@ -11,6 +11,7 @@ import pytest
 from data_ingest.sources.images import stored_form
 from pipeline.cli import gallery_session
 from pipeline.cli.main import main
+from tests.drawn_face import drawn_face
 from tests.image_variants import variants
 from tests.serving.gallery.fakes import FakeModels, photo, written
 
@@ -294,3 +295,23 @@ def test_outsiders_that_cannot_be_used_are_counted(oneshot: Command) -> None:
     file("blank/3/2.png", LOOKS["png white (blank)"])
     code, _, error = oneshot("calibrate", "--images", "blank")
     assert (code, "can be used: 1 nothing is drawn on it" in error) == (2, True), error
+
+
+def test_a_gallery_of_faces_remembers_its_crop_and_says_which_photo_has_none(
+    oneshot: Command,
+) -> None:
+    for name, radius in (("Ada", 60.0), ("Bob", 80.0)):
+        for shot in range(2):
+            path = file(f"people/{name}/{shot}.png", b"")
+            drawn_face(radius=radius, at=(150 + 9 * shot, 150)).save(path)
+    wall = file("people/Bob/wall.png", photo("a wall"))
+    code, answer, _note = oneshot("enroll", "--images", "people", "--crop", "face")
+    assert (code, answer["names"], answer["added"]) == (0, 2, 4)
+    assert answer["left_out"] == [{"image": str(wall), "reason": "no face found"}]
+    # Nothing is said of a crop any more.
+    assert oneshot("identify", "people/Ada/1.png")[1]["candidates"][0]["name"] == "Ada"
+    code, answer, error = oneshot("identify", wall)
+    assert (code, answer) == (2, None)
+    assert error.startswith(f"oneshot: {wall}: no face found; give a photo in which the face is")
+    oneshot("enroll", "Eve", file("eve.png", photo("Eve")), "--crop", "face")
+    assert [one["name"] for one in oneshot("list")[1]] == ["Ada", "Bob"]

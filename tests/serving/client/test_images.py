@@ -13,11 +13,14 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image as PillowImage
 
 from data_ingest.sources.images import MAX_FILE_BYTES, stored_form
-from data_ingest.sources.kinds import MAX_SIDE
+from data_ingest.sources.kinds import ANY_KIND, MAX_SIDE
 from serving.client.images import _ADVICE, encode_image, encode_images
+from serving.client.rest import Client
 from serving.client.types import ClientError, InvalidImage
+from tests.drawn_face import drawn_face
 from tests.image_variants import pillow_view, variants
 from tests.pair_records import drawing, png
+from tests.serving.client.fake_server import FakeModel, rest_server
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([(), (1,), (3,)])).map(
     lambda parts: (parts[0], parts[1], *parts[2])
@@ -217,3 +220,19 @@ def test_several_images_keep_their_order_and_a_batch_array_is_several() -> None:
 def test_a_refused_image_is_an_error_of_the_client_and_a_value_error() -> None:
     assert issubclass(InvalidImage, ClientError)
     assert issubclass(InvalidImage, ValueError)
+
+
+def test_of_whatever_people_have_the_face_alone_is_sent(tmp_path: Path) -> None:
+    photo, path = drawn_face(), tmp_path / "photo.png"
+    photo.save(path)
+    face = stored_form(path.read_bytes(), ANY_KIND._replace(crop="face"))
+    for image in (path, path.read_bytes(), photo, np.asarray(photo)):
+        assert encode_image(image, crop="face") == face
+    # A crop of a crop would be another picture.
+    assert encode_image(encode_image(path, crop="face"), crop="face") == face
+    model = FakeModel()
+    with rest_server(model) as address, Client(address, crop="face") as client:
+        assert client.embed([path])[0, 0] == len(face)
+        assert client.score(path, photo).score.shape == (1,)
+        with pytest.raises(InvalidImage, match="image 1: no face found"):
+            client.embed([path, np.tile(np.arange(9, dtype=np.uint8) * 20, (9, 1))])

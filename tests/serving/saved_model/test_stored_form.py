@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from components.trainer.model import EMBEDDER, HEAD, build_model
 from components.trainer.recipe import TrainSettings
 from data_ingest.sources.images import stored_form
-from data_ingest.sources.kinds import KINDS, Kind, form_of
+from data_ingest.sources.kinds import KINDS, Form, Kind, form_of
 from serving.saved_model.export import export_model
 from serving.saved_model.loader import LoadedModel
 from serving.saved_model.preprocessing import decode_images
 from serving.saved_model.versions import stored_as
+from tests.drawn_face import drawn_face
 
 SCORE_BOUND = {"drawing": 0.02, "photo": 0.02, "signature": 0.1}
 """Most that the score of two originals differs from that of their stored forms, where it is near
@@ -84,3 +85,38 @@ def test_an_original_scores_like_its_stored_form(kind: Kind, tmp_path: Path) -> 
         ]
     assert np.ptp(scores[0]) > 0.1
     np.testing.assert_allclose(*scores, atol=SCORE_BOUND[kind])
+
+
+def test_a_face_that_stands_elsewhere_scores_like_its_aligned_twin(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    recipe = TrainSettings(widths=(8, 16), embedding_size=16).recipe("photo")
+    model = build_model(recipe)
+    form = form_of("photo", crop="face")
+
+    def stored(photo: Image.Image, form: Form) -> bytes:
+        stream = io.BytesIO()
+        photo.save(stream, "PNG")
+        return stored_form(stream.getvalue(), form)
+
+    photo, twin = drawn_face(), drawn_face(turn=-12.0, radius=70.0, at=(165, 140))
+    other = stored(Image.effect_noise((300, 300), 80).convert("RGB"), form_of("photo"))
+    head = model.get_layer(HEAD)
+    whole = [stored(one, form_of("photo")) for one in (photo, twin)]
+    cut = [stored(one, form) for one in (photo, twin)]
+    seen = decode_images(tf.constant([*whole, *cut, other]), recipe.preprocessing)
+    vectors = model.get_layer(EMBEDDER)(seen)
+    apart = head.distances(vectors).numpy()
+    head.b0.assign(apart[2, 4])  # where a score changes most
+    export_model(
+        model,
+        tmp_path / "1",
+        preprocessing=recipe.preprocessing,
+        card={"kind": "photo", "crop": "face"},
+        warmup_images=cut,
+    )
+    with LoadedModel(tmp_path / "1") as served:
+        images = {"image_a": np.array(cut, object), "image_b": np.array([other] * 2, object)}
+        scores = served.run("serving_default", images)["score"]
+    assert abs(scores[0] - scores[1]) < 0.05
+    # Of the whole photos the twin is another image.
+    assert apart[2, 3] < 0.5 * apart[0, 1]
