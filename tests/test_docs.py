@@ -1,10 +1,17 @@
-"""Links of the documents: every file and every heading that they name is there."""
+"""The documents: what they link to is there, and what makes images makes them."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblib
+import numpy as np
 import pytest
+from PIL import Image
+
+from data_ingest.sources.kind_of_images import kind_of
+from data_ingest.sources.layout import list_images
+from tests.drawn_face import drawn_face
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -34,3 +41,41 @@ def test_every_link_within_the_repository_leads_somewhere(document: Path) -> Non
 
 def test_documents_have_links() -> None:
     assert sum(1 for document in DOCUMENTS for _ in links(document)) > 40
+
+
+def run_example(page: str) -> None:
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs" / page).read_text("utf-8"), re.M | re.S
+    )
+    exec(compile(example, page, "exec"), {"__name__": "__main__"})
+
+
+def test_olivettis_faces_become_a_folder_of_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With drawn faces where scikit-learn keeps what it has downloaded."""
+    face = np.asarray(drawn_face().convert("L").resize((64, 64)), np.float32)
+    pictures = np.stack([np.roll(face, person, axis=0) for person in range(40)])
+    # As Olivetti's file has them: column by column.
+    stored = pictures.transpose(0, 2, 1).reshape(40, -1).repeat(10, axis=0)
+    joblib.dump(stored, tmp_path / "olivetti_py3.pkz")
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run_example("faces.md")
+    known = list_images(Path("olivetti/known"))
+    counts = {side: len(list_images(Path("olivetti", side))) for side in ("staff", "strangers")}
+    assert (len(known), counts) == (260, {"staff": 100, "strangers": 40})
+    shown = np.asarray(Image.open("olivetti/staff/person30/7.png"), float)
+    expected = pictures[30] - pictures.min()
+    assert np.abs(shown - 255 * expected / expected.max()).max() <= 1
+
+
+def test_generated_parts_differ_by_colour_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_example("parts.md")
+    images = list_images(Path("parts"))
+    assert (len(images), len({image.class_name for image in images})) == (1200, 200)
+    assert {image.group for image in images} == {f"star{points:02}" for points in range(3, 13)}
+    assert kind_of(images).kind == "photo"
