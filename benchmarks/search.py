@@ -55,19 +55,25 @@ def recipe_of(
     seed: int,
     steps: int | None = None,
     kind: Kind = "drawing",
+    classes: int | None = None,
 ) -> Recipe:
-    """The preset with changed fields.
+    """The preset, for so many classes to train on, with changed fields.
 
     Raises:
       ValidationError: there is no such field, or it cannot have that value.
     """
-    given = TrainSettings(preset=preset).recipe(kind)
+    given = TrainSettings(preset=preset).recipe(kind, classes=classes)
     values = {**dict(given if steps is None else given.lasting(steps)), "seed": seed, **changes}
     if kind == "drawing" and "polarity" not in changes:
         values["polarity"] = "dark_on_light"
     # The last weights are judged, not the best of several looks at the held-out alphabets.
     values["validate_every"] = NEVER
     return Recipe(**values)
+
+
+def classes_to_train(container: Path, held_out: float) -> int:
+    """About how many classes are trained on, where a share of them is held out."""
+    return round((1 - held_out) * len({file.class_name for file in list_images(container)}))
 
 
 def split(
@@ -202,9 +208,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         field: yaml.safe_load(value)
         for field, _, value in (change.partition("=") for change in options.changes)
     }
+    classes = classes_to_train(options.data, options.held_out) if options.name else 0
     for seed in options.seeds if options.name else ():
         recipe = recipe_of(
-            options.preset, changes, seed=seed, steps=options.steps, kind=options.kind
+            options.preset,
+            changes,
+            seed=seed,
+            steps=options.steps,
+            kind=options.kind,
+            classes=classes,
         )
         document = recipe.model_dump(mode="json")
         known = _read(options.results)

@@ -70,15 +70,15 @@ def timings(calls: Mapping[str, Call], *, rounds: int) -> dict[str, Timing]:
 def parts(bare: BareSteps, *, xla: bool) -> dict[str, Call]:
     """Parts of a single device's step; 'forward' is in 'forward and loss', and so on."""
     step = bare.step
-    images, labels, maps, seed = bare.ready.replicas[0]
+    images, labels, *styles = bare.ready.replicas[0]
     momentum = bare.ready.momentum
     embedder = step.student.get_layer(EMBEDDER)
-    ink = step.distort(images, maps, seed)
+    ink = step.distort(images, *styles)
     _, gradients = step.loss_and_gradients(ink, labels)
     return {
         "whole step": lambda: step.run(bare.ready),
         # As arguments: what depends on constants alone would be computed once.
-        "augmentation": _function(step.distort, images, maps, seed),
+        "augmentation": _function(step.distort, images, *styles),
         "forward": _function(lambda ink: embedder(ink, training=True), ink, xla=xla),
         "forward and loss": _function(step.loss, ink, labels, xla=xla),
         "forward, loss and backward": _function(step.loss_and_gradients, ink, labels, xla=xla),

@@ -69,21 +69,28 @@ def augment(
 
 
 def augment_photos(
-    images: tf.Tensor, *, maps: tf.Tensor, seed: tf.Tensor, strength: float, mirroring: bool
+    images: tf.Tensor,
+    *,
+    maps: tf.Tensor,
+    hues: tf.Tensor,
+    seed: tf.Tensor,
+    strength: float,
+    mirroring: bool,
 ) -> tf.Tensor:
     """Distorts every photograph at random, and then as all of its class.
 
     Crop, rotation, stretch and shift are one bilinear operation, outside of whose images these go
-    on mirrored; then come saturation, contrast and brightness, and a rectangle is erased. Each
-    part is drawn uniformly from its range, scaled by `strength`. The result depends on the
-    arguments alone, which no layer of `keras.layers` would let it: a training that goes on from a
-    checkpoint sees what it would have seen.
+    on mirrored; then come the hue of the class, saturation, contrast and brightness, and a
+    rectangle is erased. Each part but the hue is drawn uniformly from its range, scaled by
+    `strength`. The result depends on the arguments alone, which no layer of `keras.layers` would
+    let it: a training that goes on from a checkpoint sees what it would have seen.
 
     Args:
       images: `float32[N, H, W, 3]` in [0, 1].
       maps: as of `augment`.
+      hues: `float32[N]`: radians by which colours are turned about the gray axis of RGB.
       seed: `int32[2]`.
-      strength: 0 leaves images as they are, but for `maps` and mirroring.
+      strength: 0 leaves images as they are, but for `maps`, `hues` and mirroring.
       mirroring: whether every second image is mirrored.
 
     Returns:
@@ -106,12 +113,21 @@ def augment_photos(
     def each(values: tf.Tensor) -> tf.Tensor:
         return values[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
+    warped = _turned(warped, hues)
     gray = tf.tensordot(warped, LUMA, axes=1)[..., tf.newaxis]
     low, high = SATURATION
     vivid = gray + (warped - gray) * each(1.0 + strength * (low + (high - low) * drawn[6]))
     mean = tf.reduce_mean(vivid, axis=[1, 2, 3], keepdims=True)
     lit = (vivid - mean) * each(1.0 + CONTRAST * signed[7]) + mean + each(BRIGHTNESS * signed[8])
     return tf.clip_by_value(_erased(lit, drawn[9:], strength), 0.0, 1.0)
+
+
+def _turned(images: tf.Tensor, hues: tf.Tensor) -> tf.Tensor:
+    """RGB images with their colours turned about the gray axis (Rodrigues' formula)."""
+    cos, sin = (part(hues)[:, tf.newaxis, tf.newaxis] for part in (tf.cos, tf.sin))
+    across = tf.constant([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], tf.float32) / math.sqrt(3)
+    matrix = cos * tf.eye(3) + sin * across + (1 - cos) / 3
+    return tf.einsum("nhwc,ndc->nhwd", images, matrix)
 
 
 def _after(own: tuple[tf.Tensor, ...], maps: tf.Tensor) -> Matrix:

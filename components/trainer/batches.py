@@ -32,6 +32,8 @@ RESTYLED_ROTATION: Final = math.radians(30.0)
 RESTYLED_SCALE: Final = 0.3
 """Largest change of its width and, independently, of its height, as a share."""
 RESTYLED_SHEAR: Final = 0.4
+RECOLOURED_SHARE: Final = 0.5
+"""Of the classes in colour, those whose hue is changed at `restyling` 1 and above."""
 
 FORGED_SHARE: Final = 1 / 3
 """Of a writer's images in a batch."""
@@ -54,6 +56,8 @@ class Batch(NamedTuple):
     maps: Floats
     """`float32[N, 2, 2]`: where (x, y) of a class as it is learnt comes from in its drawings, about
     the centre; the same for all images of a class (or of a pair)."""
+    hues: Floats
+    """`float32[N]`: radians by which the colours of a class are turned as it is learnt."""
 
 
 class Batches(Protocol):
@@ -90,9 +94,9 @@ class ClassBatches:
     Rivals from one's own alphabet are the hard ones; the rest of the batch keeps the network
     from specialising in it. Classes are drawn without replacement, and so are images of a class
     unless it has too few. Classes are turned by quarters and restyled: rotated, stretched, slanted
-    and mirrored, those of the single group all alike. So every batch has an alphabet of its own,
-    as nobody ever wrote it. Data with fewer classes than `classes_per_batch` gives batches of the
-    same size with more images a class.
+    and mirrored, those of the single group all alike, and in colour every other one takes another
+    hue. So every batch has an alphabet of its own, as nobody ever wrote it. Data with fewer
+    classes than `classes_per_batch` gives batches of the same size with more images a class.
 
     Where there are forgeries, classes are those of the genuine signatures, with three images or
     more, and `FORGED_SHARE` of a writer's images are forgeries: rivals of all, positives of none.
@@ -119,6 +123,7 @@ class ClassBatches:
         self._own = round(recipe.same_group_share * self._classes)
         self._turns = 4 if recipe.quarter_turns else 1
         self._restyling = recipe.restyling
+        self._in_colour = recipe.color_mode == "rgb"
 
     def __getitem__(self, number: int) -> Batch:
         draw = _generator(self._seed, number)
@@ -141,10 +146,15 @@ class ClassBatches:
         labels = np.repeat(np.arange(len(classes)), self._images).reshape(rows.shape)
         if index.has_forgeries:
             self._forge(draw, classes, rows, labels)
+        hues = np.zeros(len(classes))
+        if self._restyling and self._in_colour:
+            turned = draw.random(len(classes)) < RECOLOURED_SHARE * min(self._restyling, 1.0)
+            hues = turned * draw.uniform(0, 2 * math.pi, size=len(classes))
         return Batch(
             rows=rows.ravel().astype(np.int32),
             labels=labels.ravel().astype(np.int32),
             maps=np.repeat(maps, self._images, axis=0).astype(np.float32),
+            hues=np.repeat(hues, self._images).astype(np.float32),
         )
 
     def _forge(self, draw: np.random.Generator, classes: Rows, rows: Rows, labels: Rows) -> None:
@@ -182,6 +192,7 @@ class PairBatches:
             rows=np.concatenate([pairs[:, 0], pairs[:, 1]]).astype(np.int32),
             labels=self._labels[chosen],
             maps=quarter_turns(np.concatenate([turns, turns])),
+            hues=np.zeros(2 * len(chosen), np.float32),
         )
 
     def _epoch(self, epoch: int) -> Rows:

@@ -341,6 +341,10 @@ PRESETS: Final[Mapping[Kind, Mapping[Preset, Mapping[str, Any]]]] = {
     },
 }
 """What the presets have instead of the defaults of `Recipe`, by kind of images."""
+FEW_PHOTOGRAPHED: Final = 100
+"""Classes below which photographs are trained on by `_OF_FEW`."""
+_OF_FEW: Final = {"restyling": 2.0, "mirroring": False}
+"""Distortions of whole classes, mirror images among them, make classes of what is not enough."""
 
 S = TypeVar("S", bound=Settings)
 
@@ -396,16 +400,28 @@ class TrainSettings(Settings):
                 return self
         raise problems[0]
 
-    def recipe(self, kind: Kind = "drawing", *, gpus: int = 0) -> Recipe:
+    def recipe(
+        self, kind: Kind = "drawing", *, classes: int | None = None, gpus: int = 0
+    ) -> Recipe:
         """The preset's values for images of a kind, with this object's overrides.
 
         Args:
           kind: of the images.
+          classes: how many there are to train on; None: not few. How images are seen does not
+            depend on it.
           gpus: how many there are to train on. They get the preset's larger batches, unless the
             length of training, a batch or its learning rate is set: those then hold as they are.
         """
         own = {name: getattr(self, name, None) for name in Recipe.model_fields}
         own = {name: value for name, value in own.items() if value is not None}
-        recipe = Recipe(**{**PRESETS[kind][self.preset], **own})
+        given = dict(PRESETS[kind][self.preset])
+        few = classes is not None and classes < FEW_PHOTOGRAPHED
+        from_scratch = given.get("network") == "photo" and "backbone" not in own
+        if few and kind == "photo" and from_scratch:
+            given |= _OF_FEW
+        if kind == "photo" and not own.get("mirroring", given.get("mirroring")):
+            # They are the image and its mirror image.
+            given["views"] = False
+        recipe = Recipe(**{**given, **own})
         recipe = recipe.lasting(recipe.steps)
         return recipe if own.keys() & set(BATCH_FIELDS) else recipe.on_gpus(gpus)

@@ -22,7 +22,7 @@ from components.trainer.pretrained import APPLICATIONS, exported_folder, fingerp
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.errors import InputError
 from data_ingest.sources.kinds import Kind, form_of
-from serving.saved_model.contract import EXTRA, KERAS_MODEL
+from serving.saved_model.contract import EXTRA, KERAS_MODEL, Preprocessing
 from serving.saved_model.export import export_model
 from serving.saved_model.impostors import ImpostorPairs, held_out_pairs
 from serving.saved_model.trained_on import Digests, read_trained_on
@@ -63,15 +63,21 @@ def run_fn(fn_args: FnArgs) -> None:
     config = fn_args.custom_config
     settings = TrainSettings.model_validate_json(config["train"])
     accelerator = choose_accelerator(mixed_precision=settings.mixed_precision, xla=settings.xla)
-    recipe = settings.recipe(config["kind"], gpus=accelerator.gpus)
-    train = _read("Training", fn_args.train_files, recipe)
-    held_out = _read("Held-out", fn_args.eval_files, recipe)
+    preprocessing = settings.recipe(config["kind"]).preprocessing
+    train = _read("Training", fn_args.train_files, preprocessing)
+    held_out = _read("Held-out", fn_args.eval_files, preprocessing)
+    classes = len(train.index.genuine)
+    recipe = settings.recipe(config["kind"], classes=classes, gpus=accelerator.gpus)
     both = [*fn_args.train_files, *fn_args.eval_files]
-    everything = _read("All", both, recipe) if recipe.refit_share else None
-    _log.info(expected(len(train.index.genuine), config["kind"]))
+    everything = _read("All", both, preprocessing) if recipe.refit_share else None
+    _log.info(expected(classes, config["kind"]))
+    if recipe.restyling:
+        _log.info(
+            "Whole classes are distorted into new ones, mirror images among them (train.restyling)"
+        )
     log_dir = Path(fn_args.model_run_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
-    (log_dir / CONTACT_SHEET).write_bytes(contact_sheet(train.samples, recipe.preprocessing))
+    (log_dir / CONTACT_SHEET).write_bytes(contact_sheet(train.samples, preprocessing))
     base_model = fn_args.base_model if settings.warm_start else None
     fits = fit_stages(
         recipe,
@@ -99,7 +105,7 @@ def run_fn(fn_args: FnArgs) -> None:
     export_model(
         fits[-1].model,
         Path(fn_args.serving_model_dir),
-        preprocessing=recipe.preprocessing,
+        preprocessing=preprocessing,
         card={
             "dataset": config.get("dataset"),
             "kind": config["kind"],
@@ -220,8 +226,8 @@ def backbone_facts(recipe: Recipe) -> dict[str, str] | None:
     return facts | {"weights": "imagenet", "licence": APPLICATIONS[name].licence}
 
 
-def _read(name: str, patterns: list[str], recipe: Recipe) -> PairData:
-    data = read_pair_data(patterns, recipe.preprocessing)
+def _read(name: str, patterns: list[str], preprocessing: Preprocessing) -> PairData:
+    data = read_pair_data(patterns, preprocessing)
     _log.info(
         f"{name} data: {len(data.labels)} pairs of {len(data.index)} images, "
         f"{len(data.index.classes)} classes, {len(data.index.groups)} groups"

@@ -55,8 +55,9 @@ def pair_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 class StepInput(NamedTuple):
     """What one step takes, as tensors."""
 
-    replicas: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
-    """Of each: images `uint8[N, H, W, C]`, labels `int32[N]`, maps `float32[N, 2, 2]`, seed."""
+    replicas: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
+    """Of each: images `uint8[N, H, W, C]`, labels `int32[N]`, maps `float32[N, 2, 2]`, hues
+    `float32[N]`, seed."""
     momentum: tf.Tensor
     """Of the averaged weights, `float32[]`."""
 
@@ -143,6 +144,7 @@ class TrainingStep:
                     tf.constant(images[part.rows]),
                     tf.constant(part.labels),
                     tf.constant(part.maps),
+                    tf.constant(part.hues),
                     tf.constant([self._recipe.seed, step * self._replicas + replica]),
                 )
                 for replica, part in enumerate(parts)
@@ -159,14 +161,14 @@ class TrainingStep:
             self._strategy.experimental_distribute_values_from_function(
                 lambda context, at=at: ready.replicas[context.replica_id_in_sync_group][at]
             )
-            for at in range(4)
+            for at in range(5)
         ]
         return self._run(*columns, ready.momentum)
 
     def _step(
-        self, images: Any, labels: Any, maps: Any, seed: Any, momentum: tf.Tensor
+        self, images: Any, labels: Any, maps: Any, hues: Any, seed: Any, momentum: tf.Tensor
     ) -> tf.Tensor:
-        seen = self._strategy.run(self.distort, args=(images, maps, seed))
+        seen = self._strategy.run(self.distort, args=(images, maps, hues, seed))
         return self._learn(seen, labels, momentum)
 
     def _update(self, seen: Any, labels: Any, momentum: tf.Tensor) -> tf.Tensor:
@@ -183,16 +185,22 @@ class TrainingStep:
                 momentum * average.value + (1.0 - momentum) * tf.convert_to_tensor(weight.value)
             )
 
-    def distort(self, images: tf.Tensor, maps: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def distort(
+        self, images: tf.Tensor, maps: tf.Tensor, hues: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         """From images `uint8[N, H, W, C]` to what the network is shown, `float32[N, H, W, C]`."""
         seen = tf.cast(images, tf.float32) / 255.0
         strength = self._recipe.augmentation
         if self._recipe.network == "koch2015":
             return koch2015.distort(seen, seed=seed, strength=strength)
         if self._recipe.color_mode == "rgb":
-            mirroring = self._recipe.mirroring
             return augment_photos(
-                seen, maps=maps, seed=seed, strength=strength, mirroring=mirroring
+                seen,
+                maps=maps,
+                hues=hues,
+                seed=seed,
+                strength=strength,
+                mirroring=self._recipe.mirroring,
             )
         return augment(
             seen,

@@ -87,11 +87,17 @@ def photos() -> tf.Tensor:
 
 
 def distort_photos(
-    photos: tf.Tensor, *, seed: int = 1, strength: float = 1.0, mirroring: bool = False
+    photos: tf.Tensor,
+    *,
+    seed: int = 1,
+    strength: float = 1.0,
+    mirroring: bool = False,
+    hue: float = 0.0,
 ) -> np.ndarray:
     return augment_photos(
         photos,
         maps=tf.eye(2, batch_shape=[len(photos)]),
+        hues=tf.fill([len(photos)], hue),
         seed=tf.constant([seed, 0]),
         strength=strength,
         mirroring=mirroring,
@@ -107,6 +113,13 @@ def test_at_strength_zero_photographs_are_at_most_mirrored(photos: tf.Tensor) ->
         assert turned or np.abs(result - image).max() < 1e-4
         kinds.add(turned)
     assert kinds == {True, False}
+
+
+def test_a_third_of_a_turn_of_hues_makes_red_green_and_leaves_gray(photos: tf.Tensor) -> None:
+    turned = distort_photos(photos, strength=0, hue=2 * np.pi / 3)
+    np.testing.assert_allclose(turned, np.roll(photos, 1, axis=-1), atol=1e-4)
+    gray = tf.repeat(photos[..., :1], 3, axis=-1)
+    np.testing.assert_allclose(distort_photos(gray, strength=0, hue=1.0), gray, atol=1e-4)
 
 
 def test_distorted_photographs_are_images_of_the_same_seed(photos: tf.Tensor) -> None:

@@ -107,6 +107,25 @@ def test_classes_of_the_single_group_are_restyled_alike_and_others_each_in_its_o
     assert 8 <= mirrored <= 32
 
 
+@pytest.mark.parametrize(("restyling", "share"), [(0.0, 0.0), (0.5, 0.25), (2.0, 0.5)])
+def test_in_colour_some_classes_take_another_hue(restyling: float, share: float) -> None:
+    index = make_index(groups=8, classes=10, images=2)
+    gray = tiny_recipe(classes_per_batch=8, images_per_class=2, restyling=restyling)
+    colour = gray.model_copy(update={"color_mode": "rgb"})
+    drawings, photos = ClassBatches(index, gray), ClassBatches(index, colour)
+    turned = 0
+    for number in range(40):
+        hues = photos[number].hues
+        np.testing.assert_array_equal(hues[::2], hues[1::2])
+        assert ((hues >= 0) & (hues < 2 * np.pi)).all()
+        turned += np.count_nonzero(hues[::2])
+        # All else is as without colours.
+        for one, other in zip(drawings[number][:3], photos[number][:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert not drawings[number].hues.any()
+    assert abs(turned / 320 - share) < 0.1
+
+
 def test_without_restyling_classes_are_only_turned() -> None:
     index = make_index(groups=2, classes=10, images=2)
     feed = ClassBatches(index, tiny_recipe(classes_per_batch=8, images_per_class=2, restyling=0))

@@ -141,3 +141,21 @@ def test_a_refit_takes_its_share_of_the_steps_and_leaves_some(steps: int, share:
 def test_without_a_refit_there_is_one_stage() -> None:
     recipe = TrainSettings(refit_share=0).recipe()
     assert recipe.stages() == (recipe, None)
+
+
+@pytest.mark.parametrize("preset", ["fast", "accurate"])
+def test_of_few_photographed_classes_new_ones_are_made(preset: Preset) -> None:
+    settings = TrainSettings(preset=preset)
+    few, many = (settings.recipe("photo", classes=classes) for classes in (99, 100))
+    assert (few.restyling, few.mirroring, few.views) == (2.0, False, False)
+    assert many == settings.recipe("photo")
+    assert few.preprocessing == many.preprocessing
+    # What is set holds, and other kinds have presets of their own.
+    assert TrainSettings(preset=preset, mirroring=True).recipe("photo", classes=9).mirroring
+    for kind in ("drawing", "signature"):
+        assert settings.recipe(kind, classes=9) == settings.recipe(kind)
+    # A pretrained network has seen many already.
+    pretrained = TrainSettings(preset=preset, backbone="EfficientNetV2B0")
+    assert pretrained.recipe("photo", classes=9) == pretrained.recipe("photo")
+    koch = TrainSettings(preset="koch2015")
+    assert koch.recipe("photo", classes=9) == koch.recipe("photo")
