@@ -1,10 +1,13 @@
 """Lists, reads and checks images, by Beam, in blocks that any worker can hold."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
+import tensorflow as tf
 from apache_beam.metrics import Metrics
 
 from data_ingest.errors import InputError
@@ -23,11 +26,11 @@ from data_ingest.sources.layout import (
 
 NAMESPACE: Final = "oneshot"
 """Of all counters."""
-CATALOG_OUTPUT: Final = "catalog"
 
 _PORTION_IMAGES: Final = 512
 _BLOCK_BYTES: Final = 8 * 2**20
 _MAX_BLOCKS: Final = _PORTION_IMAGES
+_IMAGE: Final = "image"
 
 
 class Portion(NamedTuple):
@@ -138,22 +141,24 @@ def catalog_of_images(inputs: Inputs) -> Catalog:
 
 
 class ReadImages(beam.DoFn):
-    """Portion → (block number, images), and as `catalog` what was found and rejected.
+    """Portion → what was found in it and rejected; the images in their stored form go to blocks.
 
-    A block ends with its portion, or earlier when it holds 8 MiB.
+    A block is a file. It ends with its portion, or earlier when it holds 8 MiB.
     """
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, blocks: str) -> None:
         self._form = form
+        self._blocks = blocks
         self._read = Metrics.counter(NAMESPACE, "images_read")
 
     def setup(self) -> None:
         self._reader = ImageReader(self._form)
+        tf.io.gfile.makedirs(self._blocks)
 
     def teardown(self) -> None:
         self._reader.close()
 
-    def process(self, portion: Portion) -> Iterator[Any]:
+    def process(self, portion: Portion) -> Iterator[CatalogPart]:
         block = portion.number * _MAX_BLOCKS
         images: list[bytes] = []
         found: list[Found] = []
@@ -164,13 +169,31 @@ class ReadImages(beam.DoFn):
             images.append(data)
             held += len(data)
             if held >= _BLOCK_BYTES:
-                yield block, images
+                write_block(self._blocks, block, images)
                 block, images, held = block + 1, [], 0
         self._read.inc(len(portion.images))
         for _, reason in rejected:
             Metrics.counter(NAMESPACE, f"images_rejected/{reason}").inc()
         if images:
-            yield block, images
+            write_block(self._blocks, block, images)
         unusable = tuple(Rejected(portion.source, bad.path, reason) for bad, reason in rejected)
-        part = CatalogPart(portion.source, tuple(found), unusable)
-        yield beam.pvalue.TaggedOutput(CATALOG_OUTPUT, part)
+        yield CatalogPart(portion.source, tuple(found), unusable)
+
+
+def write_block(folder: str, number: int, images: Sequence[bytes]) -> None:
+    """Writes images to a file of a folder, whole or not at all, as one column of Arrow."""
+    batch = pa.record_batch([pa.array(images, pa.binary())], names=[_IMAGE])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    partial = f"{folder}/partial-{uuid.uuid4().hex}"
+    with tf.io.gfile.GFile(partial, "wb") as file:
+        file.write(sink.getvalue().to_pybytes())
+    tf.io.gfile.rename(partial, f"{folder}/{number}.arrow", overwrite=True)
+
+
+def read_block(folder: str, number: int, positions: Iterable[int]) -> list[bytes]:
+    """Some of the images of a block."""
+    with tf.io.gfile.GFile(f"{folder}/{number}.arrow", "rb") as file:
+        column = pa.ipc.open_stream(file.read()).read_all().column(_IMAGE)
+    return [column[position].as_py() for position in positions]

@@ -1,10 +1,11 @@
 """Makes files of pair records from files of images, by Beam; no worker holds all images.
 
-Images are read and checked in blocks. What is known of them, without the bytes, is combined into
-one compact catalog and that into a plan, which go to all workers as a side input. For each output
-file the workers work out which images it needs, ask the blocks for those, and, when the bytes
-have come together by file, write it. Bytes are moved once, and only between a block and the files
-that need it. What a file holds and in which order is a pure function of (seed, images).
+Images are read, checked and brought to their stored form once, in blocks, which are files beside
+the output until it is complete. What is known of the images, without the bytes, is combined into
+one compact catalog and that into a plan, which goes to all workers as a side input. For each output
+file they work out which images it needs, take those from the blocks and write it. So no image goes
+through a shuffle, and memory does not grow with how often images are paired. What a file holds and
+in which order is a pure function of (seed, images).
 """
 
 import json
@@ -20,7 +21,7 @@ from apache_beam.metrics import Metrics
 from data_ingest.records.catalog import build_catalog, count_reasons, in_two_classes
 from data_ingest.records.features import Pair, serialize_pair
 from data_ingest.records.plan import Plan, Shard, Stream, make_plan
-from data_ingest.records.read import CATALOG_OUTPUT, NAMESPACE, Inputs, ReadImages
+from data_ingest.records.read import NAMESPACE, Inputs, ReadImages, read_block
 from data_ingest.sampling.pairs import Pairs
 from data_ingest.settings import PairSettings
 from data_ingest.sources.kinds import Crop, Kind, form_of
@@ -28,6 +29,8 @@ from data_ingest.sources.kinds import Crop, Kind, form_of
 SUMMARY_FILE: Final = "sampling.json"
 REJECTED_FILE: Final = "rejected.jsonl"
 COPIES_FILE: Final = "copies.jsonl"
+_BLOCKS: Final = "blocks"
+"""Folder of the images while records are written."""
 _NAMED: Final = 20
 
 
@@ -52,16 +55,11 @@ def write_pairs(
     Images are stored in the form of their `kind`, with `DatasetSettings.max_side`
     and `crop` where given.
     """
-    read = (
+    blocks = f"{directory}/{_BLOCKS}"
+    plan = (
         pipeline
         | "ListImages" >> beam.Create(inputs.portions)
-        | "ReadImages"
-        >> beam.ParDo(ReadImages(form_of(kind, max_side, crop))).with_outputs(
-            CATALOG_OUTPUT, main="blocks"
-        )
-    )
-    plan = (
-        read[CATALOG_OUTPUT]
+        | "ReadImages" >> beam.ParDo(ReadImages(form_of(kind, max_side, crop), blocks))
         | "ListParts" >> beam.combiners.ToList()
         | "BuildCatalog" >> beam.Map(build_catalog)
         | "MakePlan"
@@ -72,17 +70,10 @@ def write_pairs(
             max_rejected_share=max_rejected_share,
         )
     )
-    requests = (
+    counts = (
         plan
         | "ListShards" >> beam.FlatMap(lambda made: made.shards)
         | "SpreadShards" >> beam.Reshuffle()
-        | "RequestImages" >> beam.FlatMap(_request_images, beam.pvalue.AsSingleton(plan))
-    )
-    counts = (
-        (read.blocks, requests)
-        | "JoinImagesByBlock" >> beam.CoGroupByKey()
-        | "SendImages" >> beam.FlatMap(_send_images)
-        | "GroupImagesByShard" >> beam.GroupByKey()
         | "WriteShards" >> beam.FlatMap(_write_shard, beam.pvalue.AsSingleton(plan), directory)
         | "CountRecords" >> beam.CombinePerKey(sum)
     )
@@ -95,37 +86,17 @@ _Counted = tuple[str, str, int, int]
 """Split, protocol, way and label of records."""
 
 
-def _request_images(shard: Shard, plan: Plan) -> Iterator[tuple[int, Any]]:
-    """For each block: its number, and (shard number, rows, positions in the block)."""
+def _write_shard(shard: Shard, plan: Plan, directory: str) -> Iterator[tuple[_Counted, int]]:
+    """Writes the file of a shard; how many of a kind it has."""
     stream = plan.streams[shard.stream]
     drawn = stream.draw(shard.start, shard.stop)
     rows = np.unique(np.concatenate([drawn.row_a, drawn.row_b]))
-    block = stream.located.block[rows]
-    position = stream.located.position[rows]
+    block, position = stream.located.block[rows], stream.located.position[rows]
+    images: dict[int, bytes] = {}
     for number in np.unique(block):
         here = block == number
-        yield int(number), (shard.number, rows[here].tolist(), position[here].tolist())
-
-
-def _send_images(joined: tuple[int, tuple[Any, Any]]) -> Iterator[tuple[int, Any]]:
-    """For each request for a block's images: shard number, and (rows, images)."""
-    _, (blocks, requests) = joined
-    images: list[bytes] = next(iter(blocks))
-    for shard, rows, positions in requests:
-        yield shard, (rows, [images[position] for position in positions])
-
-
-def _write_shard(
-    sent: tuple[int, Iterable[tuple[list[int], list[bytes]]]], plan: Plan, directory: str
-) -> Iterator[tuple[_Counted, int]]:
-    """Writes the file of a shard, of which all images have come together; how many of a kind."""
-    number, parts = sent
-    shard = plan.shards[number]
-    images: dict[int, bytes] = {}
-    for rows, data in parts:
-        images.update(zip(rows, data, strict=True))
-    stream = plan.streams[shard.stream]
-    drawn = stream.draw(shard.start, shard.stop)
+        found = read_block(f"{directory}/{_BLOCKS}", int(number), position[here].tolist())
+        images.update(zip(rows[here].tolist(), found, strict=True))
     write_file(directory, shard, _records(stream, drawn, images))
     for value in (0, 1):
         pairs = int(np.count_nonzero(drawn.label == value))
@@ -219,3 +190,5 @@ def _write_reports(
     for name, text in texts.items():
         with tf.io.gfile.GFile(f"{directory}/{name}", "w") as file:
             file.write(text)
+    if tf.io.gfile.exists(f"{directory}/{_BLOCKS}"):
+        tf.io.gfile.rmtree(f"{directory}/{_BLOCKS}")

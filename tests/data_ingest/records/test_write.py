@@ -298,14 +298,17 @@ def test_no_block_of_images_outgrows_its_limit(
 ) -> None:
     monkeypatch.setattr(image_reading, "_BLOCK_BYTES", 1000)
     (portion, *_) = list_inputs(containers(tmp_path)).portions
-    reader = image_reading.ReadImages(form_of("drawing"))
+    reader = image_reading.ReadImages(form_of("drawing"), str(tmp_path / "blocks"))
     reader.setup()
-    blocks = [out for out in reader.process(portion) if isinstance(out, tuple)]
-    largest = max(len(image) for _, images in blocks for image in images)
-    assert len(blocks) > 1
-    assert len({number for number, _ in blocks}) == len(blocks)
-    assert all(sum(map(len, images)) < 1000 + largest for _, images in blocks)
-    assert sum(len(images) for _, images in blocks) == len(portion.images)
+    (part,) = reader.process(portion)
+    sizes: dict[int, list[int]] = {}
+    for found in part.found:
+        (image,) = image_reading.read_block(str(tmp_path / "blocks"), found.block, [found.position])
+        assert len(image) == found.size
+        sizes.setdefault(found.block, []).append(found.size)
+    assert len(sizes) > 1
+    assert all(sum(held[:-1]) < 1000 for held in sizes.values())
+    assert sum(map(len, sizes.values())) == len(portion.images)
 
 
 def test_of_all_that_people_call_an_image_records_hold_what_the_model_decodes(
