@@ -5,6 +5,7 @@ The Evaluator finds `custom_extractors` here through its `module_path`.
 
 import zlib
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from typing import Any
 
 import apache_beam as beam
@@ -34,7 +35,9 @@ def custom_extractors(
     twenty and more pairs. In front: records of one trial set (or, outside trials, of one group)
     are brought together, in batches of at most `IMAGES_PER_BATCH` distinct images. The `examples`
     signature embeds each distinct image of a batch once, and its memory is bounded by that number,
-    whatever the record count. Behind: what no metric needs is dropped before anything is shuffled.
+    whatever the record count. What is brought together is compressed, by which an image that a
+    piece has many times takes the room of one. Behind: what no metric needs is dropped before
+    anything is shuffled.
     """
     extractors = tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -59,14 +62,23 @@ class GatherTrialSets(beam.PTransform):
             extracts
             | "KeyByTrialSet" >> beam.FlatMap(split_by_trial_set)
             | "GatherTrialSet" >> beam.GroupByKey()
-            | "Batch" >> beam.FlatMapTuple(lambda _, pieces: join_pieces(pieces))
+            | "Batch" >> beam.FlatMapTuple(lambda _, pieces: join_pieces(map(unpacked, pieces)))
             | "AsExtracts" >> beam.Map(lambda batch: {constants.ARROW_RECORD_BATCH_KEY: batch})
         )
 
 
-def split_by_trial_set(extracts: dict[str, Any]) -> Iterator[tuple[bytes, pa.RecordBatch]]:
-    """Cuts a batch into pieces of one trial set, of at most `IMAGES_PER_BATCH` images each."""
+def split_by_trial_set(extracts: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+    """Cuts a batch into pieces of one trial set, of at most `IMAGES_PER_BATCH` images each.
+
+    A piece is packed as Arrow does it. Its columns of images hold their digests: the model takes
+    whole records.
+    """
     batch: pa.RecordBatch = extracts[constants.ARROW_RECORD_BATCH_KEY]
+    for name in (features.IMAGE_A, features.IMAGE_B):
+        at = batch.schema.get_field_index(name)
+        digests = [[blake2b(image, digest_size=16).digest()] for image in _values(batch, name)]
+        field = batch.schema.field(at)
+        batch = batch.set_column(at, field, pa.array(digests, field.type))
     rows: dict[bytes, list[int]] = {}
     columns = (features.TRIAL, features.PROTOCOL, features.GROUP_A)
     for row, (trial, protocol, group) in enumerate(
@@ -77,7 +89,7 @@ def split_by_trial_set(extracts: dict[str, Any]) -> Iterator[tuple[bytes, pa.Rec
     piece_rows = IMAGES_PER_BATCH // 2
     for key, of_key in rows.items():
         for start in range(0, len(of_key), piece_rows):
-            yield key, batch.take(pa.array(of_key[start : start + piece_rows]))
+            yield key, packed(batch.take(pa.array(of_key[start : start + piece_rows])))
 
 
 def join_pieces(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -116,6 +128,21 @@ def keep_what_is_measured(extracts: dict[str, Any]) -> dict[str, Any]:
 
 def _values(batch: pa.RecordBatch, name: str) -> list[bytes]:
     return batch.column(batch.schema.get_field_index(name)).flatten().to_pylist()  # type: ignore[no-any-return]
+
+
+def packed(batch: pa.RecordBatch) -> bytes:
+    """Compressed."""
+    sink = pa.BufferOutputStream()
+    # The level whose window is wider than the images of a trial set.
+    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=9))
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def unpacked(piece: bytes) -> pa.RecordBatch:
+    """What `packed` was given."""
+    return pa.ipc.open_stream(piece).read_next_batch()
 
 
 def _concatenate(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

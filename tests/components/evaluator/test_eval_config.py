@@ -27,6 +27,7 @@ from components.evaluator.extractors import (
     join_pieces,
     keep_what_is_measured,
     split_by_trial_set,
+    unpacked,
 )
 from components.evaluator.settings import EvaluateSettings, Threshold
 from data_ingest.records import features
@@ -329,10 +330,26 @@ def test_batches_bring_records_of_a_trial_set_together() -> None:
     batch = record_batch([pairs[row] for row in rows])
     pieces: dict[bytes, list[pa.RecordBatch]] = {}
     for key, piece in split_by_trial_set({"arrow_record_batch": batch}):
-        pieces.setdefault(key, []).append(piece)
+        pieces.setdefault(key, []).append(unpacked(piece))
     assert sorted(pieces) == [b"official/set0", b"official/set1", b"official/set2"]
     joined = [batch for of_key in pieces.values() for batch in join_pieces(of_key)]
     assert [batch.num_rows for batch in joined] == [400, 400, 400]
+
+
+def test_a_piece_takes_the_room_of_its_distinct_images() -> None:
+    """However many pairs of the trial set have them, and without a copy beside the record."""
+    random = np.random.default_rng(1)
+    images = [random.bytes(20_000) for _ in range(40)]
+    pairs = [
+        pair._replace(image_a=images[at % 20], image_b=images[20 + at // 20])
+        for at, pair in enumerate(trial_pairs("official", 20, 6, wrong=0))
+    ]
+    batch = record_batch(pairs)
+    records = [[serialize_pair(pair)] for pair in pairs]
+    batch = batch.append_column("__RAW_RECORD__", pa.array(records, pa.list_(pa.binary())))
+    ((_, piece),) = split_by_trial_set({"arrow_record_batch": batch})
+    assert len(piece) < 2 * sum(map(len, images))
+    assert unpacked(piece).column("__RAW_RECORD__").to_pylist() == records
 
 
 def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
@@ -341,7 +358,7 @@ def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
         template._replace(image_a=b"%d" % (2 * n), image_b=b"%d" % (2 * n + 1)) for n in range(1000)
     ]
     split = split_by_trial_set({"arrow_record_batch": record_batch(pairs)})
-    joined = [*join_pieces(piece for _, piece in split)]
+    joined = [*join_pieces(unpacked(piece) for _, piece in split)]
     assert sum(batch.num_rows for batch in joined) == 1000
     for batch in joined:
         images = batch.column("image_a").to_pylist() + batch.column("image_b").to_pylist()
