@@ -27,9 +27,9 @@ def test_the_number_of_classes_is_said_with_what_such_numbers_came_to(kind) -> N
 
 
 def test_the_nearest_measurements_on_either_side_are_told() -> None:
-    assert "25 people" in expected(25, "photo")
-    assert "400 people" in expected(25, "photo")
-    assert "25 people" not in expected(500, "photo")
+    assert "28 people" in expected(30, "photo")
+    assert "367 people" in expected(30, "photo")
+    assert "28 people" not in expected(500, "photo")
 
 
 def test_an_accuracy_of_three_classes_is_not_shown() -> None:
