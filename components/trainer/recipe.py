@@ -416,8 +416,8 @@ class TrainSettings(Settings):
         own = {name: value for name, value in own.items() if value is not None}
         given = dict(PRESETS[kind][self.preset])
         few = classes is not None and classes < FEW_PHOTOGRAPHED
-        from_scratch = given.get("network") == "photo" and "backbone" not in own
-        if few and kind == "photo" and from_scratch:
+        frozen = "backbone" in own and own["backbone_trainable"] == "frozen"
+        if few and given.get("network") == "photo" and kind == "photo" and not frozen:
             given |= _OF_FEW
         if kind == "photo" and not own.get("mirroring", given.get("mirroring")):
             # They are the image and its mirror image.

@@ -154,8 +154,11 @@ def test_of_few_photographed_classes_new_ones_are_made(preset: Preset) -> None:
     assert TrainSettings(preset=preset, mirroring=True).recipe("photo", classes=9).mirroring
     for kind in ("drawing", "signature"):
         assert settings.recipe(kind, classes=9) == settings.recipe(kind)
-    # A pretrained network has seen many already.
-    pretrained = TrainSettings(preset=preset, backbone="EfficientNetV2B0")
-    assert pretrained.recipe("photo", classes=9) == pretrained.recipe("photo")
+    # What is not trained learns nothing of them.
+    for trainable, restyling in (("frozen", 0.0), ("all", 2.0)):
+        pretrained = TrainSettings(
+            preset=preset, backbone="EfficientNetV2B0", backbone_trainable=trainable
+        )
+        assert pretrained.recipe("photo", classes=9).restyling == restyling
     koch = TrainSettings(preset="koch2015")
     assert koch.recipe("photo", classes=9) == koch.recipe("photo")
