@@ -87,26 +87,18 @@ def add_parsers(commands: Any) -> None:
 def _doctor(context: Context) -> ExitCode:
     config, output = context.config, context.workspace.root
     with context.quiet_libraries():
-        checks = diagnose(config, data=context.options.data, output=output)
+        of_data, dataset = check_data(config, data=context.options.data, environ=os.environ)
+        checks = diagnose(of_data, output=output)
         checks.append(check_model(context.workspace, context.config.push))
     context.show([asdict(check) for check in checks], *told(checks))
     if (sheet := context.options.contact_sheet) is not None:
         with context.quiet_libraries():
-            write_contact_sheet(sheet, config, data=context.options.data)
+            write_contact_sheet(sheet, config, dataset)
     return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
 
 
-def diagnose(
-    config: PipelineConfig,
-    *,
-    data: Path | None,
-    output: Path,
-    environ: Mapping[str, str] = os.environ,
-) -> list[Check]:
-    """Looks at all that a run needs; changes nothing and asks no server.
-
-    Images come from `data`, else from where `config` and `environ` say.
-    """
+def diagnose(of_data: Sequence[Check], *, output: Path) -> list[Check]:
+    """Looks at all that a run needs besides data, of which there are checks; changes nothing."""
     root = Path(__file__).resolve().parents[2]
     adapted = adapted_modules(Path(sys.prefix))
     return [
@@ -118,7 +110,7 @@ def diagnose(
         ),
         check_devices(),
         check_memory(Path("/proc/meminfo")),
-        *check_data(config, data=data, environ=environ),
+        *of_data,
         check_writable(output),
         check_disk(output),
     ]
@@ -275,18 +267,20 @@ def check_memory(meminfo: Path) -> Check:
 
 def check_data(
     config: PipelineConfig, *, data: Path | None, environ: Mapping[str, str]
-) -> Iterator[Check]:
-    """Where a run would take its images from, and whether it could train on and judge by them."""
+) -> tuple[list[Check], Dataset | None]:
+    """Where a run would take its images from, and whether it could train on and judge by them.
+
+    From `data`, else from where `config` and `environ` say; no server is asked. Besides, the images
+    that are here.
+    """
     try:
         found = on_disk(config.dataset, data=data, environ=environ)
         described = found.description if found else find(config.dataset, data=data, environ=environ)
     except InputError as error:
         remedy = "name a folder or zip of images: --data PATH, or OMNIGLOT_DIR=PATH"
-        yield _check("data", False, str(error), remedy=remedy)
-        return
-    yield Check("data", ok=True, fatal=True, detail=described)
-    if found is not None:
-        yield from check_images(config, found)
+        return [_check("data", False, str(error), remedy=remedy)], None
+    check = Check("data", ok=True, fatal=True, detail=described)
+    return [check, *(() if found is None else check_images(config, found))], found
 
 
 def check_images(config: PipelineConfig, dataset: Dataset) -> Iterator[Check]:
@@ -339,19 +333,12 @@ def check_images(config: PipelineConfig, dataset: Dataset) -> Iterator[Check]:
     )
 
 
-def write_contact_sheet(
-    path: Path,
-    config: PipelineConfig,
-    *,
-    data: Path | None,
-    environ: Mapping[str, str] = os.environ,
-) -> None:
+def write_contact_sheet(path: Path, config: PipelineConfig, found: Dataset | None) -> None:
     """Writes what the network would see of some images, spread over the classes.
 
     Raises:
       InputError: there are no images here, none can be used, or `path` cannot be written.
     """
-    found = on_disk(config.dataset, data=data, environ=environ)
     if found is None:
         raise InputError("--contact-sheet: there are no images here yet: name some by --data")
     files = found.images()

@@ -38,12 +38,9 @@ def _versions(**installed: str) -> Callable[[str], str]:
 
 
 def test_this_environment_can_run(tmp_path: Path) -> None:
-    checks = doctor.diagnose(
-        load_config(None, ["dataset.source=synthetic"]),
-        data=None,
-        output=tmp_path / "output",
-        environ={},
-    )
+    config = load_config(None, ["dataset.source=synthetic"])
+    of_data, _ = doctor.check_data(config, data=None, environ={})
+    checks = doctor.diagnose(of_data, output=tmp_path / "output")
     assert [check.name for check in checks if check.fatal and not check.ok] == []
     assert not (tmp_path / "output").exists()
     assert "Nothing here would stop a run." in _printed(checks)
@@ -130,7 +127,8 @@ def test_too_few_addresses_are_told(
 
 def test_data_that_cannot_be_had_stops_a_run(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
-    (check,) = doctor.check_data(PipelineConfig(), data=missing, environ={})
+    (check,), found = doctor.check_data(PipelineConfig(), data=missing, environ={})
+    assert found is None
     assert (check.ok, check.fatal) == (False, True)
     assert str(missing) in check.detail
     assert "--data" in check.remedy
@@ -142,7 +140,7 @@ def test_the_kind_of_the_images_is_told(tmp_path: Path) -> None:
         Image.effect_noise((60, 80), 90).save(tmp_path / f"person{number}" / "1.png")
     for kind, told in (("auto", "photographs (mid-tones up to "), ("drawing", "drawings (")):
         config = load_config(None, [f"dataset.kind={kind}"])
-        check, *_ = doctor.check_data(config, data=tmp_path, environ={})
+        (check, *_), _ = doctor.check_data(config, data=tmp_path, environ={})
         assert check.ok
         assert f"; {told}" in check.detail
 
@@ -163,7 +161,8 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def looked_at(folder: Path, *overrides: str) -> dict[str, Check]:
     overrides = ("dataset.kind=drawing", *overrides)
     config = load_config(None, overrides)
-    return {check.name: check for check in doctor.check_data(config, data=folder, environ={})}
+    checks, _ = doctor.check_data(config, data=folder, environ={})
+    return {check.name: check for check in checks}
 
 
 def test_images_are_read_and_classes_counted(drawings: Path) -> None:
@@ -265,11 +264,11 @@ def test_the_closing_line_names_what_would_stop_a_run() -> None:
 def test_a_contact_sheet_shows_what_the_network_would_see(drawings: Path, tmp_path: Path) -> None:
     config = load_config(None, ("dataset.kind=drawing",))
     sheet = tmp_path / "sheet.png"
-    doctor.write_contact_sheet(sheet, config, data=drawings, environ={})
+    _, found = doctor.check_data(config, data=drawings, environ={})
+    doctor.write_contact_sheet(sheet, config, found)
     with Image.open(sheet) as opened:
         assert min(opened.size) > 300
-    absent = load_config(None, ("dataset.source=synthetic",))
     with pytest.raises(InputError, match="--contact-sheet: there are no images here yet"):
-        doctor.write_contact_sheet(sheet, absent, data=None, environ={})
+        doctor.write_contact_sheet(sheet, config, None)
     with pytest.raises(InputError, match=r"--contact-sheet: .*sheet\.png"):
-        doctor.write_contact_sheet(sheet / "a", config, data=drawings, environ={})
+        doctor.write_contact_sheet(sheet / "a", config, found)
