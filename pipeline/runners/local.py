@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def run_pipeline(
     record = replace(run, state=Status.RUNNING, started=started, dataset=dataset.source)
     history.record(record)
     try:
-        with announced_nodes(nodes, check_lease):
+        with announced_nodes(nodes, check_lease), own_arguments_hidden():
             LocalDagRunner().run_with_ir(ir)
         done = replace(record, state=Status.DONE)
         if done.is_judged:
@@ -191,6 +192,18 @@ def _is_disk_full(error: BaseException) -> bool:
     # TensorFlow and Beam tell of it in their own errors, in words.
     by_number = isinstance(error, OSError) and error.errno in _FULL
     return by_number or "ENOSPC" in str(error) or any(os.strerror(n) in str(error) for n in _FULL)
+
+
+@contextmanager
+def own_arguments_hidden() -> Iterator[None]:
+    """Meanwhile the program has no arguments: TFX reads those of the process as flags of its own,
+    to which `-v` is a number, and hands them to Beam."""
+    arguments = sys.argv
+    sys.argv = arguments[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 @contextmanager

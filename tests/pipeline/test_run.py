@@ -343,7 +343,8 @@ def test_a_killed_training_continues_from_its_checkpoint(tmp_path: Path) -> None
         os.kill(process.pid, signal.SIGKILL)
     assert not (output / "serving_model").exists()
 
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    # To TFX, which reads the process's arguments, -v would be a flag with a number.
+    finished = subprocess.run([*command, "-v"], capture_output=True, text=True, check=True)
     summary = json.loads(finished.stdout)
     assert {"PairExampleGen", "StatisticsGen", "ExampleValidator"} <= set(summary["cached"])
     training = json.loads(Path(summary["artifacts"]["model_run"], "training.json").read_text())
