@@ -331,7 +331,13 @@ PRESETS: Final[Mapping[Kind, Mapping[Preset, Mapping[str, Any]]]] = {
     "drawing": {"fast": {}, "accurate": _LONGER, "koch2015": _KOCH2015},
     "photo": {
         "fast": _PHOTO,
-        "accurate": {**_PHOTO, "steps": 6000, "ema": 0.998, "refit_share": 0.3},
+        "accurate": {
+            **_PHOTO,
+            "steps": 6000,
+            "restyling": 1.0,
+            "ema": 0.998,
+            "refit_share": 0.3,
+        },
         "koch2015": {**_KOCH2015, "polarity": "light_on_dark"},
     },
     "signature": {
