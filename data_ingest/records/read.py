@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -180,16 +181,30 @@ class ReadImages(beam.DoFn):
         yield CatalogPart(portion.source, tuple(found), unusable)
 
 
+@contextmanager
+def written_whole(path: str, *, beside: str) -> Iterator[str]:
+    """A name in the folder `beside` to write to: it becomes `path`, or is removed on an error."""
+    partial = f"{beside}/partial-{uuid.uuid4().hex}"
+    try:
+        yield partial
+        tf.io.gfile.rename(partial, path, overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(partial):
+            tf.io.gfile.remove(partial)
+        raise
+
+
 def write_block(folder: str, number: int, images: Sequence[bytes]) -> None:
     """Writes images to a file of a folder, whole or not at all, as one column of Arrow."""
     batch = pa.record_batch([pa.array(images, pa.binary())], names=[_IMAGE])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    partial = f"{folder}/partial-{uuid.uuid4().hex}"
-    with tf.io.gfile.GFile(partial, "wb") as file:
+    with (
+        written_whole(f"{folder}/{number}.arrow", beside=folder) as partial,
+        tf.io.gfile.GFile(partial, "wb") as file,
+    ):
         file.write(sink.getvalue().to_pybytes())
-    tf.io.gfile.rename(partial, f"{folder}/{number}.arrow", overwrite=True)
 
 
 def read_block(folder: str, number: int, positions: Iterable[int]) -> list[bytes]:

@@ -9,7 +9,6 @@ in which order is a pure function of (seed, images).
 """
 
 import json
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from apache_beam.metrics import Metrics
 from data_ingest.records.catalog import build_catalog, count_reasons, in_two_classes
 from data_ingest.records.features import Pair, serialize_pair
 from data_ingest.records.plan import Plan, Shard, Stream, make_plan
-from data_ingest.records.read import NAMESPACE, Inputs, ReadImages, read_block
+from data_ingest.records.read import NAMESPACE, Inputs, ReadImages, read_block, written_whole
 from data_ingest.sampling.pairs import Pairs
 from data_ingest.settings import PairSettings
 from data_ingest.sources.kinds import Crop, Kind, form_of
@@ -107,21 +106,17 @@ def _write_shard(shard: Shard, plan: Plan, directory: str) -> Iterator[tuple[_Co
 
 def write_file(directory: str, shard: Shard, records: Iterable[bytes]) -> None:
     """Writes a shard's file whole or not at all."""
-    # Not in the split's folder: whoever lists that must never meet half a file.
-    partial = f"{directory}/partial-{uuid.uuid4().hex}"
     folder = f"{directory}/Split-{shard.split}"
     name = f"data_tfrecord-{shard.file:05d}-of-{shard.files:05d}.gz"
     tf.io.gfile.makedirs(folder)
     options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
-    try:
-        with tf.io.TFRecordWriter(partial, options) as writer:
-            for record in records:
-                writer.write(record)
-        tf.io.gfile.rename(partial, f"{folder}/{name}", overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(partial):
-            tf.io.gfile.remove(partial)
-        raise
+    # Not in the split's folder: whoever lists that must never meet half a file.
+    with (
+        written_whole(f"{folder}/{name}", beside=directory) as partial,
+        tf.io.TFRecordWriter(partial, options) as writer,
+    ):
+        for record in records:
+            writer.write(record)
 
 
 def _records(stream: Stream, drawn: Pairs, images: Mapping[int, bytes]) -> Iterator[bytes]:

@@ -165,13 +165,18 @@ def test_the_latest_span_and_version_are_read_however_they_are_padded(
     assert "span010v02-0" in (Path(artifact.uri) / "sampling.json").read_text()
 
 
+def photo_file(root: Path, number: int) -> Path:
+    """Where the photo of one of twelve people lies in `data/images`."""
+    folder = root / f"data/images/person{number % 12}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{number}.jpg"
+
+
 def test_photos_are_stored_reduced_and_the_artifact_says_that_they_are_photos(
     runs: Runs, tmp_path: Path
 ) -> None:
     for number in range(48):
-        folder = tmp_path / f"data/images/person{number % 12}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.effect_noise((500, 300), 50 + number).save(folder / f"{number}.jpg")
+        Image.effect_noise((500, 300), 50 + number).save(photo_file(tmp_path, number))
     runs.run(tmp_path / "data", {"images": "images"}, kind="photo", max_side=100)
     (artifact,) = runs.artifacts()
     assert json.loads((Path(artifact.uri) / "sampling.json").read_text())["kind"] == "photo"
@@ -184,11 +189,9 @@ def test_of_photos_the_face_is_stored_and_those_without_one_are_listed(
     runs: Runs, tmp_path: Path
 ) -> None:
     for number in range(24):
-        folder = tmp_path / f"data/images/person{number % 12}"
-        folder.mkdir(parents=True, exist_ok=True)
         face = drawn_face(size=(400, 300), at=(150 + 5 * number, 150), radius=50.0 + number)
-        face.save(folder / f"{number}.jpg")
-    Image.effect_noise((400, 300), 60).save(folder / "wall.jpg")
+        face.save(photo_file(tmp_path, number))
+    Image.effect_noise((400, 300), 60).save(photo_file(tmp_path, 35))
     runs.run(tmp_path / "data", {"images": "images"}, kind="photo", crop="face", share=0.1)
     (artifact,) = runs.artifacts()
     pairs = list(read_pairs(Path(artifact.uri) / "Split-train"))

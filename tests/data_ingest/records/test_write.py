@@ -18,7 +18,14 @@ from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.kinds import form_of
 from serving.saved_model.contract import Preprocessing
-from tests.data_ingest.tiny_images import omniglot_tree, png, runs_tree, write_folder, write_zip
+from tests.data_ingest.tiny_images import (
+    omniglot_tree,
+    png,
+    read_image,
+    runs_tree,
+    write_folder,
+    write_zip,
+)
 from tests.image_variants import variants
 
 SETTINGS = PairSettings(
@@ -302,8 +309,9 @@ def test_no_block_of_images_outgrows_its_limit(
     reader.setup()
     (part,) = reader.process(portion)
     sizes: dict[int, list[int]] = {}
-    for found in part.found:
+    for file, found in zip(portion.images, part.found, strict=True):
         (image,) = image_reading.read_block(str(tmp_path / "blocks"), found.block, [found.position])
+        assert image == read_image(file)
         assert len(image) == found.size
         sizes.setdefault(found.block, []).append(found.size)
     assert len(sizes) > 1
