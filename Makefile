@@ -8,11 +8,12 @@ ARGS ?=
 WORKERS ?= 2
 # Airflow has an environment of its own: the core alone, which brings the standard operators.
 AIRFLOW = apache-airflow-core==3.3.2
+BEAM = $(shell sed -n 's/^apache-beam==\([0-9.]*\).*>=.*/\1/p' requirements.lock)
 COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format doctor lock airflow airflow-demo bench-accuracy bench-serving bench-train bench-gpu clean
+.PHONY: help setup run test test-portable prism lint format doctor lock airflow airflow-demo bench-accuracy bench-serving bench-train bench-gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,8 +25,17 @@ setup:
 run: setup ## images to a model that TF Serving can use; options: make run ARGS="--set train.seed=2"
 	@$(BIN)/oneshot run $(ARGS)
 
-test: setup airflow ## all tests; options for pytest: make test ARGS="-k pairs"
+test: setup airflow prism ## all tests; options for pytest: make test ARGS="-k pairs"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-portable: setup prism ## Beam's job server Prism and two worker pools, one of which is killed; needs Go
+	$(BIN)/python -m pytest tests/pipeline/runners/test_portable.py $(ARGS)
+
+# Beam's job server, of the version of Beam. Without Go, or where it cannot be had, the tests that need it are skipped.
+prism: setup
+	@test -x $(BIN)/prism || { command -v go > /dev/null && echo "Building Beam's job server Prism" && \
+	  GOBIN=$(CURDIR)/$(BIN) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM); } \
+	  || echo "No Prism, Beam's job server (it needs Go): tests/pipeline/runners/test_portable.py is skipped in part"
 
 lint: setup ## ruff, mypy, and the arrows between the rooms
 	$(BIN)/ruff check .

@@ -6,8 +6,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from data_ingest.settings import Settings
 
-LOCAL_BEAM_RUNNERS: Final = ("FnApiRunner", "DirectRunner", "PrismRunner")
-"""Beam runners whose workers are on the machine that starts them."""
+LOCAL_BEAM_RUNNER: Final = "FnApiRunner"
+"""What Beam calls the runner whose workers are on the machine that starts them."""
 Stage = Literal["data", "train", "evaluate", "push"]
 """How far a run goes: validated examples, a model, both verdicts on it, or all the way."""
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -20,36 +20,87 @@ EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 
 MODELS_CONFIG: Final = "models.config"
 """TF Serving's list of models, beside their folders."""
+HostPort = Annotated[str, Field(pattern=r"^([^\s/:@]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$")]
 BeamArgument = Annotated[str, Field(pattern=r"^--[A-Za-z]")]
 Address = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f][^\x00-\x1f]*$")]
 
 
 class BeamSettings(Settings):
-    """How Beam runs the ingestion, statistics and evaluation steps."""
+    """Which workers of Beam ingest the images, take statistics and evaluate."""
 
-    runner: str = Field(
-        "FnApiRunner",
-        pattern=r"^[A-Za-z][A-Za-z0-9_.]*$",
-        description="Beam runner, for example FnApiRunner, FlinkRunner",
+    runner: Literal["local", "portable", "dataflow"] = Field(
+        "local",
+        description="local: this machine; portable: worker pools, by a job server as Flink, Spark "
+        "and Beam's Prism have one; dataflow: Google Cloud, for compiled pipelines",
     )
-    running_mode: Literal["in_memory", "multi_threading", "multi_processing"] = Field(
-        "in_memory", description="how FnApiRunner runs workers on one machine"
+    workers: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="worker processes of runner local; 1 is the node's own, 0 one per core",
     )
-    workers: int = Field(1, ge=0, le=1024, description="workers of FnApiRunner; 0 is one per core")
+    job_endpoint: HostPort | None = Field(
+        None, description="HOST:PORT of the job server of runner portable"
+    )
+    worker_pool: HostPort | None = Field(
+        None,
+        description="HOST:PORT of `oneshot worker-pool`, as the job server's machines reach it",
+    )
+    project: str | None = Field(None, description="project of Google Cloud, of runner dataflow")
+    region: str | None = Field(None, description="its region, as europe-west4")
+    temp_location: str | None = Field(None, description="its gs:// folder for what is passing")
+    worker_image: str | None = Field(
+        None,
+        description="image of its workers, `beam-worker` of the Dockerfile",
+    )
     extra_args: tuple[BeamArgument, ...] = Field(
         (), description="further Beam arguments, each --name=value"
     )
 
+    @model_validator(mode="after")
+    def _runner_has_its_options(self) -> "BeamSettings":
+        needed = _NEEDED.get(self.runner, ())
+        if missing := [name for name in needed if getattr(self, name) is None]:
+            raise ValueError(f"runner {self.runner} needs {', '.join(missing)}")
+        own = {arg.partition("=")[0] for arg in self._own_args()}
+        for arg in self.extra_args:
+            if (name := arg.partition("=")[0]) in own:
+                raise ValueError(f"extra_args: {name} follows from the other options")
+        return self
+
     def pipeline_args(self) -> list[str]:
         """Beam arguments, complete: nothing is left for Beam to find on the network."""
-        # Without sdk_container_image TFX builds a source distribution of itself in each component.
-        args = [f"--runner={self.runner}"]
-        if not any(arg.startswith("--sdk_container_image=") for arg in self.extra_args):
-            args.append("--sdk_container_image=none")
-        if self.runner == "FnApiRunner":
-            args.append(f"--direct_running_mode={self.running_mode}")
-            args.append(f"--direct_num_workers={self.workers}")
-        return [*args, *self.extra_args]
+        return [*self._own_args(), *self.extra_args]
+
+    def _own_args(self) -> list[str]:
+        args = {
+            "local": [
+                f"--runner={LOCAL_BEAM_RUNNER}",
+                f"--direct_running_mode={'in_memory' if self.workers == 1 else 'multi_processing'}",
+                f"--direct_num_workers={self.workers}",
+            ],
+            "portable": [
+                "--runner=PortableRunner",
+                f"--job_endpoint={self.job_endpoint}",
+                "--environment_type=EXTERNAL",
+                f"--environment_config={self.worker_pool}",
+            ],
+            "dataflow": [
+                "--runner=DataflowRunner",
+                f"--project={self.project}",
+                f"--region={self.region}",
+                f"--temp_location={self.temp_location}",
+            ],
+        }[self.runner]
+        # Without one TFX builds a source distribution of itself in each component.
+        image = self.worker_image if self.runner == "dataflow" else "none"
+        return [*args, f"--sdk_container_image={image}"]
+
+
+_NEEDED: Final = {
+    "portable": ("job_endpoint", "worker_pool"),
+    "dataflow": ("project", "region", "temp_location", "worker_image"),
+}
 
 
 class PushSettings(Settings):

@@ -16,12 +16,25 @@ from typing import Final
 
 from data_ingest.errors import InputError
 from pipeline.cli import compile as compile_group
-from pipeline.cli import doctor, evaluate, gallery, releases, retrain, run, serve, spans
+from pipeline.cli import (
+    doctor,
+    evaluate,
+    gallery,
+    releases,
+    retrain,
+    run,
+    serve,
+    spans,
+    worker_pool,
+)
 from pipeline.cli.shared import Context, on_signals
 from pipeline.runs.status import ExitCode
 
 _INTERRUPTED: Final = "interrupted; the same command continues from the last finished step"
-_GROUPS = (run, evaluate, spans, retrain, releases, serve, gallery, compile_group, doctor)
+_GROUPS = (
+    *(run, evaluate, spans, retrain, releases, serve, gallery),
+    *(compile_group, worker_pool, doctor),
+)
 
 
 class _TerminatedError(SystemExit):

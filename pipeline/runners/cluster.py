@@ -1,7 +1,6 @@
 """Describes the cluster that a compiled pipeline is for, and refuses what cannot work there."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -11,12 +10,7 @@ from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.kinds import Kind
 from data_ingest.spans.store import SpanStore
 from pipeline.config import PipelineConfig
-from pipeline.settings import LOCAL_BEAM_RUNNERS
 
-_BEAM_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "DataflowRunner": ("--project", "--region", "--temp_location", "--sdk_container_image"),
-    "FlinkRunner": ("--flink_master", "--environment_type"),
-}
 _CRON_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
 _CRON_FIELD: Final = re.compile(r"[0-9A-Za-z*,/-]+")
 
@@ -63,14 +57,8 @@ def check_cluster(config: PipelineConfig, dataset: Dataset, cluster: Cluster) ->
     else:
         _check_kubeflow(dataset, cluster)
     runner = config.beam.runner
-    if runner in LOCAL_BEAM_RUNNERS:
+    if runner == "local":
         return
-    given = {arg.partition("=")[0] for arg in config.beam.extra_args}
-    missing = [name for name in _BEAM_NEEDS.get(runner, ()) if name not in given]
-    if missing:
-        raise InputError(
-            f"beam.extra_args: {runner} needs {', '.join(f'{name}=…' for name in missing)}"
-        )
     if not (cluster.pipeline_root or "").startswith("gs://"):
         raise InputError(
             f"--pipeline-root: with beam.runner={runner} give a gs:// URI, which Beam's workers "

@@ -13,7 +13,6 @@ from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
 from pipeline.runners.cluster import Cluster
-from pipeline.settings import LOCAL_BEAM_RUNNERS
 
 STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
 EXAMPLES_NODE: Final = "PairExampleGen"
@@ -66,7 +65,8 @@ def compile_pipeline(
       cluster: where it is to run; `check_cluster` has passed it.
 
     Raises:
-      InputError: kfp-pipeline-spec is not installed, without which TFX has no Kubeflow runner.
+      InputError: kfp-pipeline-spec is not installed, without which TFX has no Kubeflow runner; or
+        Beam refuses the options of a Dataflow job.
     """
     try:
         from kfp.pipeline_spec import pipeline_spec_pb2
@@ -78,6 +78,10 @@ def compile_pipeline(
     from google.protobuf import json_format
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
+    from pipeline.runners.beam import check_dataflow
+
+    if config.beam.runner == "dataflow":
+        check_dataflow(config.beam)
     output = cluster.output.rstrip("/")
     pipeline = create_pipeline(
         config=config,
@@ -95,7 +99,7 @@ def compile_pipeline(
                 accelerator={"type": _accelerator(cluster), "count": cluster.gpus}
             )
         )
-    if config.beam.runner not in LOCAL_BEAM_RUNNERS:
+    if config.beam.runner != "local":
         # Its images lie in a mounted folder, which workers elsewhere do not have.
         nodes[EXAMPLES_NODE].executor_spec.beam_pipeline_args = type(config.beam)().pipeline_args()
     job = kubeflow_v2_dag_runner.KubeflowV2DagRunner(

@@ -34,7 +34,7 @@ from components.pusher.earlier_models import ABSENT
 from data_ingest.errors import InputError
 from pipeline.runners.cluster import newest_window
 from pipeline.runs.status import ExitCode
-from pipeline.settings import LOCAL_BEAM_RUNNERS
+from pipeline.settings import LOCAL_BEAM_RUNNER
 
 _log = logging.getLogger(__name__)
 MOUNTS: Final[Mapping[str, str]] = MappingProxyType(
@@ -94,7 +94,7 @@ def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> ExitCode
 def runs_elsewhere(beam_args: Sequence[str]) -> bool:
     """Whether Beam's workers are on other machines."""
     runners = [arg.partition("=")[2] for arg in beam_args if arg.startswith("--runner=")]
-    return bool(runners) and runners[-1] not in LOCAL_BEAM_RUNNERS
+    return bool(runners) and runners[-1] != LOCAL_BEAM_RUNNER
 
 
 def take_window(invocation: Any, folder: Path, length: int) -> None:

@@ -23,12 +23,13 @@ from data_ingest.records.read import expected_protocols
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
+from pipeline.runners.beam import check_job_server, told_of_job
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import MetadataLocation, remember
 from pipeline.runs.status import Status
 from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
-from pipeline.settings import JUDGED_STAGES
+from pipeline.settings import JUDGED_STAGES, BeamSettings
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def run_pipeline(
         _log.info("%s of an earlier run was cut off; its partial output is removed", node)
     _refuse_to_replace_real_data(history, dataset, workspace)
     require_trainable(config, dataset)
+    _check_beam(config.beam)
     protocols = expected_protocols(
         dataset.containers(), config.pairs, writer_pattern=config.dataset.writer_pattern
     )
@@ -119,7 +121,7 @@ def run_pipeline(
                 pushed_version=summary.pushed_version,
             )
     except BaseException as error:
-        for_people = _for_people(error, workspace)
+        for_people = _for_people(error, workspace, config.beam)
         history.record(
             replace(
                 record,
@@ -148,6 +150,16 @@ def require_trainable(config: PipelineConfig, dataset: Dataset) -> None:
         model_file(backbone)
 
 
+def _check_beam(beam: BeamSettings) -> None:
+    if beam.runner == "dataflow":
+        raise InputError(
+            "beam.runner: dataflow is for pipelines that `oneshot compile` makes: its workers do "
+            "not see the output folder of this machine"
+        )
+    if beam.runner == "portable":
+        check_job_server(beam)
+
+
 def _ending(error: BaseException) -> Status:
     if isinstance(error, InputError):
         return Status.REFUSED
@@ -167,7 +179,7 @@ def _refuse_to_replace_real_data(
             )
 
 
-def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
+def _for_people(error: BaseException, workspace: Workspace, beam: BeamSettings) -> BaseException:
     """What to raise in the place of a node's error, which may lie under those of libraries."""
     causes = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -184,6 +196,8 @@ def _for_people(error: BaseException, workspace: Workspace) -> BaseException:
             f"the disk of {workspace.root} is full, or your quota on it. Free some space, or give "
             "another folder with --output, and run the same command again: finished steps are kept"
         )
+    if beam.runner == "portable" and (told := told_of_job(causes, beam)):
+        return RunFailedError(told)
     text = str(error).strip() or type(error).__name__
     return RunFailedError(f"{type(error).__name__}: {text.splitlines()[0]}")
 

@@ -241,7 +241,8 @@ def test_an_unknown_key_is_answered_with_what_was_meant(key: str, meant: str) ->
         ),
         *(f"push.model_name={name}" for name in ("1700000000", "models.config", "a" * 64)),
         *(f"pipeline_name={name}" for name in ("..", "a/b", "a_b", "A", "0a", "a-", "a" * 64, "")),
-        *(f"beam.runner={name}" for name in ("Flink Runner", "--x", "")),
+        *(f"beam.runner={name}" for name in ("SparkRunner", "FnApiRunner", "")),
+        *(f"beam.worker_pool={name}" for name in ("host", "http://host:1", "host:port", ":1")),
         "beam.extra_args=[flink_master=x]",
         *(f"notify.smtp_host={name}" for name in ("a b", "user@host", "http://host")),
         'notify.mail_from="a@b.org\\nBcc: c@d.org"',
@@ -304,7 +305,9 @@ def _choices() -> Iterator[tuple[str, str]]:
 
 
 def test_every_choice_of_an_option_is_taken(tmp_path: Path) -> None:
-    path, choices = _write(tmp_path, ""), set(_choices())
+    others = {"job_endpoint": "a:1", "worker_pool": "a:2", "project": "p", "region": "r"}
+    others |= {"temp_location": "gs://b/t", "worker_image": "i"}
+    path, choices = _write(tmp_path, f"beam: {others}"), set(_choices())
     assert {
         ("train.xla", "auto"),
         ("train.xla", "off"),
@@ -326,3 +329,18 @@ def test_a_missing_file_is_refused_when_it_was_asked_for(tmp_path: Path) -> None
 def test_a_malformed_override_is_refused_with_the_right_form(override: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(override)):
         load_config(SHIPPED, ["train.seed=1", override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["beam.runner=portable"], "needs job_endpoint, worker_pool"),
+        (["beam.runner=portable", "beam.job_endpoint='[::1]:8099'"], "needs worker_pool"),
+        (["beam.runner=dataflow", "beam.project=p"], "needs region, temp_location, worker_image"),
+        (["beam.extra_args=[--runner=SparkRunner]"], "--runner follows from the other options"),
+        (["beam.extra_args=[--direct_num_workers=2]"], "--direct_num_workers follows"),
+    ],
+)
+def test_what_a_beam_runner_lacks_is_said(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"beam: .*{said}"):
+        load_config(SHIPPED, overrides)

@@ -41,9 +41,11 @@ TINY = {
     "gate.latency_requests": "10",
 }
 DATAFLOW = (
-    "beam.runner=DataflowRunner",
-    "beam.extra_args=[--project=p, --region=r, --temp_location=gs://b/t, "
-    "--sdk_container_image=registry/oneshot-beam]",
+    "beam.runner=dataflow",
+    "beam.project=project-1",
+    "beam.region=europe-west4",
+    "beam.temp_location=gs://bucket/temp",
+    "beam.worker_image=registry/oneshot-beam",
 )
 
 
@@ -264,8 +266,8 @@ def test_beam_runs_elsewhere_but_where_the_images_are_mounted(
         (["--gpu=nvidia-tesla-t4", "--gpus=0"], "--gpus"),
         (["--schedule=daily"], "five fields"),
         (["--schedule=0 3 * * $"], "day of the week"),
-        (["--set", DATAFLOW[0]], "--temp_location"),
-        (["--set", DATAFLOW[0], "--set", DATAFLOW[1]], "--pipeline-root"),
+        (["--set", DATAFLOW[0]], "needs project, region, temp_location, worker_image"),
+        ([part for setting in DATAFLOW for part in ("--set", setting)], "--pipeline-root"),
         (["--spans"], "--data and --spans"),
         (["--vertex", "--format=yaml"], "PersistentVolumeClaims"),
     ],

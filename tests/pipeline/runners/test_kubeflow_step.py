@@ -90,7 +90,7 @@ def test_a_window_of_spans_that_landed_later_is_found_when_the_step_runs(
     ("args", "elsewhere"),
     [
         (["--runner=FnApiRunner"], False),
-        (["--runner=FnApiRunner", "--runner=FlinkRunner"], True),
+        (["--runner=PortableRunner"], True),
         (["--runner=DataflowRunner"], True),
         ([], False),
     ],
