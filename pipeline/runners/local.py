@@ -106,7 +106,7 @@ def run_pipeline(
         done = replace(record, state=Status.DONE)
         if done.is_judged:
             summary = summarize(
-                history=history,
+                nodes=history.nodes(run.run_id),
                 run_id=run.run_id,
                 dataset=dataset,
                 workspace=workspace,

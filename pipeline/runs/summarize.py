@@ -1,8 +1,8 @@
-"""Gathers `summary.json` of a run from ML Metadata and the artifacts."""
+"""Gathers `summary.json` of a run from what its nodes have put out."""
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata as package_metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ from data_ingest.records.write import REJECTED_FILE
 from data_ingest.records.write import SUMMARY_FILE as SAMPLING_FILE
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.sources.dataset import Dataset
-from pipeline.runs.history import RunHistory
+from pipeline.runs.history import NodeRun
 from pipeline.runs.report import carry_over
 from pipeline.runs.summary import (
     SUMMARY_FILE,
@@ -51,24 +51,23 @@ PACKAGES = (
 
 def summarize(
     *,
-    history: RunHistory,
+    nodes: Sequence[NodeRun],
     run_id: str,
     dataset: Dataset,
     workspace: Workspace,
     seconds: float,
     asked: Evidence,
 ) -> RunSummary:
-    """Gathers the figures of a finished run from ML Metadata and writes `summary.json`.
+    """Gathers the figures of a finished run from its nodes and writes `summary.json`.
 
     Args:
-      history: of all runs.
+      nodes: those that have run, with their outputs.
       run_id: of this one.
       dataset: what it ran on.
       workspace: where everything is.
       seconds: what it took.
       asked: what its model was judged by, as far as the names of the images told.
     """
-    nodes = history.nodes(run_id)
     outputs = {(n.node_id, key): artifact for n in nodes for key, artifact in n.outputs.items()}
     artifacts = {
         key: artifact.uri
