@@ -102,11 +102,20 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> PipelineCon
     tree = _read_file(file) if path or file.exists() else {}
     for override in overrides:
         _apply_override(tree, override)
+    return validated(tree, named=str(file))
+
+
+def validated(tree: Mapping[str, Any], *, named: str) -> PipelineConfig:
+    """The configuration in a tree of sections, which messages call `named`.
+
+    Raises:
+      ConfigError: as `load_config`.
+    """
     try:
         return PipelineConfig.model_validate(tree)
     except pydantic.ValidationError as error:
         faults = "\n".join(f"  {line}" for line in _explain(error))
-        raise ConfigError(f"{file}: the configuration is not valid:\n{faults}") from None
+        raise ConfigError(f"{named}: the configuration is not valid:\n{faults}") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:

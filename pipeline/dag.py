@@ -1,6 +1,6 @@
 """Builds the graph of the pipeline, the same for every runner."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal
 
@@ -40,6 +40,7 @@ def create_pipeline(
     beam_pipeline_args: Sequence[str] | None = None,
     earlier_models: Literal["metadata", "served"] = "metadata",
     until: Stage = "push",
+    last: Callable[[Mapping[str, BaseNode]], Iterable[BaseNode]] = lambda _: (),
 ) -> tfx.dsl.Pipeline:
     """From images to a pushed model.
 
@@ -86,7 +87,8 @@ def create_pipeline(
         served = ServedModel(base_path=serving_model_dir)
         stages["train"].append(served)
     base_model = None
-    if config.train.warm_start and served is not None:
+    if served is not None:
+        # Whether it is started from is up to each run.
         base_model = served.outputs["model"]
     elif config.train.warm_start:
         warm_start = _pushed_model("WarmStartResolver")
@@ -150,10 +152,11 @@ def create_pipeline(
     stages["evaluate"] += [evaluator, gate]
     stages["push"] = [pusher]
     wanted = STAGES[: STAGES.index(until) + 1]
+    nodes = [node for stage in wanted for node in stages[stage]]
     return tfx.dsl.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=pipeline_root,
-        components=[node for stage in wanted for node in stages[stage]],
+        components=[*nodes, *last({node.id: node for node in nodes})],
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
         beam_pipeline_args=list(

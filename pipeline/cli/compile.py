@@ -19,7 +19,7 @@ from pipeline.runners.cluster import (
     Volume,
     check_cluster,
     checked_cron,
-    newest_window,
+    window_up_to,
 )
 
 _CLAIM: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -158,7 +158,7 @@ def _dataset(options: argparse.Namespace, config: PipelineConfig, path_map: Path
         if options.data is not None:
             raise InputError("--data and --spans contradict: leave one of them out")
         folder = path_map.from_cluster(Path(_spans_folder(options)))
-        return newest_window(folder, config.retrain.window, config.dataset.kind)
+        return window_up_to(folder, config.retrain.window, kind=config.dataset.kind)
     if not (options.data or config.dataset.data or os.environ.get(DATA_VARIABLE)):
         raise InputError(
             "--data: name the images that the cluster trains on (or --spans); what a run here "

@@ -11,6 +11,8 @@ from data_ingest.sources.kinds import Kind
 from data_ingest.spans.store import SpanStore
 from pipeline.config import PipelineConfig
 
+NEWEST: Final = "newest"
+"""Stands for the number of a span."""
 _CRON_FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the week")
 _CRON_FIELD: Final = re.compile(r"[0-9A-Za-z*,/-]+")
 
@@ -153,13 +155,25 @@ class PathMap:
         return self.here / path.relative_to(self.there)
 
 
-def newest_window(folder: Path, length: int, kind: Literal["auto", Kind] = "auto") -> Dataset:
-    """The images of the newest `length` spans in a folder; 0: of all; `kind` as of `window`.
+def window_up_to(
+    folder: Path, length: int, last: str = NEWEST, kind: Literal["auto", Kind] = "auto"
+) -> Dataset:
+    """The images of the `length` spans in a folder up to one; 0: of all up to it.
+
+    Args:
+      folder: of the spans.
+      length: how many.
+      last: `newest`, or the number of the span.
+      kind: as of `SpanStore.window`.
 
     Raises:
-      InputError: there is no span to train on.
+      InputError: there is no such span, or none at all.
     """
     store = SpanStore(folder)
+    if last != NEWEST:
+        if not re.fullmatch(r"[0-9]{1,18}", last):
+            raise InputError(f"span: give {NEWEST} or a number (got {last!r})")
+        return store.window(int(last), length, kind)
     numbers = [span.number for span in store.spans() if span.excluded is None]
     if not numbers:
         raise InputError(f"{folder}: no span to train on; `oneshot ingest` lands one")

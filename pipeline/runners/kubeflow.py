@@ -4,21 +4,32 @@ import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import yaml
 
 from data_ingest.errors import InputError
 from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.kinds import Kind
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
-from pipeline.runners.cluster import Cluster
+from pipeline.runners.cluster import NEWEST, Cluster
+from pipeline.runners.kubeflow_parameters import (
+    EXAMPLES_NODE,
+    HTML_TITLE,
+    PROMOTE_NODE,
+    REPORT_NODE,
+    SERVED_NODE,
+    TRAINER_NODE,
+    definitions,
+)
+from pipeline.runners.kubeflow_release import Promote, Report
 
 STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
-EXAMPLES_NODE: Final = "PairExampleGen"
-SERVED_NODE: Final = "ServedModel"
-TRAINER_NODE: Final = "Trainer"
 _GKE_GPU_LABEL: Final = "cloud.google.com/gke-accelerator"
+_UNCACHED: Final = (EXAMPLES_NODE, SERVED_NODE, PROMOTE_NODE)
+_RUN_ID: Final = "{{$.pipeline_job_uuid}}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,12 @@ class CompiledPipeline:
         """PipelineSpec."""
         spec: dict[str, Any] = self.job["pipelineSpec"]
         return spec
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What a run takes for its parameters, by name, where it is given nothing else."""
+        declared = self.spec["root"]["inputDefinitions"]["parameters"]
+        return {name: of.get("defaultValue") for name, of in declared.items()}
 
     def yaml(self) -> str:
         """PipelineSpec and, behind it, PlatformSpec where there is one: for Kubeflow's own tools.
@@ -91,14 +108,9 @@ def compile_pipeline(
         serving_model_dir=f"{output}/serving_model/{config.push.model_name}",
         checkpoint_dir=f"{output}/checkpoints",
         earlier_models="served",
+        last=partial(_last_steps, config, cluster),
     )
     nodes = {node.id: node for node in pipeline.components}
-    if cluster.gpu is not None:
-        nodes[TRAINER_NODE].with_platform_config(
-            pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec(
-                accelerator={"type": _accelerator(cluster), "count": cluster.gpus}
-            )
-        )
     if config.beam.runner != "local":
         # Its images lie in a mounted folder, which workers elsewhere do not have.
         nodes[EXAMPLES_NODE].executor_spec.beam_pipeline_args = type(config.beam)().pipeline_args()
@@ -108,11 +120,62 @@ def compile_pipeline(
         )
     ).run(pipeline, write_out=False)
     spec = job["pipelineSpec"]
-    _complete(spec, config, cluster)
+    _complete(spec, config, cluster, dataset.kind)
+    _declare_parameters(spec, config, dataset, cluster)
     # There and back: a field that the specification does not know is an error here.
     message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     job["pipelineSpec"] = json_format.MessageToDict(message)
     return CompiledPipeline(job, {} if cluster.vertex else _platform(spec, cluster))
+
+
+def _last_steps(config: PipelineConfig, cluster: Cluster, nodes: Mapping[str, Any]) -> list[Any]:
+    """What a process of ours does itself at the end: the label, if it can be moved; the report."""
+    examples, trainer, evaluator, gate, pusher = (
+        nodes[name].outputs
+        for name in (EXAMPLES_NODE, TRAINER_NODE, "Evaluator", "ServingGate", "Pusher")
+    )
+    report = Report(
+        examples=examples["examples"],
+        model=trainer["model"],
+        model_run=trainer["model_run"],
+        evaluation=evaluator["evaluation"],
+        blessing=evaluator["blessing"],
+        infra_blessing=gate["blessing"],
+        pushed_model=pusher["pushed_model"],
+        evaluate=config.evaluate.model_dump_json(),
+        run_id=_RUN_ID,
+    )
+    if "://" in cluster.output:
+        return [report]
+    promote = Promote(
+        pushed_model=pusher["pushed_model"],
+        output=cluster.output,
+        push=config.push.model_dump_json(),
+        label=config.retrain.label or "",
+        run_id=_RUN_ID,
+    )
+    return [promote, report]
+
+
+def _declare_parameters(
+    spec: dict[str, Any], config: PipelineConfig, dataset: Dataset, cluster: Cluster
+) -> None:
+    places = {}
+    if cluster.spans_folder is not None:
+        places["span"] = NEWEST
+    elif dataset.source == "folder":
+        places["data"] = str(dataset.base / dataset.inputs["images"])
+    tasks = spec["root"]["dag"]["tasks"]
+    declared = spec["root"].setdefault("inputDefinitions", {}).setdefault("parameters", {})
+    for name, asked, definition in definitions(config, places):
+        steps = [step for step in asked if step in tasks]
+        if steps == [SERVED_NODE]:
+            continue
+        declared[name] = definition
+        for step in steps:
+            inputs = spec["components"][step]["inputDefinitions"]["parameters"]
+            inputs[name] = {"parameterType": definition["parameterType"]}
+            tasks[step]["inputs"]["parameters"][name] = {"componentInputParameter": name}
 
 
 def _accelerator(cluster: Cluster) -> str:
@@ -123,7 +186,7 @@ def _accelerator(cluster: Cluster) -> str:
     return gpu if "/" in gpu else "nvidia.com/gpu"
 
 
-def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster) -> None:
+def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster, kind: Kind) -> None:
     """Says what TFX's compiler leaves unsaid."""
     if cluster.pipeline_root:
         spec["defaultPipelineRoot"] = cluster.pipeline_root
@@ -134,8 +197,19 @@ def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster) ->
     if cluster.spans_folder is not None:
         window = f"--spans_window={config.retrain.window}"
         container["args"] += [f"--spans_folder={cluster.spans_folder}", window]
+    html = {"schemaTitle": HTML_TITLE, "schemaVersion": "0.0.1"}
+    spec["components"][REPORT_NODE]["outputDefinitions"]["artifacts"]["report"] = {
+        "artifactType": html
+    }
+    executors = spec["deploymentSpec"]["executors"]
+    checked = executors[f"{SERVED_NODE}_executor"]["container"]["args"]
+    checked += [f"--checked_train={config.train.model_dump_json()}", f"--checked_kind={kind}"]
     for name, task in spec["root"]["dag"]["tasks"].items():
-        task["cachingOptions"] = {"enableCache": name not in (EXAMPLES_NODE, SERVED_NODE)}
+        container = executors[f"{name}_executor"]["container"]
+        if name == TRAINER_NODE and cluster.gpu is not None:
+            accelerator = {"type": _accelerator(cluster), "count": str(cluster.gpus)}
+            container["resources"] = {"accelerator": accelerator}
+        task["cachingOptions"] = {"enableCache": name not in _UNCACHED}
         if config.retrain.attempts > 1:
             task["retryPolicy"] = {
                 "maxRetryCount": config.retrain.attempts - 1,
@@ -186,9 +260,10 @@ def recurring_run(compiled: CompiledPipeline, cron: str, *, name: str) -> dict[s
             if compiled.platform
             else compiled.spec
         ),
+        "runtime_config": {"parameters": compiled.defaults},
     }
     if root := compiled.spec.get("defaultPipelineRoot"):
-        body["runtime_config"] = {"pipeline_root": root}
+        body["runtime_config"]["pipeline_root"] = root
     return body
 
 
@@ -206,6 +281,12 @@ def vertex_schedule(
         "allowQueueing": False,
         "createPipelineJobRequest": {
             "parent": f"projects/{project}/locations/{location}",
-            "pipelineJob": compiled.job,
+            "pipelineJob": {
+                **compiled.job,
+                "runtimeConfig": {
+                    **compiled.job["runtimeConfig"],
+                    "parameterValues": compiled.defaults,
+                },
+            },
         },
     }

@@ -9,11 +9,15 @@ entry point, whose arguments it takes, and does what that one leaves out:
 - The span and the fingerprint of the images are found here. Where they come from is TFX's hook
   before the cache is asked, which open-source Kubeflow does not run.
 - A model that stands for none (see `components.pusher.earlier_models`) is left out of the inputs.
+- Parameters of the run take the place of what was compiled; see `kubeflow_parameters`.
 """
 
 import argparse
+import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -30,9 +34,23 @@ from tfx.types import standard_component_specs
 from tfx.utils import import_utils, proto_utils
 
 from components import example_gen
+from components.evaluator.eval_config import eval_config
+from components.examples_readers import EvaluatorExecutor
 from components.pusher.earlier_models import ABSENT
 from data_ingest.errors import InputError
-from pipeline.runners.cluster import newest_window
+from data_ingest.settings import DatasetSettings
+from data_ingest.sources.dataset import Dataset
+from data_ingest.sources.resolve import resolve
+from pipeline.runners.cluster import NEWEST, window_up_to
+from pipeline.runners.kubeflow_parameters import (
+    HTML_TITLE,
+    configured,
+    protocols_in,
+    sampled,
+    take_parameters,
+)
+from pipeline.runners.kubeflow_release import DATA, SECONDS
+from pipeline.runners.local import require_trainable
 from pipeline.runs.status import ExitCode
 from pipeline.settings import LOCAL_BEAM_RUNNER
 
@@ -61,6 +79,10 @@ def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> ExitCode
     # Of the PairExampleGen alone, and only where spans are trained on.
     parser.add_argument("--spans_folder", type=Path)
     parser.add_argument("--spans_window", type=int, default=0)
+    # Of the node that checks the parameters of the run: what they take the place of.
+    parser.add_argument("--checked_train")
+    parser.add_argument("--checked_kind")
+    started = time.monotonic()
     arguments, beam_args = parser.parse_known_args(argv)
     invocation = json_format.Parse(
         arguments.json_serialized_invocation_args,
@@ -77,17 +99,33 @@ def main(argv: Sequence[str], *, mounts: Mapping[str, str] = MOUNTS) -> ExitCode
         ):
             for artifact in listed.artifacts:
                 artifact.uri = _renamed(artifact.uri, mounts)
+                if artifact.type.schema_title == HTML_TITLE:
+                    artifact.type.schema_title = "tfx.File"
+    given = take_parameters(invocation)
     try:
-        if issubclass(executor, example_gen.Executor):
+        if arguments.checked_train is not None:
+            compiled = {"train": json.loads(arguments.checked_train)}
+            kind = Dataset("folder", Path(), {}, "", arguments.checked_kind)
+            require_trainable(configured(given, compiled), kind)
+        elif issubclass(executor, example_gen.Executor):
             if arguments.spans_folder is not None:
-                take_window(invocation, arguments.spans_folder, arguments.spans_window)
+                folder, length = arguments.spans_folder, arguments.spans_window
+                last = given.get("span", NEWEST)
+                dataset = window_up_to(folder, length, last)
+                _log.info("%s", dataset.description)
+                take_dataset(invocation, dataset)
+            elif "data" in given:
+                take_dataset(invocation, _images(Path(_renamed(given["data"], mounts))))
             find_span(invocation)
+        else:
+            apply_options(invocation, given, issubclass(executor, EvaluatorExecutor))
         arguments.json_serialized_invocation_args = json_format.MessageToJson(invocation)
         kubeflow_v2_run_executor.main((arguments, beam_args))
     except InputError as error:
         _log.error("%s", error)
         return ExitCode.USAGE
-    _restore_uris(Path(invocation.outputs.output_file), mounts)
+    seconds = time.monotonic() - started
+    _complete_output(Path(invocation.outputs.output_file), mounts, seconds)
     return ExitCode.DONE
 
 
@@ -97,19 +135,52 @@ def runs_elsewhere(beam_args: Sequence[str]) -> bool:
     return bool(runners) and runners[-1] != LOCAL_BEAM_RUNNER
 
 
-def take_window(invocation: Any, folder: Path, length: int) -> None:
-    """Makes the newest window of spans the input of the PairExampleGen, an ExecutorInput.
-
-    Raises:
-      InputError: there is no span to train on.
-    """
-    dataset = newest_window(folder, length)
-    _log.info("%s", dataset.description)
+def take_dataset(invocation: Any, dataset: Dataset) -> None:
+    """Makes these images the input of the PairExampleGen, an ExecutorInput."""
     parameters = invocation.inputs.parameter_values
     parameters[standard_component_specs.INPUT_BASE_KEY].string_value = str(dataset.base)
     parameters[standard_component_specs.INPUT_CONFIG_KEY].string_value = proto_utils.proto_to_json(
         example_gen.make_input_config(dataset.inputs)
     )
+
+
+def _images(data: Path) -> Dataset:
+    # Their kind is compiled into the steps.
+    settings = DatasetSettings(source="folder", kind="drawing")
+    return resolve(settings, data=data, environ={}, synthetic_dir=Path(os.devnull))
+
+
+def apply_options(invocation: Any, given: Mapping[str, Any], evaluates: bool) -> None:
+    """Puts the options among the parameters of a run in the place of a node's compiled settings.
+
+    Args:
+      invocation: ExecutorInput of the node.
+      given: parameters by name.
+      evaluates: whether it is the Evaluator, whose thresholds are made to fit the trials that its
+        examples have.
+
+    Raises:
+      InputError: a value is of the wrong type or out of range.
+    """
+    if not given:
+        return
+    values = invocation.inputs.parameter_values
+    custom_config = standard_component_specs.CUSTOM_CONFIG_KEY
+    if evaluates:
+        (examples,) = invocation.inputs.artifacts[standard_component_specs.EXAMPLES_KEY].artifacts
+        judged = eval_config(configured(given).evaluate, protocols_in(sampled(examples.uri)))
+        values[standard_component_specs.EVAL_CONFIG_KEY].string_value = proto_utils.proto_to_json(
+            judged
+        )
+    elif custom_config in values:
+        custom = json.loads(values[custom_config].string_value)
+        compiled = {"train": json.loads(custom["train"])}
+        custom["train"] = configured(given, compiled).train.model_dump_json()
+        values[custom_config].string_value = json.dumps(custom)
+    elif "evaluate" in values:
+        values["evaluate"].string_value = configured(given).evaluate.model_dump_json()
+    else:
+        values["label"].string_value = configured(given).retrain.label or ""
 
 
 def find_span(invocation: Any) -> None:
@@ -140,6 +211,8 @@ def find_span(invocation: Any) -> None:
     examples.metadata[example_gen_utils.FINGERPRINT_PROPERTY_NAME] = (
         processor.get_input_fingerprint(span, version)
     )
+    places = [f"{base}/{split.pattern}" for split in config.splits]
+    examples.metadata[DATA] = f"images in {', '.join(places)}"
     if version is not None:
         examples.metadata[example_gen_utils.VERSION_PROPERTY_NAME] = version
 
@@ -152,13 +225,14 @@ def _leave_out_absent(invocation: Any) -> None:
             del inputs[name]
 
 
-def _restore_uris(output_file: Path, mounts: Mapping[str, str]) -> None:
-    """Gives the orchestrator the URIs that it knows."""
+def _complete_output(output_file: Path, mounts: Mapping[str, str], seconds: float) -> None:
+    """Gives the orchestrator the URIs that it knows, and notes how long the node took."""
     schemes = {folder: scheme for scheme, folder in mounts.items()}
     output = json_format.Parse(output_file.read_text("utf-8"), pipeline_spec_pb2.ExecutorOutput())
     for listed in output.artifacts.values():
         for artifact in listed.artifacts:
             artifact.uri = _renamed(artifact.uri, schemes)
+            artifact.metadata[SECONDS] = round(seconds, 2)
             # The blessing names the models that it is about.
             for key, value in artifact.metadata.items():
                 if isinstance(value, str):

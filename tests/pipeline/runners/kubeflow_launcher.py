@@ -16,6 +16,8 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 ROOT = "minio://mlpipeline/v2/artifacts"
+TYPES = {"STRING": str, "NUMBER_INTEGER": int | float, "BOOLEAN": bool, "STRUCT": dict}
+"""Values that the API takes for a parameter, by its type."""
 
 
 class Launcher:
@@ -27,11 +29,18 @@ class Launcher:
         self.output_file = folder / "kfp_outputs" / "output_metadata.json"
         self._ids = iter(range(1, 10_000))
 
-    def run(self, spec: Mapping[str, Any], run_id: str) -> dict[str, dict[str, Any]]:
-        """Runs all tasks; the artifacts by task and output."""
+    def run(
+        self, spec: Mapping[str, Any], run_id: str, **parameters: Any
+    ) -> dict[str, dict[str, Any]]:
+        """Runs all tasks with parameters as a user gives them; the artifacts by task and output."""
+        declared = spec["root"]["inputDefinitions"]["parameters"]
+        assert parameters.keys() <= declared.keys()
+        given = {name: of["defaultValue"] for name, of in declared.items()} | parameters
+        for name, value in given.items():
+            assert isinstance(value, TYPES[declared[name]["parameterType"]]), name
         made: dict[str, dict[str, Any]] = {}
         for name in in_order(spec):
-            made[name] = self._run_task(spec, name, made, run_id)
+            made[name] = self._run_task(spec, name, made, run_id, given)
         return made
 
     def local(self, uri: str) -> Path:
@@ -39,7 +48,12 @@ class Launcher:
         return self.store / uri.removeprefix("minio://")
 
     def _run_task(
-        self, spec: Mapping[str, Any], name: str, made: Mapping[str, Mapping[str, Any]], run_id: str
+        self,
+        spec: Mapping[str, Any],
+        name: str,
+        made: Mapping[str, Mapping[str, Any]],
+        run_id: str,
+        given: Mapping[str, Any],
     ) -> dict[str, Any]:
         task = spec["root"]["dag"]["tasks"][name]
         component = spec["components"][task["componentRef"]["name"]]
@@ -65,13 +79,15 @@ class Launcher:
                     }
                 ]
             }
-            for key, definition in component["outputDefinitions"]["artifacts"].items()
+            for key, definition in component.get("outputDefinitions", {})
+            .get("artifacts", {})
+            .items()
         }
         invocation = {
             "inputs": {
                 "parameterValues": {
-                    key: value["runtimeValue"]["constant"]
-                    for key, value in inputs.get("parameters", {}).items()
+                    key: self._value(source, given, run_id)
+                    for key, source in inputs.get("parameters", {}).items()
                 },
                 "artifacts": artifacts,
             },
@@ -89,16 +105,25 @@ class Launcher:
             key: self._publish(listed["artifacts"][0], key) for key, listed in outputs.items()
         }
         # The container is gone, and what it had on its disk.
-        shutil.rmtree(self.mounts["minio://"])
+        shutil.rmtree(self.mounts["minio://"], ignore_errors=True)
         shutil.rmtree(self.output_file.parent)
         return published
+
+    def _value(self, source: Mapping[str, Any], given: Mapping[str, Any], run_id: str) -> Any:
+        if "componentInputParameter" in source:
+            return given[source["componentInputParameter"]]
+        constant = source["runtimeValue"]["constant"]
+        return run_id if constant == "{{$.pipeline_job_uuid}}" else constant
 
     def _publish(self, artifact: dict[str, Any], key: str) -> dict[str, Any]:
         written = json.loads(self.output_file.read_text())["artifacts"][key]["artifacts"][0]
         assert written["uri"] == artifact["uri"]
-        folder = self._mounted(artifact["uri"])
-        if folder.exists():
-            shutil.copytree(folder, self.local(artifact["uri"]))
+        written_to, stored = self._mounted(artifact["uri"]), self.local(artifact["uri"])
+        if written_to.is_dir():
+            shutil.copytree(written_to, stored)
+        elif written_to.exists():
+            stored.parent.mkdir(parents=True)
+            shutil.copyfile(written_to, stored)
         metadata = artifact["metadata"] | written.get("metadata", {})
         # Kubeflow's launcher fails on it.
         assert None not in metadata.values()

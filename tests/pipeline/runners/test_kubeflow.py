@@ -14,13 +14,17 @@ import kfp_server_api
 import pytest
 import yaml
 from google.cloud import aiplatform_v1
+from google.cloud.aiplatform.utils.pipeline_utils import PipelineRuntimeConfigBuilder
 from google.protobuf import json_format
 from kfp import components
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from data_ingest.settings import PairSettings
 from data_ingest.sources.glyphs import write_glyphs
+from data_ingest.spans.store import SpanStore
 from pipeline.cli.main import main
+from serving.deploy.models_config import read_entry
 from serving.saved_model.loader import LoadedModel
 from tests.pipeline.runners.kubeflow_launcher import ROOT, Launcher
 
@@ -111,11 +115,23 @@ def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name.removesuffix("_executor"): value["container"] for name, value in executors.items()}
 
 
-def test_the_sdk_of_kubeflow_accepts_the_file(compiled: Path) -> None:
+def test_the_sdk_of_kubeflow_accepts_the_file_and_its_parameters(
+    compiled: Path, cluster: Cluster
+) -> None:
     component = components.load_component_from_file(str(compiled))
     assert component.name == "oneshot"
     assert component.pipeline_spec.schema_version == "2.1.0"
     assert set(component.platform_spec.platforms) == {"kubernetes"}
+    inputs = component.component_spec.inputs
+    assert {name: (of.type, of.default, of.optional) for name, of in inputs.items()} == {
+        "data": ("String", str(cluster.images), True),
+        "preset": ("String", "fast", True),
+        "steps": ("Integer", 6, True),
+        "seed": ("Integer", 1, True),
+        "warm_start": ("Boolean", False, True),
+        "thresholds": ("Dict", {"auc": {"min": 0.05}}, True),
+        "label": ("String", "stable", True),
+    }
 
 
 def test_all_nodes_are_containers_of_the_image_for_there_are_no_resolvers(compiled: Path) -> None:
@@ -130,6 +146,8 @@ def test_all_nodes_are_containers_of_the_image_for_there_are_no_resolvers(compil
         "Evaluator",
         "ServingGate",
         "Pusher",
+        "Promote",
+        "Report",
     }
     assert {container["image"] for container in containers(spec).values()} == {"registry/oneshot:1"}
     assert all("lifecycle" not in container for container in containers(spec).values())
@@ -164,8 +182,48 @@ def test_what_depends_on_more_than_its_parameters_is_never_cached(compiled: Path
     spec, _ = documents(compiled)
     tasks = spec["root"]["dag"]["tasks"]
     uncached = {name for name, task in tasks.items() if not task["cachingOptions"]}
-    assert uncached == {"PairExampleGen", "ServedModel"}
+    assert uncached == {"PairExampleGen", "ServedModel", "Promote"}
     assert {task["retryPolicy"]["maxRetryCount"] for task in tasks.values()} == {2}
+
+
+def given_to(spec: dict[str, Any]) -> dict[str, set[str]]:
+    """Parameters of a run by the steps that get them: a part of their cache key."""
+    return {
+        name: {
+            source["componentInputParameter"]
+            for source in task.get("inputs", {}).get("parameters", {}).values()
+            if "componentInputParameter" in source
+        }
+        for name, task in spec["root"]["dag"]["tasks"].items()
+    }
+
+
+def test_a_parameter_is_part_of_the_cache_key_of_what_depends_on_it(compiled: Path) -> None:
+    spec, _ = documents(compiled)
+    given = given_to(spec)
+    # Never cached; it checks them all at once.
+    options = given.pop("ServedModel")
+    assert options == {"preset", "steps", "seed", "warm_start", "thresholds", "label"}
+    assert {name: names for name, names in given.items() if names} == {
+        "PairExampleGen": {"data"},
+        "Trainer": {"preset", "steps", "seed", "warm_start"},
+        "Evaluator": {"thresholds"},
+        "Promote": {"label"},
+        "Report": {"thresholds"},
+    }
+
+
+def test_a_pipeline_on_spans_takes_the_newest_or_a_number(cluster: Cluster, tmp_path: Path) -> None:
+    store = SpanStore(cluster.output / "spans")
+    store.land(7, [cluster.images], pairs=PairSettings(ways=(3,)), max_rejected_share=0.0)
+    out = tmp_path / "oneshot.yaml"
+    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    where = [f"--volume=oneshot:{cluster.volume}", f"--output={cluster.output}"]
+    assert main(["compile", f"--out={out}", "--spans", *where, *sets]) == 0
+    spec, _ = documents(out)
+    assert given_to(spec)["PairExampleGen"] == {"span"}
+    assert spec["root"]["inputDefinitions"]["parameters"]["span"]["defaultValue"] == "newest"
+    assert f"--spans_folder={cluster.output}/spans" in containers(spec)["PairExampleGen"]["args"]
 
 
 def test_the_recurring_run_is_one_that_the_api_takes(compiled: Path) -> None:
@@ -178,9 +236,23 @@ def test_the_recurring_run_is_one_that_the_api_takes(compiled: Path) -> None:
     assert run.max_concurrency == "1"
     spec, platform = documents(compiled)
     assert body["pipeline_spec"] == {"pipeline_spec": spec, "platform_spec": platform}
+    parameters = body["runtime_config"]["parameters"]
+    assert parameters.keys() == spec["root"]["inputDefinitions"]["parameters"].keys()
+    assert parameters["thresholds"] == {"auc": {"min": 0.05}}
 
 
-def test_the_compiled_pipeline_runs_from_images_to_a_served_model(
+def labels(cluster: Cluster) -> dict[str, int]:
+    entry = read_entry((cluster.output / "serving_model" / "models.config").read_text(), "siamese")
+    assert entry is not None
+    return dict(entry.labels)
+
+
+def card_of(made: dict[str, Any], launcher: Launcher) -> Any:
+    model = launcher.local(made["Trainer"]["model"]["uri"])
+    return json.loads((model / "Format-Serving/assets.extra/model_card.json").read_text())
+
+
+def test_the_compiled_pipeline_runs_from_images_to_a_promoted_model_and_a_report(
     compiled: Path, cluster: Cluster, launcher: Launcher
 ) -> None:
     spec, _ = documents(compiled)
@@ -197,24 +269,52 @@ def test_the_compiled_pipeline_runs_from_images_to_a_served_model(
     with LoadedModel(version) as model:
         assert {"serving_default", "embed", "match", "examples"} <= set(model.signatures)
     assert list((cluster.output / "checkpoints").iterdir()) == []
+    training = card_of(made, launcher)["training"]
+    assert (training["steps"], training["warm_start_from"]) == (6, None)
+    assert labels(cluster) == {"stable": int(version.name)}
+    report = made["Report"]["report"]
+    assert report["type"]["schemaTitle"] == "system.HTML"
+    text = launcher.local(report["uri"]).read_text()
+    assert f"blessed and pushed as version <code>{version.name}</code>" in text
+    assert f"images in {cluster.images}" in text
+    assert "run run-1" in text
+    assert f"Total {sum(step_seconds(made)):.0f} s" in text
 
 
-def test_the_next_run_starts_from_what_is_served_and_must_beat_it(
-    cluster: Cluster, launcher: Launcher, tmp_path: Path
+def step_seconds(made: dict[str, Any]) -> Iterator[float]:
+    for name in ("PairExampleGen", "Trainer", "Evaluator", "ServingGate", "Pusher"):
+        (seconds, *_) = [output["metadata"]["seconds"] for output in made[name].values()]
+        yield seconds
+
+
+def test_parameters_of_the_next_run_change_what_is_trained_and_what_it_must_reach(
+    compiled: Path, cluster: Cluster, launcher: Launcher
 ) -> None:
-    out = tmp_path / "oneshot.yaml"
-    strict = "{within_5way_accuracy: {min: 0.999}, auc: {min: 0.05, max_drop: 0.9}}"
-    assert cluster.compile(out, train__warm_start="true", evaluate__thresholds=strict) == 0
     served = list((cluster.output / "serving_model" / "siamese").iterdir())
-    made = launcher.run(documents(out)[0], "run-2")
+    others = cluster.volume / "others.zip"
+    write_glyphs(others, alphabets=8, characters=6, seed=9, writers=4)
+    made = launcher.run(
+        documents(compiled)[0],
+        "run-2",
+        data=str(others),
+        steps=7,
+        seed=2,
+        warm_start=True,
+        thresholds={"within_5way_accuracy": {"min": 0.999}, "auc": {"min": 0.05, "max_drop": 0.9}},
+    )
+    assert made["PairExampleGen"]["examples"]["metadata"]["data"] == f"images in {others}"
+    card = card_of(made, launcher)
+    assert (card["training"]["steps"], card["recipe"]["seed"]) == (7, 2)
+    assert "ServedModel" in card["training"]["warm_start_from"]
     blessing = made["Evaluator"]["blessing"]["metadata"]
     assert blessing["baseline_model"] == f"{ROOT}/run-2/ServedModel/model"
     assert blessing["blessed"] == 0
     assert made["Pusher"]["pushed_model"]["metadata"]["pushed"] == 0
     assert list((cluster.output / "serving_model" / "siamese").iterdir()) == served
-    model = launcher.local(made["Trainer"]["model"]["uri"])
-    card = json.loads((model / "Format-Serving/assets.extra/model_card.json").read_text())
-    assert "ServedModel" in card["training"]["warm_start_from"]
+    assert labels(cluster) == {"stable": int(served[0].name)}
+    text = launcher.local(made["Report"]["report"]["uri"]).read_text()
+    assert "within_5way_accuracy" in text
+    assert "is below 0.999" in text
 
 
 def test_vertex_ai_gets_a_job_with_its_own_names(cluster: Cluster, tmp_path: Path) -> None:
@@ -224,8 +324,11 @@ def test_vertex_ai_gets_a_job_with_its_own_names(cluster: Cluster, tmp_path: Pat
     job = json_format.Parse(out.read_text(), pipeline_spec_pb2.PipelineJob())
     assert job.runtime_config.gcs_output_directory == "gs://bucket/runs"
     spec = json.loads(out.read_text())["pipelineSpec"]
-    accelerator = containers(spec)["Trainer"]["resources"]["accelerator"]
-    assert accelerator == {"type": "NVIDIA_TESLA_T4", "count": "1"}
+    resources = containers(spec)["Trainer"]["resources"]
+    assert resources["accelerator"] == {"type": "NVIDIA_TESLA_T4", "count": "1"}
+    # There is no volume with labels to move.
+    assert "Promote" not in containers(spec)
+    assert "label" not in spec["root"]["inputDefinitions"]["parameters"]
     tasks = spec["root"]["dag"]["tasks"]
     base = tasks["PairExampleGen"]["inputs"]["parameters"]["input_base"]
     assert base["runtimeValue"]["constant"] == "/gcs/bucket/oneshot"
@@ -235,6 +338,12 @@ def test_vertex_ai_gets_a_job_with_its_own_names(cluster: Cluster, tmp_path: Pat
     request = parsed.create_pipeline_job_request
     assert request.parent == "projects/p/locations/europe-west4"
     assert request.pipeline_job.pipeline_spec["pipelineInfo"]["name"] == "oneshot"
+    assert request.pipeline_job.runtime_config.parameter_values["steps"] == 6
+    # What PipelineJob(parameter_values=...) does.
+    builder = PipelineRuntimeConfigBuilder.from_job_spec_json(json.loads(out.read_text()))
+    builder.update_runtime_parameters({"steps": 100, "thresholds": {"auc": {"min": 0.9}}})
+    values = builder.build()["parameterValues"]
+    assert values == {"steps": 100, "thresholds": {"auc": {"min": 0.9}}}
 
 
 def test_beam_runs_elsewhere_but_where_the_images_are_mounted(

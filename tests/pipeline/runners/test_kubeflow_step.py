@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+from tensorflow_model_analysis.proto import config_pb2
 from tfx.proto import example_gen_pb2
 from tfx.utils import proto_utils
 
@@ -15,7 +16,15 @@ from data_ingest.errors import InputError
 from data_ingest.settings import PairSettings
 from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.spans.store import SpanStore
-from pipeline.runners.kubeflow_step import find_span, main, runs_elsewhere, take_window
+from pipeline.runners.cluster import window_up_to
+from pipeline.runners.kubeflow_parameters import configured
+from pipeline.runners.kubeflow_step import (
+    apply_options,
+    find_span,
+    main,
+    runs_elsewhere,
+    take_dataset,
+)
 
 
 def invocation(base: Path, **inputs: str) -> Any:
@@ -69,21 +78,103 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
         find_span(invocation(tmp_path, images="nowhere.zip"))
 
 
-def test_a_window_of_spans_that_landed_later_is_found_when_the_step_runs(
-    spans: Path, tmp_path: Path
-) -> None:
+def test_the_window_of_spans_is_found_when_the_step_runs(spans: Path, tmp_path: Path) -> None:
     store = SpanStore(tmp_path / "store")
     for number in (1, 2):
         source = spans / f"span-{number}.zip"
         store.land(number, [source], pairs=PairSettings(ways=(3,)), max_rejected_share=0.0)
-    changed = invocation(tmp_path, images="unused")
-    take_window(changed, store.root, 1)
-    assert changed.inputs.parameter_values["input_base"].string_value == str(
-        store.window(2, 1).base
-    )
-    assert patterns(changed) == store.window(2, 1).inputs
+    for last, number in (("newest", 2), ("1", 1)):
+        changed = invocation(tmp_path, images="unused")
+        take_dataset(changed, window_up_to(store.root, 1, last))
+        window = store.window(number, 1)
+        base = changed.inputs.parameter_values["input_base"].string_value
+        assert (base, patterns(changed)) == (str(window.base), window.inputs)
+    for last, message in (("3", "no span 3"), ("two", "newest or a number")):
+        with pytest.raises(InputError, match=message):
+            window_up_to(store.root, 1, last)
     with pytest.raises(InputError, match="oneshot ingest"):
-        take_window(changed, tmp_path / "empty", 1)
+        window_up_to(tmp_path / "empty", 1)
+
+
+def test_thresholds_of_a_run_are_held_against_the_trials_that_its_examples_have(
+    tmp_path: Path,
+) -> None:
+    pairs = [{"protocol": "within", "way": 5, "label": 1, "pairs": 20}]
+    (tmp_path / "sampling.json").write_text(json.dumps({"splits": {"one_shot": {"pairs": pairs}}}))
+    evaluator = json_format.ParseDict(
+        {
+            "inputs": {
+                "parameterValues": {"eval_config": "compiled"},
+                "artifacts": {"examples": {"artifacts": [{"uri": str(tmp_path)}]}},
+            }
+        },
+        pipeline_spec_pb2.ExecutorInput(),
+    )
+    default = {"within_20way_accuracy": {"min": 0.55, "max_drop": 0.03}, "auc": {"min": 0.9}}
+    apply_options(evaluator, {"thresholds": default}, evaluates=True)
+    text = evaluator.inputs.parameter_values["eval_config"].string_value
+    config = proto_utils.json_to_proto(text, config_pb2.EvalConfig())
+    gates = {
+        metric.class_name: gate
+        for specification in config.metrics_specs
+        for metric in specification.metrics
+        for gate in metric.per_slice_thresholds
+    }
+    trials = dict(gates["OneShotAccuracy"].slicing_specs[0].feature_values)
+    assert trials == {"protocol": "within", "way": "5"}
+    assert gates["VerificationMetric"].threshold.value_threshold.lower_bound.value == 0.9
+
+
+def step(executor: str, request: dict[str, object], *further: str) -> int:
+    """Runs one node; its exit code."""
+    return main(
+        [
+            f"--executor_class_path={executor}",
+            f"--json_serialized_invocation_args={json.dumps(request)}",
+            "--json_serialized_inputs_spec_args={}",
+            *further,
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"steps": -1}, "train.steps: Input should be greater than or equal to 1 (got -1"),
+        ({"preset": "quick"}, "train.preset"),
+        ({"thresholds": {"auk": {"min": 0.5}}}, "evaluate.thresholds: 'auk' is no figure"),
+        ({"thresholds": {"auc": {"min": 2}}}, "evaluate.thresholds.auc.min"),
+        ({"label": "best"}, "retrain.label"),
+        ({"preset": "koch2015"}, "image_size"),
+    ],
+)
+def test_a_wrong_parameter_ends_the_run_at_once_with_its_options_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, parameters: dict[str, object], message: str
+) -> None:
+    request = {
+        "inputs": {"parameterValues": {"base_path": str(tmp_path), **parameters}},
+        "outputs": {"outputFile": str(tmp_path / "output.json")},
+    }
+    compiled = ('--checked_train={"image_size": 28}', "--checked_kind=drawing")
+    served = "components.pusher.earlier_models.ServedModel_Executor"
+    assert step(served, request, *compiled) == 2
+    assert message in caplog.text
+    assert not (tmp_path / "output.json").exists()
+
+
+def test_nought_steps_are_the_presets_and_no_label_is_none() -> None:
+    assert configured({"steps": 0, "label": ""}, {"train": {"steps": 6}}).train.steps is None
+    assert configured({"label": ""}).retrain.label is None
+
+
+def test_images_given_to_a_run_that_are_not_there_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = json_format.MessageToDict(invocation(tmp_path, images="unused"))
+    request["inputs"]["parameterValues"]["data"] = "gs://bucket/faces"
+    request["outputs"]["outputFile"] = str(tmp_path / "output.json")
+    assert step("components.example_gen.Executor", request) == 2
+    assert "/gcs/bucket/faces does not exist" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -104,10 +195,5 @@ def test_workers_are_elsewhere_unless_the_runner_is_of_this_machine(
 def test_images_at_fault_end_the_step_with_2_and_leave_no_result(tmp_path: Path) -> None:
     request = json_format.MessageToDict(invocation(tmp_path, images="nowhere.zip"))
     request["outputs"]["outputFile"] = str(tmp_path / "output.json")
-    arguments = {
-        "executor_class_path": "components.example_gen.Executor",
-        "json_serialized_invocation_args": json.dumps(request),
-        "json_serialized_inputs_spec_args": "{}",
-    }
-    assert main([f"--{name}={value}" for name, value in arguments.items()]) == 2
+    assert step("components.example_gen.Executor", request) == 2
     assert not (tmp_path / "output.json").exists()
