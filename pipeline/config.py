@@ -17,6 +17,7 @@ from data_ingest.settings import DatasetSettings, PairSettings, Settings
 from pipeline.settings import (
     BeamSettings,
     DriftSettings,
+    KubeflowSettings,
     MetadataSettings,
     NotifySettings,
     PushSettings,
@@ -50,6 +51,7 @@ class PipelineConfig(Settings):
     retrain: RetrainSettings = RetrainSettings()
     drift: DriftSettings = DriftSettings()
     notify: NotifySettings = NotifySettings()
+    kubeflow: KubeflowSettings = KubeflowSettings()
 
 
 _KINDS: Final = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "merge", "str", "seq", "map")}

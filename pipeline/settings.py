@@ -23,6 +23,10 @@ MODELS_CONFIG: Final = "models.config"
 HostPort = Annotated[str, Field(pattern=r"^([^\s/:@]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$")]
 BeamArgument = Annotated[str, Field(pattern=r"^--[A-Za-z]")]
 Address = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f][^\x00-\x1f]*$")]
+Cpu = Annotated[str, Field(pattern=r"^([0-9]*\.)?[0-9]+m?$")]
+Memory = Annotated[str, Field(pattern=r"^[0-9]+([EPTGMK]i?)?$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretKey = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")]
 
 
 class BeamSettings(Settings):
@@ -260,3 +264,59 @@ class NotifySettings(Settings):
         if self.smtp_host is not None and not (self.mail_from and self.mail_to):
             raise ValueError("smtp_host needs mail_from and mail_to")
         return self
+
+
+class Toleration(Settings):
+    """A taint of nodes on which a step may run all the same, as in Kubernetes."""
+
+    key: str | None = Field(None, description="of the taint; null: any")
+    operator: Literal["Equal", "Exists"] = Field("Equal", description="how values compare")
+    value: str | None = Field(None, description="of the taint")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="of the taint; null: any"
+    )
+    toleration_seconds: int | None = Field(
+        None, serialization_alias="tolerationSeconds", description="how long, with NoExecute"
+    )
+
+    @model_validator(mode="after")
+    def _matches_a_taint(self) -> "Toleration":
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("with operator Exists there is no value")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("give a key, or operator: Exists")
+        return self
+
+
+class StepResources(Settings):
+    """What a step asks of the cluster; what is left out is as in the entry `default`."""
+
+    cpu: Cpu | None = Field(None, description="CPUs requested: 2, 500m")
+    cpu_limit: Cpu | None = Field(None, description="most CPUs; on Vertex AI those of the machine")
+    memory: Memory | None = Field(None, description="memory requested: 8Gi")
+    memory_limit: Memory | None = Field(
+        None, description="most memory; on Vertex AI that of the machine"
+    )
+    node_selector: dict[str, str] = Field({}, description="labels that its nodes have")
+    tolerations: tuple[Toleration, ...] = Field((), description="taints that its nodes may have")
+
+
+class KubeflowSettings(Settings):
+    """What the steps that `oneshot compile` writes get of the cluster."""
+
+    resources: dict[str, StepResources] = Field(
+        {},
+        description="by step (Trainer, Evaluator, ...), or default for all: cpu, cpu_limit, "
+        "memory, memory_limit, node_selector, tolerations",
+    )
+    environment: dict[VariableName, str] = Field(
+        {}, description="environment variables of all steps"
+    )
+    secrets: dict[VariableName, SecretKey] = Field(
+        {}, description="those that come from a Secret of Kubernetes, each VARIABLE: secret/key"
+    )
+
+    def of_step(self, name: str) -> StepResources:
+        """What a step asks for, with what all ask for."""
+        default, own = (self.resources.get(one, StepResources()) for one in ("default", name))
+        return default.model_copy(update={one: getattr(own, one) for one in own.model_fields_set})

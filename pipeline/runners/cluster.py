@@ -10,6 +10,7 @@ from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.kinds import Kind
 from data_ingest.spans.store import SpanStore
 from pipeline.config import PipelineConfig
+from pipeline.settings import KubeflowSettings
 
 NEWEST: Final = "newest"
 """Stands for the number of a span."""
@@ -56,6 +57,7 @@ def check_cluster(config: PipelineConfig, dataset: Dataset, cluster: Cluster) ->
         raise InputError(f"--gpus {cluster.gpus}: give 1 or more")
     if cluster.vertex:
         _check_vertex(dataset, cluster)
+        _check_machines(config.kubeflow)
     else:
         _check_kubeflow(dataset, cluster)
     runner = config.beam.runner
@@ -83,6 +85,19 @@ def _check_vertex(dataset: Dataset, cluster: Cluster) -> None:
         )
     if cluster.gpu is not None and "/" in cluster.gpu:
         raise InputError(f"--gpu {cluster.gpu}: Vertex AI wants a model, as nvidia-tesla-t4")
+
+
+def _check_machines(settings: KubeflowSettings) -> None:
+    places = {"secrets": bool(settings.secrets)}
+    for name, step in settings.resources.items():
+        places[f"resources.{name}.node_selector"] = bool(step.node_selector)
+        places[f"resources.{name}.tolerations"] = bool(step.tolerations)
+    for place, is_set in places.items():
+        if is_set:
+            raise InputError(
+                f"kubeflow.{place}: Vertex AI shows neither nodes nor Secrets of Kubernetes: leave "
+                "it out; machines are chosen by cpu_limit, memory_limit and --gpu"
+            )
 
 
 def _check_kubeflow(dataset: Dataset, cluster: Cluster) -> None:

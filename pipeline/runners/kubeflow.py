@@ -25,6 +25,7 @@ from pipeline.runners.kubeflow_parameters import (
     definitions,
 )
 from pipeline.runners.kubeflow_release import Promote, Report
+from pipeline.settings import StepResources
 
 STEP: Final = ("python", "-m", "pipeline.runners.kubeflow_step")
 _GKE_GPU_LABEL: Final = "cloud.google.com/gke-accelerator"
@@ -125,7 +126,7 @@ def compile_pipeline(
     # There and back: a field that the specification does not know is an error here.
     message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     job["pipelineSpec"] = json_format.MessageToDict(message)
-    return CompiledPipeline(job, {} if cluster.vertex else _platform(spec, cluster))
+    return CompiledPipeline(job, {} if cluster.vertex else _platform(spec, config, cluster))
 
 
 def _last_steps(config: PipelineConfig, cluster: Cluster, nodes: Mapping[str, Any]) -> list[Any]:
@@ -187,7 +188,18 @@ def _accelerator(cluster: Cluster) -> str:
 
 
 def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster, kind: Kind) -> None:
-    """Says what TFX's compiler leaves unsaid."""
+    """Says what TFX's compiler leaves unsaid.
+
+    Raises:
+      InputError: the configuration names a step that there is not.
+    """
+    steps = spec["root"]["dag"]["tasks"].keys()
+    for name in config.kubeflow.resources:
+        if name not in ("default", *steps):
+            raise InputError(
+                f"kubeflow.resources.{name}: there is no such step; there are default, "
+                + ", ".join(sorted(steps))
+            )
     if cluster.pipeline_root:
         spec["defaultPipelineRoot"] = cluster.pipeline_root
     container = spec["deploymentSpec"]["executors"][f"{EXAMPLES_NODE}_executor"]["container"]
@@ -206,9 +218,13 @@ def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster, ki
     checked += [f"--checked_train={config.train.model_dump_json()}", f"--checked_kind={kind}"]
     for name, task in spec["root"]["dag"]["tasks"].items():
         container = executors[f"{name}_executor"]["container"]
+        resources = _resources(config.kubeflow.of_step(name))
         if name == TRAINER_NODE and cluster.gpu is not None:
-            accelerator = {"type": _accelerator(cluster), "count": str(cluster.gpus)}
-            container["resources"] = {"accelerator": accelerator}
+            resources["accelerator"] = {"type": _accelerator(cluster), "count": str(cluster.gpus)}
+        if resources:
+            container["resources"] = resources
+        for variable, value in config.kubeflow.environment.items():
+            container.setdefault("env", []).append({"name": variable, "value": value})
         task["cachingOptions"] = {"enableCache": name not in _UNCACHED}
         if config.retrain.attempts > 1:
             task["retryPolicy"] = {
@@ -218,24 +234,73 @@ def _complete(spec: dict[str, Any], config: PipelineConfig, cluster: Cluster, ki
             }
 
 
-def _platform(spec: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
+def _resources(step: StepResources) -> dict[str, Any]:
+    """As Kubeflow's SDK writes them: text, and figures for older installations and Vertex AI."""
+    amounts = {
+        "CpuRequest": step.cpu,
+        "CpuLimit": step.cpu_limit,
+        "MemoryRequest": step.memory,
+        "MemoryLimit": step.memory_limit,
+    }
+    resources: dict[str, Any] = {}
+    for name, amount in amounts.items():
+        if amount is not None:
+            resources[f"resource{name}"] = amount
+            figure = _cpus(amount) if name.startswith("Cpu") else _gigabytes(amount)
+            resources[name[0].lower() + name[1:]] = figure
+    return resources
+
+
+def _cpus(amount: str) -> float:
+    return float(amount[:-1]) / 1000 if amount.endswith("m") else float(amount)
+
+
+def _gigabytes(amount: str) -> float:
+    digits = amount.rstrip("KMGTPEi")
+    unit = amount[len(digits) :]
+    base = 1024.0 if unit.endswith("i") else 1000.0
+    return float(int(digits) * base ** " KMGTPE".index(unit[:1] or " ")) / 1e9
+
+
+def _platform(spec: Mapping[str, Any], config: PipelineConfig, cluster: Cluster) -> dict[str, Any]:
+    """What is Kubernetes' own, by kubernetes_executor_config.proto.
+
+    Nothing is shared between the steps: YAML would point at the first instead of repeating it.
+    """
     executors: dict[str, dict[str, Any]] = {}
-    if cluster.volume is not None:
-        claim = cluster.volume.claim
-        for name in spec["deploymentSpec"]["executors"]:
-            # One for each: YAML would point at the first instead of repeating it.
+    for name in spec["root"]["dag"]["tasks"]:
+        step, executor = config.kubeflow.of_step(name), dict[str, Any]()
+        if cluster.volume is not None:
             mount = {
                 "mountPath": str(cluster.volume.mount_path),
-                "constant": claim,
-                "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+                **_constant("constant", "pvcNameParameter", cluster.volume.claim),
             }
-            executors[name] = {"pvcMount": [mount]}
-    if cluster.gpu is not None and "/" not in cluster.gpu:
-        trainer = executors.setdefault(f"{TRAINER_NODE}_executor", {})
-        trainer["nodeSelector"] = {"labels": {_GKE_GPU_LABEL: cluster.gpu}}
+            executor["pvcMount"] = [mount]
+        labels = dict(step.node_selector)
+        if name == TRAINER_NODE and cluster.gpu is not None and "/" not in cluster.gpu:
+            labels[_GKE_GPU_LABEL] = cluster.gpu
+        if labels:
+            executor["nodeSelector"] = {"labels": labels}
+        for toleration in step.tolerations:
+            taint = toleration.model_dump(exclude_none=True, by_alias=True)
+            executor.setdefault("tolerations", []).append(taint)
+        for variable, place in config.kubeflow.secrets.items():
+            secret, _, key = place.partition("/")
+            taken = {
+                "keyToEnv": [{"secretKey": key, "envVar": variable}],
+                **_constant("secretName", "secretNameParameter", secret),
+            }
+            executor.setdefault("secretAsEnv", []).append(taken)
+        if executor:
+            executors[f"{name}_executor"] = executor
     if not executors:
         return {}
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+def _constant(before: str, now: str, value: str) -> dict[str, Any]:
+    """A name as installations of either age read it."""
+    return {before: value, now: {"runtimeValue": {"constant": value}}}
 
 
 def recurring_run(compiled: CompiledPipeline, cron: str, *, name: str) -> dict[str, Any]:

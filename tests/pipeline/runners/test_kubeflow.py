@@ -16,7 +16,7 @@ import yaml
 from google.cloud import aiplatform_v1
 from google.cloud.aiplatform.utils.pipeline_utils import PipelineRuntimeConfigBuilder
 from google.protobuf import json_format
-from kfp import components
+from kfp import components, dsl, kubernetes
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -51,6 +51,13 @@ DATAFLOW = (
     "beam.temp_location=gs://bucket/temp",
     "beam.worker_image=registry/oneshot-beam",
 )
+OF_THE_CLUSTER = {
+    "kubeflow__resources": "{default: {cpu: 500m, memory: 2Gi, node_selector: {disk: ssd}}, "
+    "Trainer: {cpu_limit: 4, memory_limit: 16G, tolerations: [{key: gpu, operator: Exists, effect: "
+    "NoExecute, toleration_seconds: 5}]}}",
+    "kubeflow__environment": '{HTTPS_PROXY: "http://proxy:3128"}',
+    "kubeflow__secrets": "{ONESHOT_METADATA_URL: oneshot/url}",
+}
 
 
 class Cluster:
@@ -226,6 +233,56 @@ def test_a_pipeline_on_spans_takes_the_newest_or_a_number(cluster: Cluster, tmp_
     assert f"--spans_folder={cluster.output}/spans" in containers(spec)["PairExampleGen"]["args"]
 
 
+def test_steps_get_what_kubeflows_own_sdk_would_ask_for(cluster: Cluster, tmp_path: Path) -> None:
+    @dsl.container_component
+    def step() -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(image="image", command=["command"])
+
+    @dsl.pipeline(name="expected")
+    def expected() -> None:
+        for is_trainer in (False, True):
+            task = step()
+            task.set_cpu_request("500m").set_memory_request("2Gi")
+            task.set_env_variable("HTTPS_PROXY", "http://proxy:3128")
+            kubernetes.mount_pvc(task, "oneshot", str(cluster.volume))
+            kubernetes.use_secret_as_env(task, "oneshot", {"url": "ONESHOT_METADATA_URL"})
+            kubernetes.add_node_selector(task, "disk", "ssd")
+            if is_trainer:
+                task.set_cpu_limit("4").set_memory_limit("16G")
+                kubernetes.add_toleration(task, "gpu", "Exists", None, "NoExecute", 5)
+
+    out = tmp_path / "oneshot.yaml"
+    assert cluster.compile(out, **OF_THE_CLUSTER) == 0
+    ours, theirs = (
+        {
+            "containers": json_format.ParseDict(
+                deployment, pipeline_spec_pb2.PipelineDeploymentConfig()
+            ).executors,
+            "platform": platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"],
+        }
+        for deployment, platform in (
+            (documents(out)[0]["deploymentSpec"], documents(out)[1]),
+            (
+                json_format.MessageToDict(expected.pipeline_spec.deployment_spec),
+                json_format.MessageToDict(expected.platform_spec),
+            ),
+        )
+    )
+    assert ours["platform"].keys() == ours["containers"].keys()
+    for name in ours["platform"]:
+        like = "exec-step-2" if name == "Trainer_executor" else "exec-step"
+        mine, other = ours["containers"][name].container, theirs["containers"][like].container
+        assert mine.resources == other.resources
+        assert list(mine.env) == list(other.env)
+        configs = [
+            json_format.ParseDict(found, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+            for found in (ours["platform"][name], theirs["platform"][like])
+        ]
+        # The SDK says what holds anyway.
+        configs[1].secret_as_env[0].ClearField("optional")
+        assert configs[0] == configs[1]
+
+
 def test_the_recurring_run_is_one_that_the_api_takes(compiled: Path) -> None:
     body = json.loads(compiled.with_name("oneshot.schedule.json").read_text())
     client = kfp_server_api.ApiClient()
@@ -320,12 +377,14 @@ def test_parameters_of_the_next_run_change_what_is_trained_and_what_it_must_reac
 def test_vertex_ai_gets_a_job_with_its_own_names(cluster: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "oneshot.json"
     schedule = ("--schedule=0 3 * * *", "--project=p", "--location=europe-west4")
-    assert cluster.for_vertex(out, "--gpu=nvidia-tesla-t4", *schedule) == 0
+    machine = ("--set", "kubeflow.resources={default: {cpu_limit: 4, memory_limit: 16G}}")
+    assert cluster.for_vertex(out, "--gpu=nvidia-tesla-t4", *schedule, *machine) == 0
     job = json_format.Parse(out.read_text(), pipeline_spec_pb2.PipelineJob())
     assert job.runtime_config.gcs_output_directory == "gs://bucket/runs"
     spec = json.loads(out.read_text())["pipelineSpec"]
     resources = containers(spec)["Trainer"]["resources"]
     assert resources["accelerator"] == {"type": "NVIDIA_TESLA_T4", "count": "1"}
+    assert (resources["cpuLimit"], resources["memoryLimit"]) == (4, 16)
     # There is no volume with labels to move.
     assert "Promote" not in containers(spec)
     assert "label" not in spec["root"]["inputDefinitions"]["parameters"]
@@ -379,6 +438,14 @@ def test_beam_runs_elsewhere_but_where_the_images_are_mounted(
         ([part for setting in DATAFLOW for part in ("--set", setting)], "--pipeline-root"),
         (["--spans"], "--data and --spans"),
         (["--vertex", "--format=yaml"], "PersistentVolumeClaims"),
+        (["--set", "kubeflow.resources={Traner: {cpu: 2}}"], "there are default, CuratedSchemaGen"),
+        (
+            ["--set", "kubeflow.resources={Trainer: {memory: 2 GB}}"],
+            "kubeflow.resources.Trainer.memory",
+        ),
+        (["--set", "kubeflow.resources={Trainer: {tolerations: [{}]}}"], "operator: Exists"),
+        (["--set", "kubeflow.secrets={TOKEN: oneshot}"], "kubeflow.secrets.TOKEN"),
+        (["--set", "kubeflow.environment={A-B: c}"], "kubeflow.environment.A-B"),
     ],
 )
 def test_what_cannot_work_in_the_cluster_is_refused_here(
@@ -391,6 +458,21 @@ def test_what_cannot_work_in_the_cluster_is_refused_here(
     assert cluster.compile(tmp_path / "oneshot.yaml", *options) == 2
     assert needed in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "kubeflow.secrets={TOKEN: oneshot/token}",
+        "kubeflow.resources={Trainer: {node_selector: {disk: ssd}}}",
+        "kubeflow.resources={default: {tolerations: [{operator: Exists}]}}",
+    ],
+)
+def test_what_only_kubernetes_has_is_refused_for_vertex_ai(
+    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert cluster.for_vertex(tmp_path / "oneshot.json", "--set", setting) == 2
+    assert setting.partition("=")[0] in capfd.readouterr().err
 
 
 def test_images_that_only_this_machine_has_are_refused(
