@@ -276,7 +276,11 @@ class Toleration(Settings):
         None, description="of the taint; null: any"
     )
     toleration_seconds: int | None = Field(
-        None, serialization_alias="tolerationSeconds", description="how long, with NoExecute"
+        None,
+        ge=0,
+        le=31_536_000,
+        serialization_alias="tolerationSeconds",
+        description="how long, with NoExecute; null: for ever",
     )
 
     @model_validator(mode="after")

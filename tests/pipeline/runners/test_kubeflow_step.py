@@ -25,6 +25,7 @@ from pipeline.runners.kubeflow_step import (
     runs_elsewhere,
     take_dataset,
 )
+from serving.deploy.models_config import ModelEntry, read_entry
 
 
 def invocation(base: Path, **inputs: str) -> Any:
@@ -197,3 +198,44 @@ def test_images_at_fault_end_the_step_with_2_and_leave_no_result(tmp_path: Path)
     request["outputs"]["outputFile"] = str(tmp_path / "output.json")
     assert step("components.example_gen.Executor", request) == 2
     assert not (tmp_path / "output.json").exists()
+
+
+def promote(output: Path, pushed: dict[str, object], label: str) -> ModelEntry:
+    """Runs the step Promote; what servers are told then."""
+    artifact = {
+        "uri": str(output / "pushed"),
+        "type": {"schemaTitle": "tfx.PushedModel"},
+        "metadata": pushed,
+    }
+    values = {"output": str(output), "push": '{"server_poll_seconds": 0}', "run_id": "1"}
+    request = {
+        "inputs": {
+            "parameterValues": {**values, "label": label},
+            "artifacts": {"pushed_model": {"artifacts": [artifact]}},
+        },
+        "outputs": {"outputFile": str(output / "outputs" / "output.json")},
+    }
+    assert step("pipeline.runners.kubeflow_release.Promote_Executor", request) == 0
+    config = output / "serving_model" / "models.config"
+    entry = read_entry(config.read_text(), "siamese") if config.exists() else None
+    return entry or ModelEntry()
+
+
+def test_the_label_goes_to_what_was_pushed_and_to_nothing_else(tmp_path: Path) -> None:
+    def pushed(version: str) -> dict[str, object]:
+        folder = tmp_path / "serving_model" / "siamese" / version
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").touch()
+        return {"pushed": 1, "pushed_version": version}
+
+    one = pushed("1")
+    assert promote(tmp_path, {"pushed": 0}, "stable").labels == {}
+    first = promote(tmp_path, one, "stable")
+    assert first.labels == {"stable": 1}
+    # As a second try of the step would.
+    assert promote(tmp_path, one, "stable") == first
+    # No label moves, but servers load it.
+    second = promote(tmp_path, pushed("2"), "")
+    assert (second.labels, second.loaded) == ({"stable": 1}, {1, 2})
+    third = promote(tmp_path, pushed("3"), "canary")
+    assert third.labels == {"stable": 1, "canary": 3}
