@@ -1,18 +1,12 @@
-"""The graph compiled for Kubeflow Pipelines and Vertex AI: what is written, and that it runs.
-
-The runs build on one another, in the order they are written.
-"""
+"""The graph compiled for Kubeflow Pipelines and Vertex AI: what is written."""
 
 import json
-import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kfp_server_api
 import pytest
-import yaml
 from google.cloud import aiplatform_v1
 from google.cloud.aiplatform.utils.pipeline_utils import PipelineRuntimeConfigBuilder
 from google.protobuf import json_format
@@ -21,29 +15,10 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from data_ingest.settings import PairSettings
-from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.spans.store import SpanStore
 from pipeline.cli.main import main
-from serving.deploy.models_config import read_entry
-from serving.saved_model.loader import LoadedModel
-from tests.pipeline.runners.kubeflow_launcher import ROOT, Launcher
+from tests.pipeline.runners.kubeflow_cluster import TINY, Cluster, documents
 
-TINY = {
-    "pairs.train_pairs": "200",
-    "pairs.eval_pairs": "80",
-    "pairs.verification_pairs": "80",
-    "pairs.ways": "[5]",
-    "pairs.within_trials": "20",
-    "pairs.between_trials": "20",
-    "train.widths": "[8, 8, 8]",
-    "train.image_size": "16",
-    "train.steps": "6",
-    "train.validate_every": "6",
-    "train.classes_per_batch": "6",
-    "train.images_per_class": "2",
-    "evaluate.thresholds": "{auc: {min: 0.05}}",
-    "gate.latency_requests": "10",
-}
 DATAFLOW = (
     "beam.runner=dataflow",
     "beam.project=project-1",
@@ -60,38 +35,9 @@ OF_THE_CLUSTER = {
 }
 
 
-class Cluster:
-    """A volume with images, and the command that compiles for it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.volume = folder / "volume"
-        self.images = self.volume / "images.zip"
-        self.output = self.volume / "output"
-        self.volume.mkdir()
-        write_glyphs(self.images, alphabets=8, characters=6, seed=3, writers=4)
-
-    def compile(self, out: Path, *options: str, **settings: str) -> int:
-        chosen = TINY | {key.replace("__", "."): value for key, value in settings.items()}
-        sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
-        volume = f"--volume=oneshot:{self.volume}"
-        where = [volume, f"--output={self.output}", f"--data={self.images}"]
-        return main(["compile", f"--out={out}", *where, *sets, *options])
-
-    def for_vertex(self, out: Path, *options: str) -> int:
-        sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-        data = [f"--data={self.images}", f"--map={self.volume}=/gcs/bucket/oneshot"]
-        where = ["--output=gs://bucket/oneshot", "--pipeline-root=gs://bucket/runs", *data]
-        return main(["compile", "--vertex", f"--out={out}", *where, *sets, *options])
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     return Cluster(tmp_path_factory.mktemp("cluster"))
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("kubeflow"))
 
 
 @pytest.fixture(scope="module")
@@ -101,20 +47,6 @@ def compiled(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path
     gpu = ("--gpu=nvidia-tesla-t4", "--gpus=2")
     assert cluster.compile(out, *gpu, "--schedule=30 3 * * 1-5", "--image=registry/oneshot:1") == 0
     return out
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Running a step sets the loggers of a container up."""
-    levels = {name: logging.getLogger(name).level for name in ("absl", "")}
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
-def documents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    spec, platform = yaml.safe_load_all(path.read_text())
-    return spec, platform
 
 
 def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -296,82 +228,6 @@ def test_the_recurring_run_is_one_that_the_api_takes(compiled: Path) -> None:
     parameters = body["runtime_config"]["parameters"]
     assert parameters.keys() == spec["root"]["inputDefinitions"]["parameters"].keys()
     assert parameters["thresholds"] == {"auc": {"min": 0.05}}
-
-
-def labels(cluster: Cluster) -> dict[str, int]:
-    entry = read_entry((cluster.output / "serving_model" / "models.config").read_text(), "siamese")
-    assert entry is not None
-    return dict(entry.labels)
-
-
-def card_of(made: dict[str, Any], launcher: Launcher) -> Any:
-    model = launcher.local(made["Trainer"]["model"]["uri"])
-    return json.loads((model / "Format-Serving/assets.extra/model_card.json").read_text())
-
-
-def test_the_compiled_pipeline_runs_from_images_to_a_promoted_model_and_a_report(
-    compiled: Path, cluster: Cluster, launcher: Launcher
-) -> None:
-    spec, _ = documents(compiled)
-    made = launcher.run(spec, "run-1")
-    assert made["ServedModel"]["model"]["metadata"]["absent"] == 1
-    assert made["PairExampleGen"]["examples"]["metadata"]["input_fingerprint"]
-    blessing = made["Evaluator"]["blessing"]["metadata"]
-    assert blessing["blessed"] == 1
-    assert blessing["current_model"] == f"{ROOT}/run-1/Trainer/model"
-    assert "baseline_model" not in blessing
-    (version,) = (cluster.output / "serving_model" / "siamese").iterdir()
-    pushed = made["Pusher"]["pushed_model"]["metadata"]
-    assert pushed["pushed_destination"] == str(version)
-    with LoadedModel(version) as model:
-        assert {"serving_default", "embed", "match", "examples"} <= set(model.signatures)
-    assert list((cluster.output / "checkpoints").iterdir()) == []
-    training = card_of(made, launcher)["training"]
-    assert (training["steps"], training["warm_start_from"]) == (6, None)
-    assert labels(cluster) == {"stable": int(version.name)}
-    report = made["Report"]["report"]
-    assert report["type"]["schemaTitle"] == "system.HTML"
-    text = launcher.local(report["uri"]).read_text()
-    assert f"blessed and pushed as version <code>{version.name}</code>" in text
-    assert f"images in {cluster.images}" in text
-    assert "run run-1" in text
-    assert f"Total {sum(step_seconds(made)):.0f} s" in text
-
-
-def step_seconds(made: dict[str, Any]) -> Iterator[float]:
-    for name in ("PairExampleGen", "Trainer", "Evaluator", "ServingGate", "Pusher"):
-        (seconds, *_) = [output["metadata"]["seconds"] for output in made[name].values()]
-        yield seconds
-
-
-def test_parameters_of_the_next_run_change_what_is_trained_and_what_it_must_reach(
-    compiled: Path, cluster: Cluster, launcher: Launcher
-) -> None:
-    served = list((cluster.output / "serving_model" / "siamese").iterdir())
-    others = cluster.volume / "others.zip"
-    write_glyphs(others, alphabets=8, characters=6, seed=9, writers=4)
-    made = launcher.run(
-        documents(compiled)[0],
-        "run-2",
-        data=str(others),
-        steps=7,
-        seed=2,
-        warm_start=True,
-        thresholds={"within_5way_accuracy": {"min": 0.999}, "auc": {"min": 0.05, "max_drop": 0.9}},
-    )
-    assert made["PairExampleGen"]["examples"]["metadata"]["data"] == f"images in {others}"
-    card = card_of(made, launcher)
-    assert (card["training"]["steps"], card["recipe"]["seed"]) == (7, 2)
-    assert "ServedModel" in card["training"]["warm_start_from"]
-    blessing = made["Evaluator"]["blessing"]["metadata"]
-    assert blessing["baseline_model"] == f"{ROOT}/run-2/ServedModel/model"
-    assert blessing["blessed"] == 0
-    assert made["Pusher"]["pushed_model"]["metadata"]["pushed"] == 0
-    assert list((cluster.output / "serving_model" / "siamese").iterdir()) == served
-    assert labels(cluster) == {"stable": int(served[0].name)}
-    text = launcher.local(made["Report"]["report"]["uri"]).read_text()
-    assert "within_5way_accuracy" in text
-    assert "is below 0.999" in text
 
 
 def test_vertex_ai_gets_a_job_with_its_own_names(cluster: Cluster, tmp_path: Path) -> None:
