@@ -1,10 +1,13 @@
 """Opens zips, whoever packed them, and lists the files in folders and zips."""
 
 import os
+import re
+import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -26,7 +29,17 @@ _MAX_DEPTH: Final = 12
 _UTF8: Final = 0x800
 _ENCRYPTED: Final = 0x1
 _FAT: Final = 0
-_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of the others Python unpacks at once whatever a piece holds: 400 bytes of bzip2 are 512 MiB."""
+_MAX_FILES: Final = 2_000_000
+_MAX_LISTING: Final = 2**29
+"""Bytes of an archive's table of contents: `_MAX_FILES` names of 200 letters."""
+_ZIP64_END: Final = 76
+"""Bytes of what may lie between the table of contents and the record of its end."""
+_MAX_RATIO: Final = 500
+"""Plain drawings as BMP reach 400, a file of zeros 1,030."""
+_ANY_RATIO: Final = 2**30
+"""Bytes that an archive may unpack to, however small it is."""
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -36,12 +49,14 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     saying so, as macOS writes them, are read as that; others are CP437, as the format has it.
 
     Raises:
-      InputError: it is missing, damaged, protected by a password, packed by a method that Python
-        does not know, or may not be read.
+      InputError: it is missing, damaged, or may not be read; is protected by a password, or packed
+        otherwise than by Deflate; holds more than 2,000,000 files, a link, or a name twice; or is
+        made as zip bombs are: files that share their bytes, or 500 times its size when unpacked.
       ReadError: as `reading`.
     """
     try:
         with reading(str(path)):
+            _refuse_long_listing(path)
             archive = zipfile.ZipFile(path)
     except (InputError, ReadError):
         raise
@@ -54,12 +69,15 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         ) from error
     try:
         for entry in archive.infolist():
-            _refuse_locked(path, entry)
             entry.filename = _name(entry)
+            _refuse_unreadable(path, entry)
+        _refuse_bomb(path, archive.infolist())
+        archive.NameToInfo = {entry.filename: entry for entry in archive.infolist()}
+        if len(archive.NameToInfo) < len(archive.infolist()):
+            _refuse_twins(path, archive.infolist())
     except InputError:
         archive.close()
         raise
-    archive.NameToInfo = {entry.filename: entry for entry in archive.infolist()}
     return archive
 
 
@@ -94,23 +112,77 @@ def is_utf8(name: str) -> bool:
 
 def refuse_unsafe_name(container: Path, member: str) -> None:
     """Raises InputError where a name would lead out of its container."""
-    unsafe = member.startswith("/") or "\\" in member or "\0" in member or ".." in member.split("/")
-    if unsafe or not is_utf8(member):
+    unsafe = re.match(r"/|[A-Za-z]:/", member) or re.search(r"[\\\0]", member)
+    if unsafe or ".." in member.split("/") or not is_utf8(member):
         raise InputError(
             f"{container}: unsafe file name {member!r}: names must be plain relative paths "
             "with forward slashes and readable characters"
         )
 
 
-def _refuse_locked(path: Path, entry: zipfile.ZipInfo) -> None:
-    if entry.flag_bits & _ENCRYPTED:
-        raise InputError(f"{path} is protected by a password: unpack it and give the folder")
-    if entry.compress_type not in _METHODS and not entry.is_dir():
+def _refuse_long_listing(path: Path) -> None:
+    """Before `zipfile` makes an object of each entry, however many the archive says it has."""
+    with path.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+        if not end:
+            return
+        size, place = end[5], end[9]  # of the listing, and where the record of its end is
+        files = 0
+        if size <= _MAX_LISTING:
+            start = max(0, place - size - _ZIP64_END)
+            file.seek(start)
+            files = file.read(place - start).count(b"PK\1\2")
+    if size > _MAX_LISTING or files > _MAX_FILES:
         raise InputError(
-            f"{path} is packed by a method that Python cannot unpack (number "
-            f"{entry.compress_type}; 9 is Deflate64, Windows' choice for large archives): unpack "
-            "it and give the folder"
+            f"{path} lists more than {_MAX_FILES:,} files, or names too long ({size:,} bytes of "
+            f"{_MAX_LISTING:,}): unpack it and give the folder, or divide it"
         )
+
+
+def _refuse_unreadable(path: Path, entry: zipfile.ZipInfo) -> None:
+    problem = ""
+    if entry.flag_bits & _ENCRYPTED:
+        problem = "is protected by a password: unpack it and give the folder"
+    elif entry.compress_type not in _METHODS and not entry.is_dir():
+        problem = (
+            f"is packed by a method that is not read (number {entry.compress_type}; 9 is "
+            "Deflate64, Windows' choice for large archives, 12 bzip2, 14 LZMA): pack by Deflate, "
+            "or unpack it and give the folder"
+        )
+    elif stat.S_ISLNK(entry.external_attr >> 16):
+        problem = (
+            "is a link, which is not followed in a zip: pack the file itself (`zip` without -y), "
+            "or unpack it and give the folder"
+        )
+    if problem:
+        raise InputError(f"{path}: {shown(entry.filename)} {problem}")
+
+
+def _refuse_bomb(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    size = path.stat().st_size
+    packed = sum(entry.compress_size for entry in entries)
+    unpacked = sum(entry.file_size for entry in entries)
+    problem = ""
+    if packed > size:
+        problem = f"has {size:,} bytes, and its files {packed:,}: some share their bytes"
+    elif unpacked > max(_ANY_RATIO, _MAX_RATIO * size):
+        problem = f"is {size:,} bytes that unpack to {unpacked:,}, over {_MAX_RATIO} times as much"
+    if problem:
+        largest = max(entries, key=lambda entry: entry.file_size)
+        raise InputError(
+            f"{path} {problem}, as in a zip bomb (the largest is {shown(largest.filename)}, "
+            f"{largest.file_size:,} bytes): if you trust it, unpack it and give the folder"
+        )
+
+
+def _refuse_twins(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    names = Counter(entry.filename for entry in entries if not entry.is_dir())
+    for name, times in names.items():
+        if times > 1 and not _is_hidden(name):
+            raise InputError(
+                f"{path}: {shown(name)} is in it {times} times, and which is meant cannot be "
+                "known: pack it anew"
+            )
 
 
 def _name(entry: zipfile.ZipInfo) -> str:

@@ -20,6 +20,8 @@ from data_ingest.sources.layout import list_images
 
 _CHUNK: Final = 2**16
 _ATTEMPTS: Final = 4
+_MAX_BYTES: Final = 2**27
+"""Ten times the largest of the archives."""
 _log = logging.getLogger(__name__)
 
 
@@ -196,6 +198,12 @@ def _continue_part(client: httpx.Client, url: str, part: Path) -> bool:
         ):
             # No chunk size: httpx would hold back, and on a lost connection drop, the last bytes.
             for chunk in response.iter_raw():
+                have += len(chunk)
+                if have > _MAX_BYTES:
+                    raise DownloadError(
+                        f"{url} sends more than {_MAX_BYTES:,} bytes, ten times what Omniglot has: "
+                        "see that dataset.download_url is right"
+                    )
                 stream.write(chunk)
                 progress.update(len(chunk))
     return total is None or part.stat().st_size == total
@@ -211,12 +219,12 @@ def _problem_with(part: Path, archive: Archive) -> str | None:
             return f"its md5 is {digest.hexdigest()}, not {archive.md5}"
     try:
         with zipfile.ZipFile(part) as opened:
+            list_images(part)  # before testzip, as it refuses what would unpack without end
             damaged = opened.testzip()
             if damaged is not None:
                 return f"{damaged} inside it is damaged"
             if not any(archive.holds in name for name in opened.namelist()):
                 return f"nothing inside it is named {archive.holds}"
-        list_images(part)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         return f"it is not a sound zip archive ({error})"
     except InputError as error:

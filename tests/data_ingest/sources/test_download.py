@@ -295,3 +295,13 @@ def test_a_disk_that_fills_up_is_named(server: Server, tmp_path: Path) -> None:
             fetch(server, archive(data), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_server_that_sends_without_end_is_left(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_ingest.sources.download._MAX_BYTES", 1000)
+    server.files["sub/set.zip"] = archive_bytes()
+    with pytest.raises(DownloadError, match=r"set\.zip sends more than 1,000 bytes.*download_url"):
+        fetch(server, archive(server.files["sub/set.zip"]), tmp_path)
+    assert not (tmp_path / "set.zip").exists()
