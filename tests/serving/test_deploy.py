@@ -294,14 +294,31 @@ def test_compose_mounts_and_volumes_exist() -> None:
 
 
 def test_containers_have_no_more_rights_than_they_need() -> None:
-    security = container()["securityContext"]
-    assert security["capabilities"] == {"drop": ["ALL"]}
-    assert security["readOnlyRootFilesystem"] is True
-    assert security["allowPrivilegeEscalation"] is False
-    assert of_kind("Deployment")[0]["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"]
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    pod = of_kind("Deployment")[0]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    # What may be written is no place that outlives the pod.
+    writable = {mount["name"] for mount in container()["volumeMounts"] if not mount.get("readOnly")}
+    assert {v["name"] for v in pod["volumes"] if "emptyDir" in v} == writable == {"tmp"}
     for service in compose()["services"].values():
+        assert int(service["user"].split(":")[0]) > 0
+        assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        written = [volume for volume in service["volumes"] if not volume.endswith(":ro")]
+        assert written in ([], ["prometheus:/prometheus"])
+    serving = compose()["services"]["serving"]
+    assert int(serving["user"].split(":")[0]) == pod["securityContext"]["runAsUser"]
+    assert serving["tmpfs"] == ["/tmp"]
 
 
 OTHER_MODEL = "model_config_list { config { name: 'other' base_path: '/other' } }"

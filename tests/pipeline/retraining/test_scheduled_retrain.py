@@ -56,6 +56,14 @@ def test_the_unit_waits_longer_than_the_command_and_3_is_no_failure() -> None:
     assert service["Type"] == "oneshot"
 
 
+def test_the_unit_writes_where_its_output_is_and_has_no_rights() -> None:
+    service = _unit("oneshot-retrain.service")["Service"]
+    output = service["ExecStart"].split("--output ")[1].split()[0]
+    assert Path(service["ReadWritePaths"]) in Path(output).parents
+    assert service["ProtectSystem"] == "strict"
+    assert (service["User"], service["CapabilityBoundingSet"]) == ("oneshot", "")
+
+
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name, section in (("service", "Service"), ("timer", "Timer")):
         assert {"Unit", section} <= set(_unit(f"oneshot-retrain.{name}").sections())
