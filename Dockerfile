@@ -11,6 +11,7 @@ ARG BEAM=2.77.0
 FROM python:${PYTHON}-slim-trixie AS build
 ARG GPU=0
 ARG UV=0.13.9
+ARG UV_SHA256=d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore \
@@ -18,8 +19,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     UV_PYTHON_DOWNLOADS=never
 WORKDIR /opt/oneshot/src
 COPY requirements.lock requirements-gpu.lock pyproject.toml setup.py ./
-# What the package asks for, at the versions of the lock. Before the code, which changes more often.
-RUN pip install "uv==$UV" \
+# What the package asks for: versions and hashes are those of the lock. Before the code, which changes more often.
+RUN echo "uv==$UV --hash=sha256:$UV_SHA256" > uv.txt \
+    && pip install --require-hashes -r uv.txt \
     && uv venv /opt/oneshot/venv \
     && if [ "$GPU" = 1 ]; then set -- --extra gpu; fi \
     && uv pip install --python /opt/oneshot/venv/bin/python --build-constraint requirements.lock \

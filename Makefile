@@ -52,14 +52,15 @@ doctor: setup ## what is installed, which devices and data are found, what would
 
 # Pins stay as they are unless setup.py rules them out; ARGS=--upgrade takes the newest. The marker that all
 # lines have in common is dropped (see [tool.uv] in pyproject.toml: nothing else is supported).
+LOCK = $(BIN)/uv pip compile -q --universal --python-version 3.10 --generate-hashes
 lock: setup ## makes the lock files anew from setup.py
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra kubeflow $(ARGS) setup.py \
+	$(LOCK) --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra kubeflow $(ARGS) setup.py \
 	  -o requirements.lock --custom-compile-command 'make lock'
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra gpu --no-annotate --no-header setup.py \
-	  -c requirements.lock | grep '^nvidia' > requirements-gpu.lock
-	echo $(AIRFLOW) | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-annotate $(ARGS) - \
+	$(LOCK) --extra gpu --no-annotate --no-header setup.py \
+	  -c requirements.lock | awk '/^[^ ]/ { gpu = /^nvidia/ } gpu' > requirements-gpu.lock
+	echo $(AIRFLOW) | $(LOCK) --no-annotate $(ARGS) - \
 	  -o requirements-airflow.lock --custom-compile-command 'make lock'
-	sed -i "s/ and $(COMMON_MARKER)//; s/ ; python_full_version < '3.14'$$//; s/ and python_full_version < '3.14'//" \
+	sed -E -i "s/ and $(COMMON_MARKER)//; s/ ; python_full_version < '3.14'( \\\\)?$$/\1/; s/ and python_full_version < '3.14'//" \
 	  requirements.lock requirements-gpu.lock requirements-airflow.lock
 
 airflow: setup

@@ -54,7 +54,7 @@ class AirflowSetup:
                 python = str(self.venv / "bin" / "python")
                 lock_file = str(self.root / LOCK_FILE)
                 sync = [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", python]
-                self.run([*sync, lock_file], environ)
+                self.run([*sync, "--require-hashes", lock_file], environ)
             with step("import check in a fresh process"):
                 self.run([python, "-c", "import airflow.sdk, airflow.api_fastapi.app"], environ)
             unfinished = self.venv / f".{STAMP}"

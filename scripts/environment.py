@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -26,7 +27,7 @@ from typing import Any
 import elf
 from host import SetupError, check_host, dotted, glibc_version, uv_environment
 from steps import AGAIN, CHECK_NETWORK, Run, exit_code, only_one, run_quietly, say, step
-from uv_download import UV_VERSION, download_uv
+from uv_download import UV_VERSION, WHEEL_SHA256, download_uv
 
 WHEELS_GLIBC = (2, 39)  # what the wheels of these packages are tagged for
 NEWER_GLIBC_WHEELS = {
@@ -166,8 +167,10 @@ class Setup:
         python = str(self.python)
         try:
             self.run([python, "-m", "ensurepip"], self.environ)
-            pip_install = [python, "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"]
-            self.run(pip_install, self.environ)
+            pin = self.venv / "uv.txt"
+            pin.write_text(f"uv=={UV_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
+            pip_install = [python, "-m", "pip", "install", "--quiet", "--require-hashes"]
+            self.run([*pip_install, "-r", str(pin)], self.environ)
         except SetupError as error:
             raise SetupError(
                 f"Could not download uv: {download_error}\nNor could pip install it:\n{error}\n"
@@ -184,12 +187,13 @@ class Setup:
         plain_file.write_text(plain)
         newer_file.write_text(newer)
         with step("packages of requirements.lock", remedy=CHECK_NETWORK):
-            self.uv("sync", str(plain_file))
+            # Each file must be one of those that the lock was made of.
+            self.uv("sync", "--require-hashes", str(plain_file))
             if newer:
                 # Only for these: for another package the override could pick a wheel that this
                 # host cannot load.
                 override = ["--no-deps", "--python-platform", "x86_64-manylinux_2_39"]
-                self.uv("install", *override, "-r", str(newer_file))
+                self.uv("install", "--require-hashes", *override, "-r", str(newer_file))
         with step("this project, editable"):
             # By its name in its own folder: uv takes [ ] at the end of a path for extras.
             here = ["--directory", str(self.root), "--editable", "."]
@@ -245,10 +249,13 @@ class Setup:
 
 
 def split_pins(pins: str, names: Collection[str]) -> tuple[str, str]:
-    """Splits lock file text into the pins of other packages and those of the named ones."""
-    lines = [line for line in pins.splitlines() if line.strip() and line.strip()[0] != "#"]
-    chosen = [line for line in lines if line.partition("==")[0] in names]
-    return "\n".join(line for line in lines if line not in chosen), "\n".join(chosen)
+    """Splits lock file text into the pins of other packages and those of the named ones.
+
+    A pin keeps its hashes, on the lines that a backslash joins to it; comments are dropped.
+    """
+    found = re.findall(r"^[^\s#](?:.*\\\n)*.*$", pins, re.MULTILINE)
+    chosen = [pin for pin in found if pin.partition("==")[0] in names]
+    return "\n".join(pin for pin in found if pin not in chosen), "\n".join(chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,10 @@ CHECK_NETWORK = (
     "Check the network and the free disk space (behind a mirror or proxy set UV_DEFAULT_INDEX, "
     f"HTTPS_PROXY, SSL_CERT_FILE as uv needs them), {AGAIN}"
 )
+WRONG_FILE = (
+    "The package index, or a mirror of it, gave a file that is not the file that the lock was made "
+    "of.\nFind out why before you trust it; `make lock` makes the lock of what the index has."
+)
 
 
 def run_quietly(command: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -60,6 +64,8 @@ def step(name: str, *, remedy: str = "") -> Iterator[None]:
         yield
     except SetupError as error:
         say("failed")
+        if "Hash mismatch" in str(error):
+            remedy = WRONG_FILE
         raise SetupError(f"{error}\n{remedy}".rstrip()) from error
     say(f"{time.monotonic() - started:.0f} s")
 

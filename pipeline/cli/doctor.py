@@ -152,12 +152,12 @@ def check_packages(lock: Path, installed: Callable[[str], str] = metadata.versio
     """Whether the pinned versions are the installed ones.
 
     Args:
-      lock: pins, one `name==version ; marker` a line. Without it (a package installed elsewhere)
-        the versions are only shown.
+      lock: pins, one `name==version ; marker` a line, below it indented what else is said of it.
+        Without it (a package installed elsewhere) the versions are only shown.
       installed: gives a package's version, or raises `PackageNotFoundError`.
     """
     lines = lock.read_text().splitlines() if lock.is_file() else []
-    pins = [Requirement(line) for line in lines if line.partition("#")[0].strip()]
+    pins = [Requirement(line.rstrip("\\")) for line in lines if line and line[0] not in " #"]
     pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
     missing, different = [], []
     for pin in pins:

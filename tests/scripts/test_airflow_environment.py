@@ -39,7 +39,7 @@ def test_the_environment_is_made_with_the_uv_of_the_main_one_and_only_once(root:
     commands = _set_up(root)
     assert [kind in command for kind, command in zip(("venv", "sync", "-c"), commands, strict=True)]
     assert commands[0].startswith(str(root / ".venv" / "bin" / "uv"))
-    assert commands[1].endswith(LOCK_FILE)
+    assert commands[1].endswith(f"--require-hashes {root / LOCK_FILE}")
     assert _set_up(root) == []
 
 
@@ -61,7 +61,7 @@ def test_a_set_up_that_failed_at_any_command_starts_over(root: Path, command: in
 
 def test_the_lock_pins_airflow_3_and_every_other_package_exactly_and_no_tfx() -> None:
     lines = (_ROOT / LOCK_FILE).read_text().splitlines()
-    pins = [line.partition(" ;")[0].split("==") for line in lines if line[0] != "#"]
+    pins = [line.split()[0].split("==") for line in lines if line[0] not in "# "]
     assert all(len(pin) == 2 for pin in pins)
     versions = dict(pins)
     assert versions["apache-airflow-core"].startswith("3.")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import bootstrap
 import environment
 import host
 import uv_download
+from airflow_environment import LOCK_FILE
 from environment import NEWER_GLIBC_WHEELS, Setup, split_pins
 from host import SetupError, uv_environment
-from steps import only_one, run_quietly
+from steps import exit_code, only_one, run_quietly
 from tests.scripts.elf_builder import shared_object
 
 _SCRIPTS = Path(environment.__file__).parent
@@ -113,7 +115,10 @@ def test_a_set_up_installs_checks_and_says_what_it_adapted(
 
 
 def test_only_the_two_wheels_are_chosen_for_another_platform(root: Path) -> None:
-    override = [command for command in _set_up(root) if "--python-platform" in command]
+    commands = _set_up(root)
+    installs = [command for command in commands if "pip sync" in command or " -r " in command]
+    assert ["--require-hashes" in command for command in installs] == [True, True]
+    override = [command for command in commands if "--python-platform" in command]
     assert len(override) == 1
     assert "--no-deps" in override[0]
     assert (root / ".venv" / "pins-newer-glibc.txt").read_text().split() == [
@@ -222,7 +227,9 @@ def test_uv_comes_through_pip_where_it_cannot_be_downloaded(root: Path) -> None:
 
     Setup(root, run=machine.run, download=download).ensure()
     assert "-m ensurepip" in machine.commands[1]
-    assert f"uv=={uv_download.UV_VERSION}" in machine.commands[2]
+    assert "--require-hashes" in machine.commands[2]
+    pin = f"uv=={uv_download.UV_VERSION} --hash=sha256:{uv_download.WHEEL_SHA256}\n"
+    assert Path(machine.commands[2].split()[-1]).read_text() == pin
 
     def run(command: Sequence[str], environ: Mapping[str, str]) -> None:
         if "ensurepip" in command:
@@ -375,17 +382,56 @@ def test_pip_settings_reach_uv_and_its_own_go_first() -> None:
 
 
 def test_every_pin_lands_in_one_of_the_two_lists() -> None:
-    text = "# made by\na==1 ; python_version < '4'\n    # via b\nb==2\nc==3\n"
-    assert split_pins(text, {"b"}) == ("a==1 ; python_version < '4'\nc==3", "b==2")
+    a = "a==1 ; python_version < '4' \\\n    --hash=sha256:1 \\\n    --hash=sha256:2"
+    b = "b==2 \\\n    --hash=sha256:3"
+    text = f"# made by\n{a}\n    # via b\n{b}\nc==3\n"
+    assert split_pins(text, {"b"}) == (f"{a}\nc==3", b)
     assert split_pins(text, ())[1] == ""
 
 
 def test_the_lock_pins_each_package_exactly_and_names_the_two_wheels() -> None:
     root = _SCRIPTS.parent
     plain, newer = split_pins((root / "requirements.lock").read_text(), NEWER_GLIBC_WHEELS)
-    assert len(newer.splitlines()) == 2
-    assert len(plain.splitlines()) > 200
-    assert all("==" in line for line in plain.splitlines())
+    pins = [line for line in f"{plain}\n{newer}".splitlines() if line[0] != " "]
+    assert newer.count("==") == 2
+    assert len(pins) > 200
+    assert all(re.fullmatch(r"[\w.-]+==[^ ]+( ; .+)? \\", pin) for pin in pins)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", LOCK_FILE])
+def test_every_pin_of_a_lock_has_hashes_and_no_marker_that_all_share(name: str) -> None:
+    text = (_SCRIPTS.parent / name).read_text()
+    pins = re.findall(r"^\S+==.*$(?=\n    --hash=sha256:[0-9a-f]{64})", text, re.MULTILINE)
+    assert len(pins) == len(re.findall(r"^[^\s#]", text, re.MULTILINE)) > 0
+    assert not [pin for pin in pins if "platform_machine" in pin or "'3.14' \\" in pin]
+
+
+def test_a_file_that_is_not_the_one_of_the_lock_stops_the_set_up(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the real uv, and a wheel in a folder for an index."""
+    wheels = root / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "bird-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            "bird-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: bird\nVersion: 1.0"
+        )
+        wheel.writestr("bird-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        wheel.writestr("bird-1.0.dist-info/RECORD", "")
+    (root / "requirements.lock").write_text(f"bird==1.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    uv = shutil.which("uv", path=Path(sys.executable).parent)
+    assert uv is not None
+
+    def link(program: Path, environ: Mapping[str, str]) -> None:
+        program.symlink_to(uv)
+
+    setup = Setup(root, download=link)
+    setup.environ |= {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(wheels), "UV_OFFLINE": "1"}
+    assert exit_code(setup.ensure) == 1
+    told = capsys.readouterr().err
+    assert "Hash mismatch for `bird==1.0`" in told
+    assert "not the file that the lock was made of" in told
+    assert not setup.is_finished()
 
 
 def _index(monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> None:

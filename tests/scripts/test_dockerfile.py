@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from uv_download import UV_VERSION
+from uv_download import UV_VERSION, WHEEL_SHA256
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +29,18 @@ def argument(instructions: list[tuple[str, str]], name: str) -> str:
 
 def test_it_installs_with_the_uv_of_the_set_up(instructions: list[tuple[str, str]]) -> None:
     assert argument(instructions, "UV") == UV_VERSION
+    assert argument(instructions, "UV_SHA256") == WHEEL_SHA256
+
+
+def test_what_it_installs_is_held_to_the_lock(instructions: list[tuple[str, str]]) -> None:
+    (first, second) = [rest for word, rest in instructions if word == "RUN" and "pip" in rest]
+    assert "pip install --require-hashes -r uv.txt" in first
+    # uv checks the hashes of constraints, of what it builds with too.
+    for lock in ("requirements.lock", "requirements-gpu.lock"):
+        assert f" --constraint {lock}" in first
+    for command in (first, second):
+        assert "--build-constraint requirements.lock" in command
+        assert "--no-verify-hashes" not in command
 
 
 def test_beams_workers_have_the_beam_of_the_lock(instructions: list[tuple[str, str]]) -> None:

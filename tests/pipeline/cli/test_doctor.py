@@ -62,7 +62,8 @@ def test_pythons_without_published_packages_stop_a_run(
 def test_a_missing_package_stops_a_run_and_another_version_is_noted(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text(
-        "# pins\nbird==1.0\n    # via fish\nfish==2.0 ; python_version >= '3'\n"
+        "# pins\nbird==1.0 \\\n    --hash=sha256:ab\n    # via fish\n"
+        "fish==2.0 ; python_version >= '3' \\\n    --hash=sha256:cd \\\n    --hash=sha256:ef\n"
         "old==1.0 ; python_version < '3'\n"
     )
     different = doctor.check_packages(lock, _versions(bird="1.1", fish="2.0"))
