@@ -43,7 +43,8 @@ def add_parsers(commands: Any) -> None:
         "--gallery",
         default="output/gallery.db",
         metavar="FILE_OR_URL",
-        help="SQLite file, or postgresql://user:password@host/database (%(default)s)",
+        help="SQLite file, or postgresql://user@host/database with the password in PGPASSWORD or "
+        "~/.pgpass (%(default)s)",
     )
     where.add_argument(
         "--model",
