@@ -13,7 +13,8 @@ COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-portable prism lint format doctor lock airflow airflow-demo bench-accuracy bench-serving bench-train bench-gpu clean
+.PHONY: help setup run test test-portable prism lint format doctor lock audit sbom airflow airflow-demo
+.PHONY: bench-accuracy bench-serving bench-train bench-gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +63,14 @@ lock: setup ## makes the lock files anew from setup.py
 	  -o requirements-airflow.lock --custom-compile-command 'make lock'
 	sed -E -i "s/ and $(COMMON_MARKER)//; s/ ; python_full_version < '3.14'( \\\\)?$$/\1/; s/ and python_full_version < '3.14'//" \
 	  requirements.lock requirements-gpu.lock requirements-airflow.lock
+
+audit: setup ## known vulnerabilities of what the lock files pin; what was decided of them is in audit.txt
+	@$(BIN)/python scripts/audit.py
+
+sbom: setup ## what is installed, as CycloneDX: build/sbom.json
+	@mkdir -p build
+	@$(BIN)/uv tool run --python $(BIN)/python --from cyclonedx-bom==7.5.0 \
+	  cyclonedx-py environment --validate --output-reproducible --output-file build/sbom.json $(BIN)/python
 
 airflow: setup
 	@$(BIN)/python scripts/airflow_environment.py
