@@ -39,6 +39,14 @@ def test_every_link_within_the_repository_leads_somewhere(document: Path) -> Non
             assert anchor in anchors(target), f"{document.name}: {target.name} has no #{anchor}"
 
 
+def test_what_security_is_said_to_be_held_by_is_there() -> None:
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    held_by = re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", text)
+    assert len(held_by) > 20
+    for test, file in held_by:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), (test, file)
+
+
 def test_documents_have_links() -> None:
     assert sum(1 for document in DOCUMENTS for _ in links(document)) > 40
 
