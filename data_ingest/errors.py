@@ -14,6 +14,7 @@ _ADVICE: Final = {
     errno.ENFILE: "raise the limit of open files of this machine (`sysctl fs.file-max`)",
     errno.ENOMEM: "free some memory, or let fewer workers read at a time (`beam.workers`)",
 }
+_UNESCAPED: Final = re.compile(r"@.*@|[/?#].*@|%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\0-\x1f\x7f-\x9f]")
 
 
@@ -71,6 +72,21 @@ def reading(name: str) -> Iterator[None]:
         raise _read_error(str(error.filename or name), error.errno) from error
     except MemoryError as error:
         raise _read_error(name, errno.ENOMEM) from error
+
+
+def refuse_unescaped(url: str, name: str) -> None:
+    """Raises InputError where a user or password in a URL holds what would end it there.
+
+    Its rest would pass for a host or a database, which messages name.
+
+    Args:
+      url: of a database.
+      name: where it comes from, such as the key of the configuration.
+    """
+    if _UNESCAPED.search(url.partition("://")[2]):
+        raise InputError(
+            f"{name}: write @ / ? # and % in a user or password as %40 %2F %3F %23 and %25"
+        )
 
 
 def shown(name: str) -> str:

@@ -12,6 +12,7 @@ import psycopg
 from pgvector.psycopg import register_vector
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from data_ingest.errors import refuse_unescaped
 from serving.errors import Code, ServingError
 from serving.gallery.records import Counts, GalleryModel, ModelChanged, Template, Vectors
 from serving.gallery.store import Session, Store, vector_table
@@ -247,7 +248,9 @@ def _open_pool(url: str) -> ConnectionPool[Connection]:
 
     Raises:
       ServingError: UNAVAILABLE: no answer; FAILED_PRECONDITION: no pgvector, or too old a one.
+      InputError: as `refuse_unescaped`.
     """
+    refuse_unescaped(url, "the gallery's URL")
     with _database_errors(), psycopg.connect(url, connect_timeout=CONNECT_SECONDS) as connection:
         _prepare(PostgresSession(connection))
     with _database_errors():

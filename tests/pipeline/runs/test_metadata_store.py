@@ -86,6 +86,9 @@ def test_the_whole_url_means_the_same_place_again(name: str) -> None:
         ("postgresql://ann:secret@host:port/one", "not a URL"),
         ("postgresql://ann:secret@[host/one", "not a URL"),
         ("postgresql://ann:secret@host/one?sslmode=verify-full", "without TLS"),
+        ("postgresql://ann:a@secret@host/one", "write @ / ? # and % in a user or password as %40"),
+        ("postgresql://ann:1/secret@host/one", "write @ / ? # and % in a user or password as %40"),
+        ("mysql://ann:%secret@host/one", "write @ / ? # and % in a user or password as %40"),
     ],
 )
 def test_a_wrong_url_is_told_without_its_password(url: str, said: str) -> None:

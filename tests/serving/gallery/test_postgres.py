@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from data_ingest.errors import InputError
 from serving.errors import Code, ServingError
 from serving.gallery.gallery import Gallery
 from serving.gallery.open import open_store
@@ -51,6 +52,13 @@ def tables(connection: psycopg.Connection, data: Path) -> Path:
     ).fetchone()
     assert row is not None
     return data / "base" / str(row[0])
+
+
+@pytest.mark.parametrize("password", ["to@ken", "to/ken", "12/to?ken", "to%ken", "%to#ken"])
+def test_a_password_that_has_to_be_written_otherwise_is_not_shown(password: str) -> None:
+    with pytest.raises(InputError, match=r"write @ / \? # and % .* as %40") as caught:
+        open_store(f"postgresql://ann:{password}@127.0.0.1:1/x")
+    assert "ken" not in str(caught.value)
 
 
 def test_vectors_longer_than_an_index_takes_are_refused(
