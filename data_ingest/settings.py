@@ -74,8 +74,9 @@ class DatasetSettings(Settings):
     )
     download_url: str = Field(
         default="https://github.com/brendenlake/omniglot/raw/master/python/",
-        pattern=r"^https?://\S+$",
-        description="where the official archives are; a mirror must hold the same files",
+        pattern=r"^https?://[^\s@]+$",
+        description="where the official archives are, without user or password, as logs show it; "
+        "a mirror must hold the same files",
     )
     connect_timeout_seconds: float = Field(
         default=5.0,

@@ -250,6 +250,7 @@ def test_an_unknown_key_is_answered_with_what_was_meant(key: str, meant: str) ->
         "notify.mail_to=['']",
         "dataset.download_url=file:///etc",
         "dataset.download_url=https://a b",
+        "dataset.download_url=https://ann:password@mirror/",
         'dataset.data="a\\0b"',
         'dataset.cache_dir=""',
     ],
