@@ -49,7 +49,7 @@ CMD ["--help"]
 
 FROM apache/beam_python${PYTHON}_sdk:${BEAM} AS beam
 
-# Workers of Dataflow and Flink: --sdk_container_image or --environment_config of beam.extra_args.
+# Workers of Dataflow: `beam.worker_image` in the configuration.
 FROM runtime AS beam-worker
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 ENTRYPOINT ["/opt/apache/beam/boot"]
