@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-portable prism lint format doctor lock audit sbom airflow airflow-demo
-.PHONY: bench-accuracy bench-serving bench-train bench-gpu clean
+.PHONY: bench-accuracy bench-ingest bench-serving bench-train bench-gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -84,6 +84,9 @@ bench-accuracy: setup ## presets and minimal sets with three seeds each, against
 bench-serving: setup ## the local server and the gallery, against the bare model; --seconds and --json by ARGS
 	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
 	$(BIN)/python -m benchmarks.bench_gallery
+
+bench-ingest: setup ## pair records by Beam against a plain loop: rate, memory, size; --pairs, --workers and --plot by ARGS
+	$(BIN)/python -m benchmarks.bench_ingest $(ARGS)
 
 bench-train: setup ## what a step of training is made of and how fast it is; options by ARGS, such as --to-the-end
 	$(BIN)/python -m benchmarks.bench_train $(ARGS)

@@ -110,7 +110,8 @@ def _read_files(files: Sequence[str], preprocessing: Preprocessing) -> PairData:
                     new.append(image)
                 rows.append(row)
             sides.append(rows)
-        samples += new[: SAMPLES - len(samples)]
+        # From all of the block: records lie in the order of classes.
+        samples += new[:: max(1, len(new) // SAMPLES)][: SAMPLES - len(samples)]
         if new:
             images.append(decode(new))
         pair_blocks.append(np.array(sides, np.int64).T)

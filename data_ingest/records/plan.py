@@ -40,7 +40,7 @@ from data_ingest.sampling.trials import (
 )
 from data_ingest.settings import PairSettings
 
-_SHARD_PAIRS: Final = 4096
+_SHARD_PAIRS: Final = 32768
 _SHARD_BYTES: Final = 32 * 2**20
 _SPAN: Final = re.compile(r"/span-(\d+)\.zip/")
 """How windows of spans name their containers."""

@@ -89,6 +89,8 @@ def _write_shard(shard: Shard, plan: Plan, directory: str) -> Iterator[tuple[_Co
     """Writes the file of a shard; how many of a kind it has."""
     stream = plan.streams[shard.stream]
     drawn = stream.draw(shard.start, shard.stop)
+    if not stream.way:
+        drawn = _near_their_like(drawn)
     rows = np.unique(np.concatenate([drawn.row_a, drawn.row_b]))
     block, position = stream.located.block[rows], stream.located.position[rows]
     images: dict[int, bytes] = {}
@@ -102,6 +104,17 @@ def _write_shard(shard: Shard, plan: Plan, directory: str) -> Iterator[tuple[_Co
         name = f"pairs/{stream.split}/{stream.protocol}/{value}"
         Metrics.counter(NAMESPACE, name).inc(pairs)
         yield (stream.split, stream.protocol, stream.way, value), pairs
+
+
+def _near_their_like(drawn: Pairs) -> Pairs:
+    """Pairs outside trials in the order of their images, of which gzip then writes each about once.
+
+    It sees copies within 32 KiB: of Omniglot's 434 bytes a pair, as they are drawn, 205 are left.
+    """
+    order = np.lexsort((drawn.row_b, drawn.row_a))
+    return drawn._replace(
+        row_a=drawn.row_a[order], row_b=drawn.row_b[order], label=drawn.label[order]
+    )
 
 
 def write_file(directory: str, shard: Shard, records: Iterable[bytes]) -> None:

@@ -44,6 +44,8 @@ _JPEG_MAGIC: Final = b"\xff\xd8\xff"
 _PNG_CHUNK: Final = struct.Struct(">I4s")
 _PNG_HEADER: Final = struct.Struct(">IIBBBBB")
 _PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_PIXELS: Final = frozenset({b"IHDR", b"IDAT", b"IEND", b"tIME"})
+"""Chunks that say nothing of how an image looks but for its pixels."""
 _PNG_COLOUR_SPACES: Final = frozenset({b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP"})
 """By which TensorFlow's decoder, unlike Pillow, reckons the brightness of a colour."""
 _ADAM7: Final = (
@@ -103,11 +105,13 @@ def stored_form(data: bytes, form: Form = ANY_KIND) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageRejected("too large")
     with _rejecting():
-        plain = None
+        plain, levels = None, None
         if data.startswith(_PNG_MAGIC):
-            plain = _plain_png(data)
+            plain, levels = _plain_png(data)
         elif data.startswith(_JPEG_MAGIC):
             plain = _plain_jpeg(data)
+        if levels is not None and _needs_no_decoding(data, levels, form):
+            return data
         image = _open(data)
         if form.crop is not None:
             return _encoded(image, form)
@@ -256,8 +260,9 @@ def _check_size(image: Image.Image) -> None:
 def _check_contrast(image: Image.Image, form: Form) -> None:
     if not form.is_photo and image.mode not in ("1", "L"):
         image = image.convert("L")
-    ranges = np.reshape(image.getextrema(), (-1, 2))
-    if np.ptp(ranges, axis=1).max() < form.min_contrast:
+    extrema = image.getextrema()
+    ranges = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    if max(high - low for low, high in ranges) < form.min_contrast:
         raise ImageRejected("nothing is drawn on it")
 
 
@@ -306,8 +311,19 @@ def _face_of(image: Image.Image) -> Image.Image:
         raise ImageRejected(str(error)) from error
 
 
-def _plain_png(data: bytes) -> bytes | None:
-    """The same PNG where TensorFlow decodes it as Pillow does, else None.
+def _needs_no_decoding(data: bytes, levels: tuple[int, int], form: Form) -> bool:
+    """Whether a plain PNG with nothing beside its pixels can be stored, by its range of levels."""
+    side = _PNG_HEADER.unpack_from(data, 16)[:2]
+    bounded = min(side) >= MIN_SIDE and max(side) <= form.max_side and len(data) <= MAX_BYTES
+    return form.crop is None and bounded and levels[1] - levels[0] >= form.min_contrast
+
+
+def _plain_png(data: bytes) -> tuple[bytes | None, tuple[int, int] | None]:
+    """A PNG that TensorFlow decodes as Pillow does, and the range of its levels where rows say it.
+
+    Returns:
+      the same PNG, without colour space, else None; and its least and greatest level, 0 to 255, of
+      1 or 8 bits of gray that are stored as they are and alone, else None.
 
     Raises:
       ImageRejected: it is incomplete or damaged, though Pillow may open it.
@@ -335,7 +351,7 @@ def _plain_png(data: bytes) -> bytes | None:
     if colour == 3 and (palette is None or palette > pictures[0]):
         raise ImageRejected("unreadable")
     if not 0 < width * height <= MAX_PIXELS:
-        return None
+        return None, None
     bits = _PNG_CHANNELS.get(colour, 0) * depth
     size = height * (1 + (width * bits + 7) // 8)
     if interlace:
@@ -349,13 +365,19 @@ def _plain_png(data: bytes) -> bytes | None:
     if len(rows) < size:
         raise ImageRejected("truncated")
     if interlace or colour not in (0, 2) or depth > 8 or {b"tRNS", b"eXIf", b"fcTL"} & set(names):
-        return None
-    if not whole or max(rows[:: size // height]) > 4:
-        return None
+        return None, None
+    filters = rows[:: size // height]
+    if not whole or max(filters) > 4:
+        return None, None
     if colour == 2 and _PNG_COLOUR_SPACES & set(names):
         parts = ((name, content) for name, content in chunks if name in critical)
-        return _PNG_MAGIC + b"".join(_png_chunk(name, content) for name, content in parts)
-    return data
+        return _PNG_MAGIC + b"".join(_png_chunk(name, content) for name, content in parts), None
+    if colour or depth not in (1, 8) or any(filters) or not _PNG_PIXELS.issuperset(names):
+        return data, None
+    pixels = np.frombuffer(rows, np.uint8).reshape(height, -1)[:, 1:]
+    if depth == 1:
+        pixels = np.unpackbits(pixels, axis=1, count=width) * 255
+    return data, (int(pixels.min()), int(pixels.max()))
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -68,7 +68,7 @@ class ImageFile(NamedTuple):
         Unique in one container. Omniglot's two small background sets share two alphabets; a
         shared image has the same `uri` in both.
         """
-        return f"{self.class_name}/{PurePosixPath(self.member).name}"
+        return f"{self.class_name}/{self.member.rpartition('/')[2]}"
 
     @property
     def path(self) -> str:
@@ -210,7 +210,7 @@ class ImageReader:
         """
         try:
             with reading(image.path):
-                if Path(image.container).is_dir():
+                if image.container not in self._zips and Path(image.container).is_dir():
                     with Path(image.container, image.member).open("rb") as stream:
                         return stream.read(MAX_FILE_BYTES + 1)
                 with self._zip(image.container).open(image.member) as member:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.portability.api import beam_fn_api_pb2 as fn_api
 from apache_beam.portability.api import beam_fn_api_pb2_grpc as fn_api_grpc
@@ -39,7 +39,8 @@ def check_dataflow(settings: BeamSettings) -> None:
     # Beam looks for a bucket of its own where the one that is given has no valid name.
     options = PipelineOptions([*settings.pipeline_args(), "--dry_run=true"])
     validator = PipelineOptionsValidator(options, DataflowRunner())
-    errors = validator.validate_gcs_path(options, "temp_location") or validator.validate()
+    location = validator.validate_gcs_path(options.view_as(GoogleCloudOptions), "temp_location")
+    errors = location or validator.validate()
     if errors:
         raise InputError("beam: " + "; ".join(" ".join(error.split()) for error in errors))
 

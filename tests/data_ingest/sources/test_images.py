@@ -28,6 +28,7 @@ from serving.saved_model.contract import MIN_CONTRAST
 from serving.saved_model.decoding import decode_gray
 from tests.image_damage import damaged
 from tests.image_variants import Levels, Variant, pillow_view, variants
+from tests.png_encoder import GRAY, assemble, chunks
 
 REASONS = {
     *("empty", "not an image", "too large", "too small", "truncated", "unreadable"),
@@ -316,3 +317,28 @@ def test_an_image_is_not_called_unreadable_for_want_of_memory(
     for data in (HEIC[:-100], jpeg()[:-200], b"no image" * 9):
         with pytest.raises(MemoryError):
             stored_form(data)
+
+
+@pytest.mark.parametrize("kind", ["drawing", "photo"])
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_gray_png_is_judged_without_decoding_as_it_is_with(depth: int, kind: Kind) -> None:
+    form = form_of(kind)
+    limit = form.min_contrast
+    for high in {0, 1} if depth == 1 else {0, 1, limit - 1, limit, 255}:
+        samples = np.zeros((21, 13, 1), np.int64)
+        # The last pixel of the last row, whose byte holds more bits than pixels.
+        samples[-1, -1] = high
+        parts = chunks(samples, depth, GRAY)
+        alone = assemble(parts)
+        with_text = assemble([parts[0], (b"tEXt", b"Comment\0x"), *parts[1:]])
+        answers = []
+        for data in (alone, with_text):
+            try:
+                answers.append(stored_form(data, form) == data)
+            except ImageRejected as rejected:
+                answers.append(str(rejected) != "nothing is drawn on it")
+        drawn = high * (255 if depth == 1 else 1) >= limit
+        assert answers == [drawn, drawn]
+    thin = assemble(chunks(np.eye(8, 3, dtype=np.int64)[..., np.newaxis], depth, GRAY))
+    with pytest.raises(ImageRejected, match="too small"):
+        stored_form(thin, form)

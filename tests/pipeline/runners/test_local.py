@@ -11,6 +11,7 @@ from data_ingest.errors import InputError, ReadError
 from pipeline.runners.local import RunFailedError, _ending, _for_people, announced_nodes
 from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
+from pipeline.settings import BeamSettings
 
 
 def test_every_node_is_announced_once_the_lease_has_been_checked(
@@ -62,11 +63,13 @@ def test_what_keeps_images_from_being_read_is_told_in_its_own_words(tmp_path: Pa
         except ReadError as error:
             raise RuntimeError("Traceback of Beam") from error
     except RuntimeError as error:
-        told = _for_people(error, Workspace(tmp_path))
+        told = _for_people(error, Workspace(tmp_path), BeamSettings())
     assert (type(told), str(told)) == (RunFailedError, said)
 
 
 @pytest.mark.parametrize("words", ["No space left on device", "Disk quota exceeded"])
 def test_a_full_disk_and_a_used_quota_are_told_alike(words: str, tmp_path: Path) -> None:
-    told = _for_people(RuntimeError(f"x.pb; {words} [while running 'Write']"), Workspace(tmp_path))
+    told = _for_people(
+        RuntimeError(f"x.pb; {words} [while running 'Write']"), Workspace(tmp_path), BeamSettings()
+    )
     assert f"the disk of {tmp_path} is full, or your quota on it" in str(told)

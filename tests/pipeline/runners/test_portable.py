@@ -123,7 +123,7 @@ def records(output: Path) -> dict[str, bytes]:
 
 def metrics(output: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((output / "runs/latest/summary.json").read_bytes())
-    return {key: found[key] for key in ("metrics", "data", "blessed")}
+    return {key: found[key] for key in ("metrics", "images", "per_group", "blessed")}
 
 
 def wait_for(pattern: str, folder: Path, meanwhile: "subprocess.Popen[str]") -> None:
