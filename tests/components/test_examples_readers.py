@@ -1,13 +1,17 @@
 """TFX's nodes that read examples."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import tensorflow_data_validation as tfdv
+from tensorflow_data_validation.statistics.generators import time_stats_generator
 from tfx.components.evaluator import executor as evaluator_executor
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
 from components import examples_readers
+from components.example_validator import stats_options
 from components.examples_readers import EvaluatorExecutor, StatisticsExecutor
 from data_ingest.errors import InputError
 from data_ingest.sampling.protocols import SPLITS
@@ -44,6 +48,33 @@ def test_statistics_name_the_file_that_is_damaged(
     statistics.uri = str(tmp_path / "statistics")
     with pytest.raises(InputError, match=f"{path} cannot be read"):
         StatisticsExecutor(context).Do({"examples": [examples]}, {"statistics": [statistics]}, {})
+
+
+def test_statistics_tell_images_and_look_for_no_times(
+    context: base_beam_executor.BaseBeamExecutor.Context,
+    examples: standard_artifacts.Examples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unwanted:
+        def __iter__(self) -> NoReturn:
+            raise AssertionError("a text is compared with formats of times")
+
+    formats = Unwanted()
+    monkeypatch.setattr(time_stats_generator, "_TIME_RE_LIST", formats)
+    # Below as many values TFDV does not say that they are images.
+    write_records(Path(examples.uri, "Split-train"), make_pairs(groups=4, classes=8))
+    statistics = standard_artifacts.ExampleStatistics()
+    statistics.uri = str(tmp_path / "statistics")
+    options = {"stats_options_json": stats_options().to_json()}
+    StatisticsExecutor(context).Do({"examples": [examples]}, {"statistics": [statistics]}, options)
+    assert time_stats_generator._TIME_RE_LIST is formats
+    found = tfdv.load_stats_binary(f"{statistics.uri}/Split-train/FeatureStats.pb")
+    domains = {
+        feature.path.step[0]: {stat.name for stat in feature.custom_stats}
+        for feature in found.datasets[0].features
+    }
+    assert "image_format_histogram" in domains["image_a"]
 
 
 def test_the_evaluator_names_the_image_that_the_model_refuses(
