@@ -1,22 +1,24 @@
-"""`make airflow-demo`: Airflow retrains on three small deliveries, on a short schedule.
+"""`make airflow-demo`: Airflow retrains on three small deliveries, each as it lands.
 
-The images are generated glyphs. The second delivery is bad: its classes are mixed up, so its model
-must not be promoted. During the third training Airflow's worker is killed (SIGKILL), and the retry
-completes what it had begun.
+An event of the asset `oneshot_spans` starts each retraining; a model that is pushed is an event of
+`oneshot_model`. The images are generated glyphs. The second delivery is bad: its classes are mixed
+up, so its model must not be promoted. During the third training Airflow's worker is killed
+(SIGKILL), and the retry completes what it had begun.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import httpx
@@ -31,6 +33,7 @@ from pipeline.runs.workspace import Workspace, new_run_id
 from serving.saved_model.versions import versions
 
 _BAR_CELLS: Final = 28
+_TOLD: Final = ("span", "pushed_version", "label", "accuracy_metric", "accuracy")
 _DAG: Final = "oneshot_retraining"
 _ALPHABETS: Final = 4
 _SPANS: Final = {1: "good", 2: "bad: classes mixed up", 3: "good; the worker is killed"}
@@ -68,14 +71,14 @@ class Demonstration:
 
     Attributes:
       tries: every try of every task of the runs that trained on a span.
-      idle_runs: how many runs of the schedule found nothing new.
+      events: of the two assets, the oldest first, as Airflow's API has them.
       served: versions in TF Serving's folder after each span.
       reports: link to the report by span, as Airflow's pages have it.
       states: state of each task by span.
     """
 
     tries: "list[TaskTry]"
-    idle_runs: int
+    events: list[dict[str, Any]]
     served: dict[int, list[int]]
     reports: dict[int, str | None]
     states: dict[int, dict[str, str]]
@@ -85,7 +88,6 @@ def demonstrate(
     folder: Path,
     *,
     port: int | None = None,
-    schedule_seconds: int = 10,
     tell: Callable[[str], None],
     show: Callable[[Airflow, Demonstration], None],
 ) -> None:
@@ -94,7 +96,6 @@ def demonstrate(
     Args:
       folder: must not exist.
       port: of Airflow's pages; None takes a free one.
-      schedule_seconds: how often Airflow looks for a new span.
       tell: called with a line for people whenever something happened.
       show: called with the result while Airflow still runs.
 
@@ -108,7 +109,7 @@ def demonstrate(
     environ = {
         "ONESHOT_AIRFLOW_OUTPUT": str(workspace.root),
         "ONESHOT_AIRFLOW_CONFIG": str(config),
-        "ONESHOT_AIRFLOW_SCHEDULE": str(schedule_seconds),
+        "ONESHOT_AIRFLOW_SCHEDULE": "assets",
         "ONESHOT_AIRFLOW_RETRY_SECONDS": "5",
     }
     served = {}
@@ -120,6 +121,7 @@ def demonstrate(
         for span, description in _SPANS.items():
             delivery = write_delivery(folder / f"delivery-{span}.zip", span, mixed=span == _BAD)
             _ingest(delivery, workspace, config)
+            airflow.announce("oneshot_spans", span=span)
             tell(f"span {span} has landed ({description})")
             runs[span] = _run_of_span(airflow, span)
             if span == _CRASH:
@@ -131,7 +133,7 @@ def demonstrate(
         instances = {span: _instances(airflow, run_id) for span, run_id in runs.items()}
         shown = Demonstration(
             tries=task_tries(airflow, _DAG, list(runs.values())),
-            idle_runs=len(_ended_runs(airflow) - set(runs.values())),
+            events=airflow.asset_events(),
             served=served,
             reports={
                 span: airflow.get(f"dags/{_DAG}/dagRuns/{run_id}/taskInstances/push/links")[
@@ -190,7 +192,7 @@ def _run_of_span(airflow: Airflow, span: int) -> str:
                 raise AirflowError(f"Airflow's run {run_id} failed: see its log")
         return None
 
-    return str(_wait_for(find, what=f"a run that takes span {span}"))
+    return airflow.wait_for(find)
 
 
 def _kill_worker(airflow: Airflow, run_id: str, workspace: Workspace) -> int:
@@ -202,11 +204,9 @@ def _kill_worker(airflow: Airflow, run_id: str, workspace: Workspace) -> int:
             raise AirflowError("the training ended before Airflow's worker could be killed")
         return task if task["state"] == "running" and task["pid"] else None
 
-    process = Path(f"/proc/{_wait_for(training, what='the training')['pid']}")
-    _wait_for(
-        lambda: list(workspace.checkpoints.rglob("checkpoint")) or not process.exists(),
-        what="a checkpoint",
-        pause=0.05,
+    process = Path(f"/proc/{airflow.wait_for(training)['pid']}")
+    airflow.wait_for(
+        lambda: list(workspace.checkpoints.rglob("checkpoint")) or not process.exists(), pause=0.05
     )
     try:
         stat = (process / "stat").read_text()
@@ -218,29 +218,16 @@ def _kill_worker(airflow: Airflow, run_id: str, workspace: Workspace) -> int:
 
 
 def _state_at_end(airflow: Airflow, run_id: str) -> str:
-    _wait_for(lambda: run_id in _ended_runs(airflow), what=f"the end of {run_id}")
-    return str(airflow.get(f"dags/{_DAG}/dagRuns/{run_id}")["state"])
+    def ended() -> str | None:
+        state = str(airflow.get(f"dags/{_DAG}/dagRuns/{run_id}")["state"])
+        return state if state in ("success", "failed") else None
 
-
-def _ended_runs(airflow: Airflow) -> set[str]:
-    runs = airflow.get(f"dags/{_DAG}/dagRuns", limit=100, order_by="-start_date")["dag_runs"]
-    return {run["dag_run_id"] for run in runs if run["state"] in ("success", "failed")}
+    return airflow.wait_for(ended)
 
 
 def _instances(airflow: Airflow, run_id: str) -> dict[str, dict[str, Any]]:
     found = airflow.get(f"dags/{_DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
     return {instance["task_id"]: instance for instance in found}
-
-
-def _wait_for(
-    probe: Callable[[], Any], *, what: str, timeout: float = 900.0, pause: float = 1.0
-) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := probe()):
-        if time.monotonic() > deadline:
-            raise AirflowError(f"waited {timeout:.0f} s in vain for {what}")
-        time.sleep(pause)
-    return found
 
 
 @dataclass(frozen=True)
@@ -260,13 +247,8 @@ class TaskTry:
         return (self.end - self.start).total_seconds() if self.end else 0.0
 
 
-def task_tries(
-    airflow: Airflow, dag_id: str, run_ids: Sequence[str] | None = None
-) -> list[TaskTry]:
-    """All tries that have begun, by start; of all runs of the DAG or of the given ones."""
-    if run_ids is None:
-        runs = airflow.get(f"dags/{dag_id}/dagRuns", limit=100)["dag_runs"]
-        run_ids = [run["dag_run_id"] for run in runs]
+def task_tries(airflow: Airflow, dag_id: str, run_ids: Sequence[str]) -> list[TaskTry]:
+    """All tries of these runs that have begun, by start."""
     tries = []
     for run_id in run_ids:
         prefix = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances"
@@ -355,18 +337,28 @@ def main() -> int:
         console.print(timeline_table(shown.tries))
         for span, served in shown.served.items():
             console.print(f"served after span {span} ({_SPANS[span]}): {served}")
+        for event in shown.events:
+            extra = {name: event["extra"].get(name) for name in _TOLD if name in event["extra"]}
+            console.print(f"{event['name']}: {json.dumps(extra)}")
         if arguments.stay:
             console.print(f"Airflow's pages: {airflow.url} (Ctrl-C ends it)")
             signal.pause()
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     try:
         demonstrate(folder, port=arguments.port, tell=console.print, show=show)
     except AirflowError as error:
         console.print(f"airflow-demo: {error}")
         return 1
-    except KeyboardInterrupt:
-        console.print("ended")
     return 0
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ends the demonstration, in order and whatever signals follow."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

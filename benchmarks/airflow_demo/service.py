@@ -5,16 +5,18 @@ their metadata in SQLite. Everyone who reaches the server is an administrator, s
 loopback interface only: not for production.
 """
 
+import ctypes
 import os
+import resource
 import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -24,8 +26,11 @@ _COMPONENTS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
-_START_SECONDS = 180.0
-_STOP_SECONDS = 10.0
+_PATIENCE: Final = 50.0
+"""What the components may take to come up, in CPU time; one start of Airflow's program is 1."""
+_STOP_SECONDS: Final = 10.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_Found = TypeVar("_Found")
 
 
 class AirflowError(RuntimeError):
@@ -37,13 +42,29 @@ class Airflow:
 
     Attributes:
       url: where its pages and its REST API are.
-      pids: process by component.
     """
 
-    def __init__(self, url: str, pids: Mapping[str, int]) -> None:
+    def __init__(
+        self, url: str, processes: "Mapping[str, subprocess.Popen[bytes]]", logs: Path
+    ) -> None:
         self.url = url
-        self.pids = dict(pids)
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._processes = processes
+        self._logs = logs
+        self._client = httpx.Client(base_url=url, timeout=300)
+
+    def wait_for(self, probe: Callable[[], _Found | None], *, pause: float = 0.5) -> _Found:
+        """Asks until the answer is something, for as long as Airflow runs; returns the answer.
+
+        Raises:
+          AirflowError: a component ended.
+        """
+        while True:
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise AirflowError(f"Airflow's {name} ended: see {self._logs / name}.log")
+            if found := probe():
+                return found
+            time.sleep(pause)
 
     def get(self, path: str, **parameters: Any) -> Any:
         """What the REST API answers to a GET of `/api/v2/<path>`."""
@@ -54,6 +75,18 @@ class Airflow:
         body = {"logical_date": None, "conf": params}
         run_id: str = self._request("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"]
         return run_id
+
+    def announce(self, asset: str, **extra: Any) -> None:
+        """Makes an event of an asset."""
+        (found,) = self.get("assets", name_pattern=asset)["assets"]
+        self._request("POST", "assets/events", json={"asset_id": found["id"], "extra": extra})
+
+    def asset_events(self) -> list[dict[str, Any]]:
+        """The events of all assets, the oldest first."""
+        events: list[dict[str, Any]] = self.get("assets/events", order_by="timestamp")[
+            "asset_events"
+        ]
+        return events
 
     def pause(self, dag_id: str, *, paused: bool) -> None:
         """Stops or lets go on the schedule; a run that has begun goes on."""
@@ -85,11 +118,12 @@ def running_airflow(
       home: Airflow's folder: database, logs, links to the DAG and the plugin.
       dag_id: the DAG to wait for.
       environ: added to this process' environment, for example ONESHOT_AIRFLOW_OUTPUT.
-      heartbeat_timeout: seconds without a sign of life after which a task counts as dead.
+      heartbeat_timeout: seconds without a sign of life after which a task counts as dead; more
+        on a slow or busy machine.
       port: of the pages; None takes a free one.
 
     Raises:
-      AirflowError: a component ended or did not come up.
+      AirflowError: a component ended or did not come up, or the DAG cannot be read.
     """
     program = _CHECKOUT / ".venv-airflow" / "bin" / "airflow"
     if not program.exists():
@@ -97,15 +131,22 @@ def running_airflow(
     _link(home / "dags" / "oneshot_retraining.py", "airflow_dag.py")
     _link(home / "plugins" / "oneshot_reports.py", "airflow_reports.py")
     port = port or _free_port()
-    variables = _environ(home, port=port, heartbeat_timeout=heartbeat_timeout) | dict(environ)
     logs = home / "logs"
     logs.mkdir(exist_ok=True)
-    with (logs / "migrate.log").open("wb") as log:
-        migrate = [str(program), "db", "migrate"]
-        if subprocess.run(migrate, env=variables, stdout=log, stderr=log).returncode:
-            raise AirflowError(f"Airflow could not make its database: see {log.name}")
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    try:
+    with nothing_left_behind():
+        variables = _environ(home, port=port) | dict(environ)
+        begin, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        with (logs / "migrate.log").open("wb") as log:
+            migrate = [str(program), "db", "migrate"]
+            if subprocess.run(migrate, env=variables, stdout=log, stderr=log).returncode:
+                raise AirflowError(f"Airflow could not make its database: see {log.name}")
+        # How fast this machine is now, with all else that it does.
+        seconds, now = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+        variables["AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"] = str(
+            round(max(heartbeat_timeout, 3 * seconds))
+        )
         for name, arguments in _COMPONENTS.items():
             with (logs / f"{name}.log").open("wb") as log:
                 # It ends with this process, even where that is killed.
@@ -118,15 +159,17 @@ def running_airflow(
                     stderr=log,
                     start_new_session=True,
                 )
-        pids = {name: process.pid for name, process in processes.items()}
-        with closing(Airflow(f"http://127.0.0.1:{port}", pids)) as airflow:
-            _wait_until_ready(airflow, processes, dag_id=dag_id, logs=logs)
+        with closing(Airflow(f"http://127.0.0.1:{port}", processes, logs)) as airflow:
+            wait_until_ready(
+                airflow,
+                dag_id,
+                pids={process.pid for process in processes.values()},
+                most=_PATIENCE * cpu_seconds,
+            )
             yield airflow
-    finally:
-        _stop(processes.values())
 
 
-def _environ(home: Path, *, port: int, heartbeat_timeout: int) -> dict[str, str]:
+def _environ(home: Path, *, port: int) -> dict[str, str]:
     """Variables of a small Airflow that talks to nobody outside."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     url = f"http://127.0.0.1:{port}"
@@ -146,10 +189,9 @@ def _environ(home: Path, *, port: int, heartbeat_timeout: int) -> dict[str, str]
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__STALE_DAG_THRESHOLD": "600",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(heartbeat_timeout),
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
         # The first request waits while the server reads its providers.
-        "WORKERS__EXECUTION_API_TIMEOUT": "60",
+        "WORKERS__EXECUTION_API_TIMEOUT": "300",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     # The program's folder first: Airflow starts itself by name.
@@ -175,37 +217,69 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_ready(
-    airflow: Airflow,
-    processes: "Mapping[str, subprocess.Popen[bytes]]",
-    *,
-    dag_id: str,
-    logs: Path,
-) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        for name, process in processes.items():
-            if process.poll() is not None:
-                raise AirflowError(f"Airflow's {name} ended: see {logs / name}.log")
+def wait_until_ready(airflow: Airflow, dag_id: str, *, pids: set[int], most: float) -> None:
+    """Waits for the scheduler and the DAG while the components use less than `most` CPU seconds."""
+
+    def is_ready() -> bool:
         try:
-            health = airflow.get("monitor/health")
-            if health["scheduler"]["status"] == "healthy":
+            if airflow.get("monitor/health")["scheduler"]["status"] == "healthy":
+                for error in airflow.get("importErrors")["import_errors"]:
+                    raise AirflowError(f"{error['filename']}: {error['stack_trace']}")
                 airflow.get(f"dags/{dag_id}")
-                return
+                return True
         except httpx.HTTPError as error:
-            if time.monotonic() > deadline:
-                raise AirflowError(f"Airflow did not come up ({error}): see {logs}") from None
-        time.sleep(0.5)
+            if _cpu_seconds(pids) > most:
+                raise AirflowError(f"Airflow did not come up: {error}") from None
+        return False
+
+    airflow.wait_for(is_ready)
 
 
-def _stop(processes: "Iterable[subprocess.Popen[bytes]]") -> None:
-    """Ends the components and their children. Tasks end themselves when their worker is gone."""
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + _STOP_SECONDS
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _cpu_seconds(pids: set[int]) -> float:
+    """CPU time of processes, their children and those of their children that have ended."""
+    stats = _stats()
+    family = pids | _descendants(pids, stats)
+    ticks = sum(int(tick) for pid in family & stats.keys() for tick in stats[pid][11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stats() -> dict[int, list[str]]:
+    """By process, what /proc/<pid>/stat has after its name: state, parent, ..."""
+    stats = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            stats[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
+    return stats
+
+
+def _descendants(pids: set[int], stats: Mapping[int, list[str]]) -> set[int]:
+    children = {pid for pid, stat in stats.items() if int(stat[1]) in pids} - pids
+    return children | _descendants(children, stats) if children else children
+
+
+@contextmanager
+def nothing_left_behind(grace_seconds: float = _STOP_SECONDS) -> Iterator[None]:
+    """Ends all processes that were started in it, and theirs: first with SIGTERM, then SIGKILL.
+
+    Those of a killed parent become this process's children, so that they are found, too.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    me = {os.getpid()}
+    kept = _descendants(me, _stats())
+    try:
+        yield
+    finally:
+        told: set[int] = set()
+        deadline = time.monotonic() + grace_seconds
+        while left := _descendants(me, _stats()) - kept:
+            late = time.monotonic() > deadline
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    if late or pid not in told:
+                        os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            told |= left
+            time.sleep(0.1)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)

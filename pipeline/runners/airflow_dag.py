@@ -4,13 +4,16 @@ A file for Airflow's DAGs folder (a link to it will do). It needs Airflow and no
 imported by the programs that the tasks start, never by Airflow, whose limit of 30 s for reading a
 DAG file that import exceeds. docs/retraining.md tells how to set it up.
 
+It runs by the clock, when an event of the asset `oneshot_spans` says that a span has landed, or
+both. A model that was pushed is an event of the asset `oneshot_model`, for other DAGs to follow.
+
 A task's outcome follows from the exit code and the JSON of its program:
 
 | `oneshot retrain` ends with | the task is |
 |---|---|
 | 0, done | success |
 | 0, nothing new to train on, or drift says no | skipped, and so are the stages after it |
-| 0, another run holds the pipeline | failed, and tried again later |
+| 0, another run holds the pipeline | up for reschedule: it takes no worker slot, and no retry |
 | 2, wrong configuration or data | failed at once: a retry would fail too |
 | 3, the model is not blessed | `push`: skipped; an earlier stage: success |
 | anything else, a signal, a timeout | failed, and tried again later |
@@ -19,6 +22,7 @@ A task's outcome follows from the exit code and the JSON of its program:
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -29,23 +33,42 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final
 
-from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, Param, chain
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    BaseOperator,
+    BaseOperatorLink,
+    Param,
+    chain,
+)
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 _log = logging.getLogger(__name__)
 DAG_ID: Final = "oneshot_retraining"
-STAGES: Final = ("data", "train", "evaluate", "push")
+STAGES: Final = {
+    "data": "Chooses the span, looks for drift, and reads, counts and checks the images.",
+    "train": "Trains, from the last checkpoint where an earlier try was cut off.",
+    "evaluate": "Judges the model, against the latest that was pushed too.",
+    "push": "Pushes and labels the model if it is blessed, and tells of it by `oneshot_model`.",
+}
+SPANS: Final = Asset("oneshot_spans", group="oneshot")
+MODEL: Final = Asset("oneshot_model", group="oneshot")
+_FIRST, *_, _LAST = STAGES
 _NEW: Final = "new"
 # Words and exit codes of `oneshot retrain`, as in pipeline/runs/status.py.
 _BUSY: Final = "busy"
+_BLOCKED: Final = ("not_blessed", "blocked")
 _NOTHING_TO_DO: Final = ("nothing_new", "skipped", "blocked")
+_ALREADY_TRAINED: Final = "already_trained"
 _EXIT_USAGE: Final = 2
 _EXIT_NOT_BLESSED: Final = 3
-_NUMBERS: Final = {  # how they are read, and the largest that makes sense
-    "retries": (int, 1000),
-    "retry_seconds": (float, 86_400),
-    "timeout_hours": (float, 8760),
-}
+_LARGEST: Final = 100_000  # number that a setting may be: none of them makes sense beyond
 _GRACE_SECONDS: Final = 4.0  # less than the 5 s that Airflow leaves between SIGTERM and SIGKILL
 
 # Starts a program that gets SIGTERM when the task's process dies, however it dies: after a kill -9
@@ -64,17 +87,24 @@ class DagSettings:
     """How the DAG is set up; each value is the environment's ONESHOT_AIRFLOW_<NAME>.
 
     Program, config, output, span and report_url may hold Airflow's templates, for example
-    `{{ var.value.oneshot_output }}`: those are filled in when a task starts.
+    `{{ var.value.oneshot_output }}`: those are filled in when a task starts. An empty text leaves
+    Airflow's own default.
     """
 
     program: str  # the `oneshot` of the environment that has TFX
     config: str  # the pipeline's YAML file
     output: str  # the pipeline's output folder
     span: str = _NEW  # the newest not yet trained on; or a number: {{ logical_date | ds_nodash }}
-    schedule: str = "@daily"  # cron line or preset; a plain number is seconds
+    schedule: str = "@daily"  # cron line or preset, seconds, `assets`, or `@daily or assets`
     retries: int = 3
     retry_seconds: float = 300.0  # wait before the first retry, twice as long before each further
     timeout_hours: float = 6.0  # longest training; the other stages have a quarter of it
+    dagrun_timeout_hours: float = 0.0  # longest run, waits and retries included; 0: no limit
+    owner: str = ""
+    pool: str = ""
+    queue: str = ""
+    image: str = ""  # runs the stages in pods with this image, by the KubernetesPodOperator
+    pod_template: str = ""  # YAML file of such a pod: volumes, resources, service account, ...
     report_url: str = "/oneshot/{run_id}/report.html"  # link to a run's report
 
     @classmethod
@@ -85,30 +115,27 @@ class DagSettings:
           ValueError: a number is none, or absurd; Airflow shows it as the DAG's import error.
         """
         checkout = Path(__file__).resolve().parents[2]
-        values = {
-            "program": str(checkout / ".venv" / "bin" / "oneshot"),
+        in_image = environ.get("ONESHOT_AIRFLOW_IMAGE")
+        values: dict[str, Any] = {
+            "program": "oneshot" if in_image else str(checkout / ".venv" / "bin" / "oneshot"),
             "config": str(checkout / "pipeline_config.yaml"),
             "output": str(checkout / "output"),
         }
         for name in cls.__dataclass_fields__:
-            if given := environ.get(f"ONESHOT_AIRFLOW_{name.upper()}"):
-                values[name] = given
-        return cls(**{name: _checked(name, value) for name, value in values.items()})
+            variable = f"ONESHOT_AIRFLOW_{name.upper()}"
+            if given := environ.get(variable):
+                values[name] = _checked(variable, given, kind=type(getattr(cls, name, "")))
+        return cls(**values)
 
 
-def _checked(name: str, value: str) -> Any:
-    if name not in _NUMBERS:
-        return value
-    kind, most = _NUMBERS[name]
+def _checked(variable: str, text: str, kind: type) -> Any:
     try:
-        number = kind(value)
+        value = kind(text)
     except ValueError:
-        number = -1
-    if not 0 <= number <= most:
-        raise ValueError(
-            f"ONESHOT_AIRFLOW_{name.upper()} is {value!r}: give a number from 0 to {most}"
-        )
-    return number
+        value = -1
+    if kind is not str and not 0 <= value <= _LARGEST:
+        raise ValueError(f"{variable} is {text!r}: give a number from 0 to {_LARGEST}")
+    return value
 
 
 class ReportLink(BaseOperatorLink):
@@ -148,10 +175,36 @@ class RetrainStage(BaseOperator):
 
         Raises:
           AirflowSkipException: nothing new to train on, or the model is not to be promoted.
+          AirflowRescheduleException: another run holds the pipeline.
           AirflowFailException: a retry cannot help.
           AirflowException: a retry may help.
         """
-        code, result = self._call(self.command(self.chosen_span(context)))
+        return self.judged(context, *self._call(self.command(context)))
+
+    def command(self, context: Mapping[str, Any]) -> list[str]:
+        """The command line. The first stage chooses the span; the others work on that one.
+
+        Raises:
+          AirflowSkipException: a dry run; the message is the command.
+        """
+        params = context["params"]
+        span = self.span.strip() if params["span"] is None else params["span"]
+        if self.task_id != _FIRST:
+            span = context["ti"].xcom_pull(task_ids=_FIRST)["span"]
+        chosen = ["--if-new"] if span == _NEW else ["--span", str(span)]
+        command = [self.program, "retrain", *chosen, "--stage", self.task_id, "--json"]
+        command += ["--config", self.config, "--output", self.output_dir]
+        # Airflow does the retries, so that each is seen, and waited for, in one place.
+        for override in (*params["set"], "retrain.attempts=1"):
+            command += ["--set", override]
+        if params["dry_run"]:
+            raise AirflowSkipException(f"dry run: {shlex.join(command)}")
+        return command
+
+    def judged(
+        self, context: Mapping[str, Any], code: int, result: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the program printed, if the task is a success; see `execute` for what it raises."""
         if run_id := result.get("run_id"):
             self.report_link = self.report_url.format(run_id=run_id)
         status, error = result.get("status"), result.get("error")
@@ -160,29 +213,17 @@ class RetrainStage(BaseOperator):
         if code not in (0, _EXIT_NOT_BLESSED):
             raise AirflowException(error or f"`oneshot retrain` ended with exit code {code}")
         if status == _BUSY:
-            raise AirflowException(error or "another run holds the pipeline")
-        if status in _NOTHING_TO_DO:
+            self.log.warning("%s; looking again in %s", error or "busy", self.retry_delay)
+            raise AirflowRescheduleException(datetime.now(timezone.utc) + self.retry_delay)
+        if status in _NOTHING_TO_DO or (status == _ALREADY_TRAINED and self.task_id == _FIRST):
             raise AirflowSkipException(error or status)
         if result.get("blessed") is False:
-            if self.task_id == STAGES[-1]:
+            if self.task_id == _LAST:
                 raise AirflowSkipException("the model is not blessed: what is served stays")
             self.log.warning("the model is not blessed")
+        elif self.task_id == _LAST:
+            context["outlet_events"][MODEL].extra = result
         return result
-
-    def command(self, span: str) -> list[str]:
-        """The command line for a span: `new` or a number."""
-        chosen = ["--if-new"] if span == _NEW else ["--span", span]
-        command = [self.program, "retrain", *chosen, "--stage", self.task_id, "--json"]
-        command += ["--config", self.config, "--output", self.output_dir]
-        # Airflow does the retries, so that each is seen, and waited for, in one place; and it alone
-        # knows when they are used up.
-        return [*command, "--set", "retrain.attempts=1", "--no-failure-notice"]
-
-    def chosen_span(self, context: Mapping[str, Any]) -> str:
-        """The first stage chooses the span; the others work on that one, whatever arrives."""
-        if self.task_id != STAGES[0]:
-            return str(context["ti"].xcom_pull(task_ids=STAGES[0])["span"])
-        return str(context["params"]["span"] or self.span).strip()
 
     def _call(self, command: list[str]) -> tuple[int, dict[str, Any]]:
         """Runs a program; its stderr is logged line by line.
@@ -190,7 +231,9 @@ class RetrainStage(BaseOperator):
         Returns:
           exit code and the JSON object that it printed last, in a line; {} if there is none.
         """
-        self.log.info("%s", " ".join(command))
+        # Nor notices: Airflow alone knows when the tries are used up.
+        command = [*command, "--no-failure-notice"]
+        self.log.info("%s", shlex.join(command))
         tied = [sys.executable, "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
         with (
             TemporaryFile() as stdout,
@@ -271,23 +314,101 @@ def tell_failure(context: Mapping[str, Any]) -> None:
         _log.warning("No notice was sent: %s", done.stderr.strip())
 
 
+def tell_timeout(context: Mapping[str, Any]) -> None:
+    """Called when a run has failed: tells of the one failure that is no task's."""
+    if context.get("reason") == "timed_out" and "task" in context:
+        tell_failure({**context, "exception": "the run took longer than it may (dagrun_timeout)"})
+
+
+def pod_stage() -> type[RetrainStage]:
+    """The operator whose stages run in pods; needs apache-airflow-providers-cncf-kubernetes."""
+    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
+    class PodStage(RetrainStage, KubernetesPodOperator):
+        """The same stage in a pod, whose sidecar brings the program's JSON.
+
+        `[operators] default_deferrable` lets the triggerer wait for it in place of a worker. The
+        program tells people of each failed try itself: Airflow's hosts need not have it.
+        """
+
+        template_fields = (*RetrainStage.template_fields, *KubernetesPodOperator.template_fields)
+        on_kill = KubernetesPodOperator.on_kill
+
+        def __init__(self, *, settings: DagSettings, **arguments: Any) -> None:
+            super().__init__(
+                settings=settings,
+                image=settings.image,
+                pod_template_file=settings.pod_template or None,
+                name=f"oneshot-{arguments['task_id']}",
+                cmds=["sh", "-c", 'exec "$0" "$@" > /airflow/xcom/return.json'],
+                do_xcom_push=True,
+                skip_on_exit_code=(_EXIT_USAGE, _EXIT_NOT_BLESSED),
+                log_pod_spec_on_failure=False,
+                on_failure_callback=None,
+                **arguments,
+            )
+
+        def execute(self, context: Mapping[str, Any]) -> Any:
+            self.arguments = self.command(context)
+            return KubernetesPodOperator.execute(self, context)
+
+        def cleanup(
+            self, pod: Any, remote_pod: Any, xcom_result: Any = None, context: Any = None
+        ) -> None:
+            """Called when the pod has ended, however it was waited for."""
+            result = xcom_result or {}
+            try:
+                super().cleanup(pod, remote_pod, xcom_result, context)
+            except AirflowSkipException:
+                blocked = result.get("status") in _BLOCKED
+                self.judged(context, _EXIT_NOT_BLESSED if blocked else _EXIT_USAGE, result)
+                raise
+            self.judged(context, 0, result)
+
+    return PodStage
+
+
+def _schedule(text: str) -> Any:
+    """The DAG's schedule; see DagSettings."""
+    if text == "assets":
+        return [SPANS]
+    time = text.removesuffix("or assets").strip()
+    number = time.replace(".", "", 1).isdigit()
+    schedule = timedelta(seconds=float(time)) if number else time
+    if time == text:
+        return schedule
+    return AssetOrTimeSchedule(timetable=DAG(DAG_ID, schedule=schedule).timetable, assets=[SPANS])
+
+
 def retraining_dag(settings: DagSettings) -> DAG:
     """The DAG. Spans are trained one after the other, whatever the schedule says."""
-    number = settings.schedule.replace(".", "", 1).isdigit()
-    schedule = timedelta(seconds=float(settings.schedule)) if number else settings.schedule
+    longest = timedelta(hours=settings.timeout_hours)
+    hours = settings.dagrun_timeout_hours
+    given = {name: getattr(settings, name) for name in ("owner", "pool", "queue")}
     with DAG(
         DAG_ID,
         description="Retrains on the span of images that arrived last; promotes what is blessed",
-        schedule=schedule,
+        schedule=_schedule(settings.schedule),
         start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
         # Missed times are not made up for: one run takes the newest span, and the spans before it
         # are in its window. To train on each of them: `airflow backfill create`.
         catchup=False,
         max_active_runs=1,
+        dagrun_timeout=timedelta(hours=hours) if hours else None,
+        on_failure_callback=None if settings.image else tell_timeout,
         params={
             "span": Param(
                 None, type=["null", "integer"], minimum=0, description="train on this span"
-            )
+            ),
+            "set": Param(
+                [],
+                type="array",
+                items={"type": "string"},
+                description="settings of this run, such as train.steps=500, each on a line",
+            ),
+            "dry_run": Param(
+                False, type="boolean", description="only write the command into the task's log"
+            ),
         },
         default_args={
             "retries": settings.retries,
@@ -295,15 +416,25 @@ def retraining_dag(settings: DagSettings) -> DAG:
             "retry_exponential_backoff": 2,
             "max_retry_delay": timedelta(hours=2),
             "on_failure_callback": tell_failure,
+            **{name: value for name, value in given.items() if value},
         },
         tags=["oneshot"],
         doc_md=__doc__,
     ) as dag:
-        tasks = []
-        for stage in STAGES:
-            longest = timedelta(hours=settings.timeout_hours / (1 if stage == "train" else 4))
-            tasks.append(RetrainStage(task_id=stage, settings=settings, execution_timeout=longest))
-        chain(*tasks)
+        stage_class = pod_stage() if settings.image else RetrainStage
+        chain(
+            *(
+                stage_class(
+                    task_id=stage,
+                    settings=settings,
+                    doc_md=description,
+                    execution_timeout=longest if stage == "train" else longest / 4,
+                    inlets=[SPANS] if stage == _FIRST else [],
+                    outlets=[MODEL] if stage == _LAST else [],
+                )
+                for stage, description in STAGES.items()
+            )
+        )
     return dag
 
 

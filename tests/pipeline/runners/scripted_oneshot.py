@@ -13,6 +13,14 @@ import time
 from pathlib import Path
 
 
+def scripted_program(folder: Path) -> Path:
+    """Writes a program that calls this one."""
+    program = folder / "oneshot"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
@@ -43,7 +51,9 @@ def main() -> int:
     answers = json.loads((call.output / "answers.json").read_text()).get(key) or [{}]
     answer = answers[min(number, len(answers) - 1)]
     noted = calls / ".noted"
-    noted.write_text(json.dumps({"process": os.getpid(), "config": str(call.config)}))
+    noted.write_text(
+        json.dumps({"process": os.getpid(), "config": str(call.config), "set": call.set})
+    )
     noted.rename(calls / str(number))
     sys.stderr.write(f"call {number} of {key}\n")
     time.sleep(answer.get("seconds", 0))

@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,28 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.airflow_demo.demo import TaskTry, task_tries
+from benchmarks.airflow_demo.demo import TaskTry, stage_result, task_tries
 from benchmarks.airflow_demo.service import Airflow, running_airflow
+from tests.pipeline.runners.scripted_oneshot import scripted_program
 
-_CHECKOUT = Path(__file__).resolve().parents[3]
-_PYTHON = _CHECKOUT / ".venv-airflow" / "bin" / "python"
 _DAG = "oneshot_retraining"
 _STAGES = ["data", "train", "evaluate", "push"]
 _CONFIG = "/from/a/variable.yaml"
 _HANGS = {"seconds": 600}
+# Another DAG that follows the models.
+_FOLLOWER = """
+from airflow.sdk import Asset, dag, task
+
+@dag(schedule=[Asset("oneshot_model")], is_paused_upon_creation=True)
+def follower():
+    @task
+    def told(triggering_asset_events):
+        events = triggering_asset_events[Asset("oneshot_model")]
+        return {"versions": [event.extra.get("pushed_version") for event in events]}
+    told()
+
+follower()
+"""
 _ANSWERS: dict[str, list[dict[str, Any]]] = {
     "new data": [{"result": {"status": "nothing_new", "span": None}}],
     "3 evaluate": [{"exit": 3, "result": {"blessed": False}}],
@@ -30,7 +40,9 @@ _ANSWERS: dict[str, list[dict[str, Any]]] = {
     "14 data": [{"exit": 3, "result": {"status": "blocked", "error": "drift"}}],
     "4 data": [{"exit": 2, "result": {"error": "span 4: no such span"}}],
     "5 train": [{"exit": 1}, {}],
-    "6 data": [{"result": {"status": "busy"}}, {}],
+    "6 data": [{"result": {"status": "busy", "error": "gc is under way"}}, {}],
+    "15 data": [{"result": {"status": "already_trained"}}],
+    "17 push": [{"result": {"pushed_version": 1700, "label": "stable"}}],
     "7 evaluate": [_HANGS, {}],
     "8 train": [_HANGS, {}],
     "9 train": [_HANGS, {}],
@@ -46,14 +58,12 @@ class Scene:
     output: Path
     home: Path
 
-    def run(self, span: int | None) -> str:
-        return self.airflow.trigger(_DAG, span=span)
+    def run(self, span: int | None, **params: Any) -> str:
+        return self.airflow.trigger(_DAG, span=span, **params)
 
     def finished(self, run_id: str) -> tuple[str, dict[str, list[TaskTry]]]:
         """State of the run and the tries by task, once it has ended."""
-        run = wait_for(
-            lambda: self._ended(run_id), what=f"the end of {run_id}", timeout=150, pause=0.5
-        )
+        run = self.airflow.wait_for(lambda: self._ended(run_id))
         tries: dict[str, list[TaskTry]] = {}
         for each in task_tries(self.airflow, _DAG, [run_id]):
             tries.setdefault(each.task, []).append(each)
@@ -73,30 +83,17 @@ class Scene:
     def notices(self, run_id: str) -> list[str]:
         """What people were told of a run. Waits a while for the first: it follows the run's end."""
         file = self.output / "notices"
-        wait_for(
-            lambda: file.exists() and run_id in file.read_text(),
-            what=f"a notice of {run_id}",
-            timeout=30,
-            pause=0.2,
-        )
+        self.airflow.wait_for(lambda: file.exists() and run_id in file.read_text())
         return [line for line in file.read_text().splitlines() if run_id in line]
 
     def hanging_process(self, key: str) -> int:
-        calls = wait_for(lambda: self.calls(key), what=f"a call of {key}", timeout=60, pause=0.1)
+        calls = self.airflow.wait_for(lambda: self.calls(key), pause=0.1)
         process: int = calls[0]["process"]
         return process
 
     def _ended(self, run_id: str) -> dict[str, Any] | None:
         run: dict[str, Any] = self.airflow.get(f"dags/{_DAG}/dagRuns/{run_id}")
         return run if run["state"] in ("success", "failed") else None
-
-
-def wait_for(probe: Callable[[], Any], *, what: str, timeout: float, pause: float) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := probe()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(pause)
-    return found
 
 
 def parent_of(pid: int) -> int:
@@ -117,74 +114,23 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     output = folder / "output"
     output.mkdir()
     (output / "answers.json").write_text(json.dumps(_ANSWERS))
-    program = folder / "oneshot"
-    scripted = Path(__file__).with_name("scripted_oneshot.py")
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{scripted}" "$@"\n')
-    program.chmod(0o755)
+    program = scripted_program(folder)
     environ = {
         "ONESHOT_AIRFLOW_PROGRAM": str(program),
         "ONESHOT_AIRFLOW_OUTPUT": str(output),
         "ONESHOT_AIRFLOW_CONFIG": "{{ var.value.oneshot_config }}",
         "AIRFLOW_VAR_ONESHOT_CONFIG": _CONFIG,
         "SCRIPTED_NOTICES": str(output / "notices"),
-        "ONESHOT_AIRFLOW_SCHEDULE": "@yearly",
+        "ONESHOT_AIRFLOW_SCHEDULE": "@yearly or assets",
         "ONESHOT_AIRFLOW_RETRIES": "2",
         "ONESHOT_AIRFLOW_RETRY_SECONDS": "1",
         "ONESHOT_AIRFLOW_TIMEOUT_HOURS": str(60 / 3600),
     }
     home = folder / "home"
+    (home / "dags").mkdir(parents=True)
+    (home / "dags" / "follower.py").write_text(_FOLLOWER)
     with running_airflow(home, dag_id=_DAG, environ=environ, heartbeat_timeout=10) as airflow:
         yield Scene(airflow, output, home)
-
-
-def test_reading_the_dag_imports_neither_tfx_nor_this_project() -> None:
-    code = (
-        "import runpy, sys; runpy.run_path('pipeline/runners/airflow_dag.py');"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run(
-        [_PYTHON, "-c", code], cwd=_CHECKOUT, capture_output=True, text=True, check=True
-    )
-    modules = set(done.stdout.split())
-    assert "airflow" in modules
-    assert not modules & {"tfx", "tensorflow", "apache_beam", "pipeline", "components", "keras"}
-
-
-def test_a_setting_that_is_no_number_is_named() -> None:
-    code = """
-import runpy
-settings = runpy.run_path("pipeline/runners/airflow_dag.py")["DagSettings"]
-assert settings.from_environ({"ONESHOT_AIRFLOW_RETRIES": "7"}).retries == 7
-for name in ("RETRIES", "RETRY_SECONDS", "TIMEOUT_HOURS"):
-    for text in ("many", "-1", "nan", "inf", "1e300"):
-        try:
-            settings.from_environ({f"ONESHOT_AIRFLOW_{name}": text})
-        except ValueError as error:
-            assert f"ONESHOT_AIRFLOW_{name} is '{text}': give a number" in str(error), error
-        else:
-            raise AssertionError((name, text))
-"""
-    subprocess.run([_PYTHON, "-c", code], cwd=_CHECKOUT, check=True)
-
-
-def test_a_span_can_follow_from_the_date_of_the_run() -> None:
-    code = """
-import os, runpy
-from datetime import datetime, timezone
-os.environ["ONESHOT_AIRFLOW_SPAN"] = "{{ logical_date | ds_nodash }}"
-task = runpy.run_path("pipeline/runners/airflow_dag.py")["dag"].get_task("data")
-context = {"logical_date": datetime(2026, 1, 31, tzinfo=timezone.utc), "params": {"span": None}}
-task.render_template_fields(context)
-print(*task.command(task.chosen_span(context)))
-context["params"]["span"] = 7
-print(*task.command(task.chosen_span(context)))
-"""
-    done = subprocess.run(
-        [_PYTHON, "-c", code], cwd=_CHECKOUT, capture_output=True, text=True, check=True
-    )
-    dated, by_hand = done.stdout.splitlines()
-    assert " --span 20260131 --stage data " in dated
-    assert " --span 7 --stage data " in by_hand
 
 
 def test_the_stages_run_in_order_on_the_span_that_was_asked_for(scene: Scene) -> None:
@@ -260,10 +206,81 @@ def test_retries_come_to_an_end_of_which_people_are_told_once(scene: Scene) -> N
     assert len(scene.notices(run_id)) == 1
 
 
-def test_a_pipeline_held_by_another_run_is_waited_for(scene: Scene) -> None:
-    state, tries = scene.finished(scene.run(6))
+def test_a_pipeline_held_by_another_run_is_waited_for_without_a_retry(scene: Scene) -> None:
+    run_id = scene.run(6)
+    state, tries = scene.finished(run_id)
     assert state == "success"
-    assert len(tries["data"]) == 2
+    assert [each.attempt for each in tries["data"]] == [1]
+    assert len(scene.calls("6 data")) == 2
+
+
+def test_a_span_that_was_trained_on_is_nothing_to_do(scene: Scene) -> None:
+    run_id = scene.run(15)
+    state, _ = scene.finished(run_id)
+    assert state == "success"
+    assert scene.states(run_id) == dict.fromkeys(_STAGES, "skipped")
+
+
+def test_a_run_by_hand_takes_settings_or_only_says_what_it_would_do(scene: Scene) -> None:
+    chosen = ["train.steps=500", "train.xla=off"]
+    run_id = scene.run(16, set=chosen)
+    state, _ = scene.finished(run_id)
+    assert state == "success"
+    for stage in _STAGES:
+        (call,) = scene.calls(f"16 {stage}")
+        assert call["set"] == [*chosen, "retrain.attempts=1"]
+    run_id = scene.run(18, dry_run=True)
+    state, _ = scene.finished(run_id)
+    assert scene.states(run_id) == dict.fromkeys(_STAGES, "skipped")
+    assert scene.calls("18 data") == []
+    log = scene.airflow.get(f"dags/{_DAG}/dagRuns/{run_id}/taskInstances/data/logs/1")
+    assert "--span 18 --stage data" in json.dumps(log)
+
+
+def test_a_landed_span_starts_a_retraining(scene: Scene) -> None:
+    scene.airflow.announce("oneshot_spans", span=20)
+
+    def started() -> list[str]:
+        runs = scene.airflow.get(f"dags/{_DAG}/dagRuns", run_type="asset_triggered")["dag_runs"]
+        return [run["dag_run_id"] for run in runs]
+
+    (run_id,) = scene.airflow.wait_for(started)
+    scene.finished(run_id)
+    events = scene.airflow.asset_events()
+    (event,) = [each for each in events if each["name"] == "oneshot_spans"]
+    assert event["extra"]["span"] == 20
+    assert [run["run_id"] for run in event["created_dagruns"]] == [run_id]
+    assert len(scene.calls("new data")) >= 1
+
+
+def test_a_pushed_model_starts_the_dags_that_follow_it_and_others_do_not(scene: Scene) -> None:
+    scene.airflow.wait_for(
+        lambda: "follower" in [each["dag_id"] for each in scene.airflow.get("dags")["dags"]]
+    )
+    scene.airflow.pause("follower", paused=False)
+    bad, good = scene.run(3), scene.run(17)
+    scene.finished(bad)
+    scene.finished(good)
+    events = [each for each in scene.airflow.asset_events() if each["name"] == "oneshot_model"]
+    assert bad not in [each["source_run_id"] for each in events]
+    (event,) = [each for each in events if each["source_run_id"] == good]
+    assert event["source_task_id"] == "push"
+    assert event["extra"]["pushed_version"] == 1700
+    assert event["extra"]["span"] == 17
+    assert event["extra"]["label"] == "stable"
+
+    def is_followed() -> bool:
+        runs = scene.airflow.get("dags/follower/dagRuns")["dag_runs"]
+        told = [stage_result(scene.airflow, "follower", run["dag_run_id"], "told") for run in runs]
+        return any(1700 in each.get("versions", []) for each in told)
+
+    scene.airflow.wait_for(is_followed)
+
+
+def test_dag_and_tasks_are_described_on_their_pages(scene: Scene) -> None:
+    assert "oneshot_spans" in scene.airflow.get(f"dags/{_DAG}/details")["doc_md"]
+    tasks = scene.airflow.get(f"dags/{_DAG}/tasks")["tasks"]
+    assert sorted(task["task_id"] for task in tasks if task["doc_md"]) == sorted(_STAGES)
 
 
 def test_a_stage_that_hangs_is_ended_after_its_time_and_tried_again(scene: Scene) -> None:
@@ -283,7 +300,7 @@ def test_after_kill_9_the_program_ends_and_a_retry_completes_the_run(
     program = scene.hanging_process(f"{span} train")
     task = parent_of(program)
     os.kill(task if killed == "task" else parent_of(task), signal.SIGKILL)
-    wait_for(lambda: not is_alive(program), what="the program's end", timeout=20, pause=0.1)
+    scene.airflow.wait_for(lambda: not is_alive(program), pause=0.1)
     state, tries = scene.finished(run_id)
     assert state == "success"
     assert [each.attempt for each in tries["train"]] == [1, 2]
@@ -318,17 +335,3 @@ def test_the_report_of_a_run_is_a_click_away_from_its_task(scene: Scene) -> None
     assert httpx.get(f"{scene.airflow.url}/oneshot/run-9/report.html").status_code == 404
     outside = f"{scene.airflow.url}/oneshot/..%2F..%2Fhome/report.html"
     assert httpx.get(outside).status_code >= 400
-
-
-def test_reports_are_shown_to_those_only_who_are_logged_in() -> None:
-    # The Airflow of the tests takes everyone for an administrator.
-    code = (
-        "import runpy; from fastapi.testclient import TestClient\n"
-        "module = runpy.run_path('pipeline/runners/airflow_reports.py')\n"
-        "app = module['OneshotReports'].fastapi_apps[0]['app']\n"
-        "print(TestClient(app).get('/run-1/report.html').status_code)"
-    )
-    done = subprocess.run(
-        [_PYTHON, "-c", code], cwd=_CHECKOUT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["401"]
