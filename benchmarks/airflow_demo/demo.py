@@ -339,7 +339,7 @@ def main() -> int:
             console.print(f"served after span {span} ({_SPANS[span]}): {served}")
         for event in shown.events:
             extra = {name: event["extra"].get(name) for name in _TOLD if name in event["extra"]}
-            console.print(f"{event['name']}: {json.dumps(extra)}")
+            console.print(f"{event['name']}: {json.dumps(extra)}", soft_wrap=True)
         if arguments.stay:
             console.print(f"Airflow's pages: {airflow.url} (Ctrl-C ends it)")
             signal.pause()

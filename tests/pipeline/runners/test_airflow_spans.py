@@ -11,8 +11,8 @@ from pipeline.cli.main import main
 
 _STAGES = ["data", "train", "evaluate", "push"]
 _GOOD = dict.fromkeys(_STAGES, "success")
-# Sixteen processes import TFX, one after the other.
-pytestmark = pytest.mark.timeout(1500)
+# Sixteen processes import TFX, one after the other: five minutes, or twenty on a busy machine.
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,25 @@ def test_no_two_tasks_are_at_work_together(shown: Demonstration) -> None:
     for earlier, later in zip(shown.tries, shown.tries[1:], strict=False):
         assert earlier.end is not None
         assert earlier.end <= later.start
+
+
+def test_a_landed_span_starts_its_retraining_and_a_promoted_model_is_told_of(
+    shown: Demonstration,
+) -> None:
+    assert [(event["name"], event["extra"]["span"]) for event in shown.events] == [
+        ("oneshot_spans", 1),
+        ("oneshot_model", 1),
+        ("oneshot_spans", 2),
+        ("oneshot_spans", 3),
+        ("oneshot_model", 3),
+    ]
+    models = [event["extra"] for event in shown.events if event["name"] == "oneshot_model"]
+    assert [model["pushed_version"] for model in models] == shown.served[3]
+    assert all(model["label"] == "stable" and model["accuracy"] > 0 for model in models)
+    starts = [
+        event["created_dagruns"] for event in shown.events if event["name"] == "oneshot_spans"
+    ]
+    assert [len(runs) for runs in starts] == [1, 1, 1]
 
 
 def test_every_span_has_a_report_behind_its_button(folder: Path, shown: Demonstration) -> None:
