@@ -1,6 +1,7 @@
 """Runs a retraining in a process of its own: what it is given, and what comes back."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from pipeline.runs.history import RunRecord
 from pipeline.runs.processes import Process, end
 from pipeline.runs.status import Status
 
+AFTER_SIGNAL: Final = 128
+"""A greater exit code says which signal ended a process, as shells have it."""
 _LOOK_SECONDS: Final = 0.2
 _DEATH_SECONDS: Final = 30.0
 
@@ -67,7 +70,8 @@ class Child:
           check: called several times a second; what it raises ends the process.
         """
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", self._module, str(Process.this().pid)]
+        guard = [sys.executable, "-m", "pipeline.retraining.guard"]
+        command = [*guard, str(Process.this().pid), self._module]
         with log_file.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command,
@@ -121,6 +125,10 @@ def _outcome(said: str, code: int) -> Outcome:
     lines = said.splitlines()
     if lines:
         return Outcome.from_json(lines[-1])
-    how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
-    hint = "; out of memory?" if code == -9 else ""
+    number = -code if code < 0 else code - AFTER_SIGNAL
+    if number in signal.valid_signals():
+        how = f"was ended by {signal.Signals(number).name}"
+    else:
+        how = f"ended with exit code {code}"
+    hint = "; out of memory?" if number == signal.SIGKILL else ""
     return Outcome(Status.FAILED, error=f"the training process {how}{hint}")

@@ -218,19 +218,20 @@ class _Retraining:
         while True:
             try:
                 ended = self._try(run, dataset, check_drift=not choice.begun)
-                if not ended.status.retry or run.attempt == settings.attempts:
+                # Interrupted though the lease is held: by its guard, who could not ask in time.
+                failed = ended.status is not Status.INTERRUPTED
+                if failed and (not ended.status.retry or run.attempt == settings.attempts):
                     break
                 self._record(run, ended.status, ended.error)
-                self._pause(run.attempt, ended.error)
+                self._pause(run.attempt, ended)
             except _StoppedError as stopped:
-                if not self.hold.lost:
-                    run = self._record(run, stopped.status, str(stopped))
+                run = self._record(run, stopped.status, str(stopped))
                 return Outcome(stopped.status, choice.span, run, str(stopped))
-            except BaseException:
-                if not self.hold.lost:
-                    self._record(run, Status.INTERRUPTED, "stopped from outside")
+            except BaseException as error:
+                self._record(run, Status.INTERRUPTED, str(error) or "ended by Ctrl-C")
                 raise
-            run = replace(run, run_id=new_run_id(), started=time.time(), attempt=run.attempt + 1)
+            attempt = run.attempt + failed
+            run = replace(run, run_id=new_run_id(), started=time.time(), attempt=attempt)
             self.hold.set_run_id(run.run_id)
         run = ended.run or run
         if ended.status is not Status.DONE:
@@ -282,21 +283,26 @@ class _Retraining:
         return run
 
     def _record(self, run: RunRecord, state: Status, error: str) -> RunRecord:
-        """Notes how a try ended, unless it has noted itself that it was done."""
+        """Notes how a try ended, unless it has noted itself that it was done.
+
+        Without the lease the history is another's to write.
+        """
+        ended = replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
+        if self.hold.lost:
+            return ended
         self._history.close_interrupted(self.workspace.artifacts)
         for known in self._history.runs():
             if known.run_id == run.run_id and known.state == Status.DONE:
                 return known
-        ended = replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
         self._history.record(ended)
         return ended
 
-    def _pause(self, tried: int, error: str) -> None:
-        """Waits before the next try, longer each time."""
+    def _pause(self, tried: int, ended: Outcome) -> None:
+        """Waits before the next try, longer after each that counts."""
         settings = self.config.retrain
         seconds = settings.backoff_seconds * 2 ** (tried - 1)
-        failed = f"Try {tried} of {settings.attempts} failed: {error.splitlines()[0]}"
-        _log.warning("%s. The next one begins in %.0f s", failed, seconds)
+        told = f"Try {tried} of {settings.attempts}: {ended.status}, {ended.error.splitlines()[0]}"
+        _log.warning("%s. The next one begins in %.0f s", told, seconds)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._check()
@@ -312,5 +318,5 @@ class _Retraining:
             raise _StoppedError(Status.TIMEOUT, f"not done after {seconds:.0f} s (--timeout)")
 
     def _check_lease(self) -> None:
-        if self.hold.lost:
-            raise _StoppedError(Status.FAILED, "the lease was lost; another host may be at work")
+        if reason := self.hold.lost:
+            raise _StoppedError(Status.FAILED, f"{reason}; another host may be at work")

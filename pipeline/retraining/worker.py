@@ -1,9 +1,8 @@
 """Works off one job of a retraining: reads it from stdin, writes its outcome to stdout.
 
-    python -m pipeline.retraining.worker PARENT
+    python -m pipeline.retraining.worker GUARD
 
-It leads a process group of its own, and ends when the process that started it, whose number is
-PARENT, does.
+It ends when the process that started it, whose number is GUARD, does.
 """
 
 import atexit
@@ -25,7 +24,6 @@ from pipeline.releases.promotion import Promotions
 from pipeline.retraining.job import Job
 from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
-from pipeline.runs.lease import Watch
 from pipeline.runs.logs import run_logging
 from pipeline.runs.metadata_store import MetadataLocation, parse_url
 from pipeline.runs.status import ExitCode, Status
@@ -46,9 +44,6 @@ def main(do: Callable[[Job], Outcome]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     job = Job.model_validate_json(line)
-    # The process that renews the lease may be stopped, as with Ctrl-Z, without having ended.
-    lease = parse_url(job.metadata_url).lease(ttl=job.config.retrain.lease_seconds)
-    Watch(ask=lambda: lease.check(job.token), ttl=lease.ttl, on_lost=_end_group).start()
     outcome = do(job)
     sys.stdout.write(outcome.to_json() + "\n")
     sys.stdout.flush()
@@ -125,14 +120,8 @@ def run_followed(
     return run
 
 
-def _end_group(reason: str) -> None:
-    _log.critical("%s; ending at once", reason)
-    logging.shutdown()
-    os.killpg(0, signal.SIGKILL)
-
-
 def _end_with_parent(parent: int) -> None:
-    """Without the process that renews the lease nothing may be written any more."""
+    """Without the process that watches the lease nothing may be written any more."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the process that started this has gone")

@@ -94,8 +94,10 @@ class Lease:
           LeaseLostError: it has not.
         """
         current, holder, now = self._read()
-        if current != token or holder is None or now >= holder.expires:
-            raise LeaseLostError(f"the lease was lost to {holder or 'nobody yet'}")
+        if holder is None or current != token:
+            raise LeaseLostError(f"the lease was taken over by {holder or 'another run'}")
+        if now >= holder.expires:
+            raise LeaseLostError("the lease has expired: it was not renewed in time")
         return holder.expires - now
 
     def ask_to_stop(self, asked: Holder, *, wanted_by: str) -> None:
@@ -182,8 +184,8 @@ class Hold:
             _log.warning("the lease could not be given back and will expire: %s", error)
 
     @property
-    def lost(self) -> bool:
-        """Whether the lease is lost, or may be: nobody could renew it in time."""
+    def lost(self) -> str:
+        """Why the lease is lost, or may be since nobody could renew it in time; empty if held."""
         return self._watch.lost
 
     def check(self) -> None:
@@ -240,24 +242,34 @@ class Watch:
         self._margin = _MARGIN * ttl
         self._on_lost = on_lost
         self._deadline = 0.0
+        self._asked = _clock()  # when the last question was begun
+        self._answered = True  # and whether it had an answer
+        self._trouble = ""  # which was, if it was none
+        self._reason = ""  # why the lease is lost
         self._told = threading.Lock()  # never released again
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     @property
-    def lost(self) -> bool:
-        """Whether the lease is lost, or may be: nobody could ask in time."""
-        return self._told.locked() or _clock() > self._deadline
+    def lost(self) -> str:
+        """Why the lease is lost, or may be since nobody could ask in time; empty if held."""
+        return self._reason or (self._why_late() if _clock() > self._deadline else "")
 
     def ask(self) -> None:
         """Asks once; what `ask` of the constructor raises is passed on."""
         started = _clock()
+        self._asked, self._answered = started, False
         try:
             seconds = self._ask()
-        except LeaseLostError:
-            self._deadline = 0.0
+        except LeaseLostError as error:
+            self._deadline, self._reason = 0.0, str(error)
             raise
-        self._deadline = started + seconds - self._margin
+        except LeaseStoreError as error:
+            self._trouble = str(error)
+            raise
+        finally:
+            self._answered = True
+        self._deadline, self._trouble = started + seconds - self._margin, ""
 
     def start(self) -> None:
         """Asks once, and goes on in the background until `end`."""
@@ -292,11 +304,25 @@ class Watch:
         """A thread of its own: a question may hang as long as a file server does."""
         while not self._ended.wait(min(max(self._deadline - _clock(), 0.01), 0.5)):
             if _clock() > self._deadline:
-                self._lose("the lease could not be renewed in time")
+                self._lose(self._reason or self._why_late())
                 return
+
+    def _why_late(self) -> str:
+        """What kept the lease from being renewed, as far as can be told from here."""
+        silent = _clock() - self._asked
+        if self._trouble:
+            reason = self._trouble
+        elif not self._answered:
+            reason = f"its store has not answered for {silent:.0f} s"
+        elif silent > self._margin:
+            reason = f"this process stood still for {silent:.0f} s: stopped, or on a busy machine"
+        else:
+            reason = "the command that renews it stands still: stopped, or on a busy machine"
+        return f"the lease was not renewed in time ({reason})"
 
     def _lose(self, reason: str) -> None:
         if self._told.acquire(blocking=False):
+            self._reason = reason
             self._on_lost(reason)
 
 

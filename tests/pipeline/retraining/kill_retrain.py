@@ -138,7 +138,8 @@ def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.R
         stderr=subprocess.DEVNULL,
     )
     time.sleep(after)
-    workers = children(process.pid)
+    guards = children(process.pid)
+    workers = [*guards, *(worker for guard in guards for worker in children(guard))]
     victim = moments.choice([process.pid, *workers])
     what = "command" if victim == process.pid else "training"
     if process.poll() is None:

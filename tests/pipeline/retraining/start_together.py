@@ -31,7 +31,7 @@ TINY = {
     " checkpoint_every: 3, classes_per_batch: 6, images_per_class: 2}",
     "evaluate": "{thresholds: {auc: {min: 0.05}}}",
     "gate": "{latency_requests: 10}",
-    "retrain": "{window: 2, lease_seconds: 6, backoff_seconds: 0.1}",
+    "retrain": "{window: 2, lease_seconds: 20, backoff_seconds: 0.1}",
 }
 
 

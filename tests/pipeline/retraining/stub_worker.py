@@ -1,11 +1,13 @@
 """Stands for the process that runs the pipeline: does what `<output>/script.json` says.
 
 The file holds a list of what to do in the first, second, ... try, the last for all further ones:
-{"seconds": 0.5, "fail": "why", "refuse": "why", "die": true, "blessed": false, "child": true}, all
-optional. `<output>/events` gets a line when a try begins and when it ends; in between another one
-must not be at work.
+{"seconds": 0.5, "stiff": 0.5, "fail": "why", "refuse": "why", "interrupt": "why", "die": true,
+"blessed": false, "child": true}, all optional; "stiff" are seconds in which no other thread of the
+process gets on, as while TensorFlow is loaded. `<output>/events` gets a line when a try begins and
+when it ends; in between another one must not be at work.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -39,6 +41,7 @@ def work(job: Job) -> Outcome:
         child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
         (job.output / "child").write_text(str(child.pid))
     time.sleep(step.get("seconds", 0))
+    ctypes.PyDLL(None).usleep(int(1e6 * step.get("stiff", 0)))
     metadata.lease().check(job.token)
     if step.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -46,6 +49,8 @@ def work(job: Job) -> Outcome:
         return Outcome(Status.FAILED, error=step["fail"])
     if "refuse" in step:
         return Outcome(Status.REFUSED, error=step["refuse"])
+    if "interrupt" in step:
+        return Outcome(Status.INTERRUPTED, error=step["interrupt"])
     blessed = step.get("blessed", True)
     version = None
     if job.run.stage == "push" and blessed:

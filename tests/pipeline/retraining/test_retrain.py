@@ -22,6 +22,7 @@ from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.lease import Lease
 from pipeline.runs.metadata_store import MetadataLocation, parse_url
 from pipeline.runs.workspace import Workspace
+from tests.pipeline.retraining.start_together import children
 from tests.pipeline.retraining.webhook import hook
 
 STUB = [sys.executable, "-m", "tests.pipeline.retraining.stub_retrain"]
@@ -38,7 +39,7 @@ class Place:
 
     @property
     def arguments(self) -> list[str]:
-        settings = ["retrain.backoff_seconds=0.1", "retrain.lease_seconds=3"]
+        settings = ["retrain.backoff_seconds=0.1", "retrain.lease_seconds=20"]
         sets = [part for setting in settings for part in ("--set", setting)]
         return ["--json", "--output", str(self.output), *sets]
 
@@ -317,17 +318,20 @@ def test_of_two_started_together_one_trains(
     assert place.events() == ["begin", "end"]
 
 
-@pytest.mark.parametrize("victim", ["the command", "the training process"])
+@pytest.mark.parametrize("victim", ["the command", "its guard", "the training process"])
 def test_a_killed_process_leaves_nothing_running_and_the_next_command_completes(
     place: Place, victim: str
 ) -> None:
-    place.script({"seconds": 600}, {})
+    place.script({"seconds": 600, "child": True}, {})
     process = place.start("--if-new", "--set", "retrain.attempts=1")
-    place.until(place.events)
+    place.until((place.output / "child").exists)
     worker = int((place.output / "events").read_text().split()[2])
-    os.kill(process.pid if victim == "the command" else worker, signal.SIGKILL)
+    (guard,) = children(process.pid)
+    victims = {"the command": process.pid, "its guard": guard, "the training process": worker}
+    os.kill(victims[victim], signal.SIGKILL)
     process.communicate()
-    place.until(lambda: not is_alive(worker))
+    started = (guard, worker, int((place.output / "child").read_text()))
+    place.until(lambda: not any(map(is_alive, started)))
     code, result = place.run("--if-new")
     assert (code, result["status"]) == (0, "done")
     left = "interrupted" if victim == "the command" else "failed"
@@ -351,7 +355,7 @@ def test_the_training_of_a_command_that_stands_still_ends_before_another_host_ta
 ) -> None:
     shared.script({"seconds": 600, "child": True}, {})
     # Long enough for a busy machine: a fifth of it is left for ending.
-    first = shared.start("--if-new", "--set", "retrain.lease_seconds=15", host="one")
+    first = shared.start("--if-new", host="one")
     shared.until((shared.output / "child").exists)
     worker = int((shared.output / "events").read_text().split()[2])
     first.send_signal(signal.SIGSTOP)
@@ -363,8 +367,42 @@ def test_the_training_of_a_command_that_stands_still_ends_before_another_host_ta
     first.send_signal(signal.SIGCONT)
     code, lost = ended(first)
     assert (code, lost["status"]) == (1, "failed")
-    assert "lease" in lost["error"]
+    assert "the lease was not renewed in time" in lost["error"]
+    assert lost["state"] == "failed"
     assert shared.states() == ["interrupted", "done"]
+
+
+def test_a_try_whose_guard_could_not_ask_for_the_lease_does_not_count(place: Place) -> None:
+    place.script({"interrupt": "the machine was too busy"}, {"fail": "no luck"}, {})
+    code, result = place.run("--if-new", "--set", "retrain.attempts=2")
+    assert (code, result["status"], result["attempt"]) == (0, "done", 2)
+    assert place.states() == ["interrupted", "failed", "done"]
+    first = RunHistory(place.metadata.connection()).runs()[-1]
+    assert first.error == "the machine was too busy"
+
+
+def test_who_loses_the_lease_says_so(place: Place) -> None:
+    place.script({"seconds": 600, "child": True})
+    with hook() as made:
+        place.environ["ONESHOT_WEBHOOK_URL"] = made.url
+        process = place.start("--if-new")
+        place.until((place.output / "child").exists)
+        place.lease.change(lambda token, holder, now: (token + 1, None))
+        code, result = ended(process)
+    (told,) = made.bodies
+    assert (code, result["status"], result["state"]) == (1, "failed", "failed")
+    assert told["event"] == "failed"
+    for said in (result["error"], told["error"]):
+        assert said.startswith("the lease was taken over by another run")
+    assert not is_alive(int((place.output / "child").read_text()))
+    assert place.events() == ["begin"]
+
+
+def test_a_process_that_loads_for_longer_than_the_lease_lasts_goes_on(place: Place) -> None:
+    place.script({"stiff": 9})
+    code, result = place.run("--if-new", "--set", "retrain.lease_seconds=7")
+    assert (code, result["status"], result["attempt"]) == (0, "done", 1)
+    assert place.states() == ["done"]
 
 
 def test_a_push_that_was_cut_off_before_its_promotion_is_promoted_later(place: Place) -> None:
