@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ RUN_CONTEXT = "pipeline_run"
 """Type of the ML Metadata context of a run, whose name is the run's id."""
 _NODE_CONTEXT = "node"
 _RECORD_PROPERTY = "oneshot_run"
+_OUTPUT = (Event.OUTPUT, Event.INTERNAL_OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class NodeRun:
     node_id: str
     cached: bool
     seconds: float
+    """What the work took, in the run that did it."""
     outputs: dict[str, Artifact]
     """By key; of several under one key the first."""
 
@@ -149,14 +151,22 @@ class RunHistory:
 
     def _node_run(self, execution: Execution) -> NodeRun:
         cached = execution.last_known_state == Execution.CACHED
-        milliseconds = execution.last_update_time_since_epoch - execution.create_time_since_epoch
         outputs: dict[str, Artifact] = {}
         for event in self._store.get_events_by_execution_ids([execution.id]):
             key = event.path.steps[0].key if event.path.steps else ""
-            if event.type in (Event.OUTPUT, Event.INTERNAL_OUTPUT) and key not in outputs:
+            if event.type in _OUTPUT and key not in outputs:
                 (outputs[key],) = self._store.get_artifacts_by_id([event.artifact_id])
-        seconds = 0.0 if cached else milliseconds / 1000
-        return NodeRun(self._node_id(execution), cached, seconds, outputs)
+        done = self._source(outputs.values()) if cached else execution
+        milliseconds = done.last_update_time_since_epoch - done.create_time_since_epoch
+        return NodeRun(self._node_id(execution), cached, milliseconds / 1000, outputs)
+
+    def _source(self, outputs: Iterable[Artifact]) -> Execution:
+        """The execution that made outputs which the cache gave out; an empty one if it is gone."""
+        events = self._store.get_events_by_artifact_ids([artifact.id for artifact in outputs])
+        makers = {e.execution_id for e in events if e.type in _OUTPUT}
+        executions = self._store.get_executions_by_id(sorted(makers))
+        done = (e for e in executions if e.last_known_state == Execution.COMPLETE)
+        return next(done, Execution())
 
     def _node_id(self, execution: Execution) -> str:
         for context in self._store.get_contexts_by_execution(execution.id):

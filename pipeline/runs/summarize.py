@@ -100,7 +100,9 @@ def summarize(
         pushed_version=version,
         model_dir=str(workspace.serving_model / str(version)) if version else None,
         metrics=metrics,
-        seconds={n.node_id: round(n.seconds, 2) for n in nodes} | {"total": round(seconds, 2)},
+        seconds={n.node_id: round(n.seconds, 2) for n in nodes}
+        | {"total": round(seconds + sum(n.seconds for n in nodes if n.cached), 2)},
+        run_seconds=round(seconds, 2),
         train_images_per_second=training.get("images_per_second"),
         device=training.get("device"),
         versions={name: package_metadata.version(name) for name in PACKAGES}

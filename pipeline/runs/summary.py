@@ -26,14 +26,17 @@ HUMAN_ACCURACY = 0.955
 class RunSummary:
     """The content of `summary.json`.
 
+    `seconds` are those that the work took, by node and in `total`: of the nodes in `cached` in the
+    run that did it. `run_seconds` is what this run took; None in summaries of earlier releases,
+    whose cached nodes have 0.
+
     `metrics` holds accuracies and rates in [0, 1], each with `<name>_ci95` ([low, high]) and
     `<name>_n` (trials or pairs); a protocol that the data cannot make is absent. `thresholds` is
     what the model was judged by, by figure; those in `lacking` have no trials, so that nothing is
     blessed; `notes` say in sentences which defaults apply to other trials than they name, and
     which images were left out. `baselines` are figures of recognisers without learning, by figure
-    and name. `images` counts what was read, left out as copies and rejected, and
-    names the first copies (`copies`) and the first files that hold one image in two classes
-    (`in_two_classes`).
+    and name. `images` counts what was read, left out as copies and rejected, and names the first
+    copies (`copies`) and the first files that hold one image in two classes (`in_two_classes`).
     """
 
     run_id: str
@@ -48,6 +51,7 @@ class RunSummary:
     versions: dict[str, str]
     data_found: str = ""
     cached: list[str] = field(default_factory=list)
+    run_seconds: float | None = None
     refusals: list[str] = field(default_factory=list)
     baselines: Compared = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
@@ -141,10 +145,12 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
             )
     console.print(pairs)
 
-    times = _table("Seconds", "step", "seconds")
+    times = _table("Seconds", "step", "seconds", *(["cached"] if summary.cached else []))
     for node, seconds in summary.seconds.items():
-        times.add_row(node, "cached" if node in summary.cached else f"{seconds:.1f}")
+        times.add_row(node, f"{seconds:.1f}", *(["cached"] if node in summary.cached else []))
     console.print(times)
+    if told := told_cached(summary):
+        console.print(told, markup=False)
     if summary.train_images_per_second:
         console.print(
             f"Trained at {summary.train_images_per_second:.0f} images/s on {summary.device}."
@@ -162,6 +168,13 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
     console.print(f"Model    {summary.model_dir}", soft_wrap=True, markup=False)
     command = shlex.join([_command(), "evaluate", "--model", str(summary.model_dir)])
     console.print(f"Next     {command} --images DIR_OR_ZIP", soft_wrap=True, markup=False)
+
+
+def told_cached(summary: RunSummary) -> str:
+    """Whose seconds those of cached nodes are; empty where none was cached."""
+    if not summary.cached or summary.run_seconds is None:
+        return ""
+    return f"This run took {summary.run_seconds:.0f} s; cached steps were done by an earlier one."
 
 
 def _command() -> str:

@@ -168,6 +168,12 @@ def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
     assert summary["pushed_version"] == first["pushed_version"]
     assert versions(output) == [first["pushed_version"]]
     assert summary["metrics"] == first["metrics"]
+    # What the work took is not forgotten.
+    assert {node: summary["seconds"][node] for node in NODES} == {
+        node: first["seconds"][node] for node in NODES
+    }
+    assert summary["run_seconds"] < sum(first["seconds"][node] for node in NODES)
+    assert summary["seconds"]["total"] > summary["run_seconds"]
     reports = [output / "runs" / run / "report.html" for run in (first["run_id"], "latest")]
     kept, again = (
         re.findall(r'<div class="trial">.*?</div>', r.read_text(), re.S) for r in reports

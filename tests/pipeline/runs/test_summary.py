@@ -64,6 +64,19 @@ def test_what_was_asked_of_each_figure_is_said_beside_it(shown, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("shown", [printed, reported])
+def test_cached_steps_keep_the_seconds_of_the_run_that_did_them(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    seconds = {"Trainer": 42.0, "Evaluator": 7.0, "total": 51.0}
+    text = shown(replace(SUMMARY, seconds=seconds, cached=["Trainer"], run_seconds=9.0), tmp_path)
+    told = "This run took 9 s; cached steps were done by an earlier one."
+    assert told in text
+    assert "51" in text
+    if shown is printed:
+        assert re.search(r"Trainer +│ +42.0 │ +cached │", text)
+        assert re.search(r"Evaluator +│ +7.0 │ +│", text)
+    assert told not in shown(SUMMARY, tmp_path)
+
+
+@pytest.mark.parametrize("shown", [printed, reported])
 def test_figures_of_either_kind_of_forgery_are_shown(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     figures = {"eer_random": 0.0625, "auc_skilled": 0.8125, "eer_skilled": 0.25}
     limits = {"eer_skilled": {"max": 0.125}, "auc_skilled": {"min": 0.9}}
