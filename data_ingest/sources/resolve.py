@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from data_ingest.errors import InputError
+from data_ingest.paths import absolute
 from data_ingest.settings import DatasetSettings
 from data_ingest.sources.dataset import (
     Dataset,
@@ -127,7 +128,7 @@ def _local(
         place, named_by = Path(environ[DATA_VARIABLE]), DATA_VARIABLE
     if place is not None:
         try:
-            return _named(settings, _absolute(place), named_by=named_by)
+            return _named(settings, absolute(place), named_by=named_by)
         except PermissionError as error:
             raise InputError(f"{named_by}: {place} may not be read: {error}") from error
     if settings.source == "folder":
@@ -206,15 +207,6 @@ def _needed(settings: DatasetSettings) -> list[str]:
     return [*(f"images_background_{part}" for part in parts), "images_evaluation"]
 
 
-def _absolute(path: Path) -> Path:
-    # Links are kept, so that a link can stand in for a folder whose name TFX cannot take.
-    try:
-        path = path.expanduser().absolute()
-    except RuntimeError as error:
-        raise InputError(f"{path}: {error}: set HOME, or write the path out") from error
-    return path.resolve() if ".." in path.parts else path
-
-
 def _download(settings: DatasetSettings) -> Dataset:
     refuse_wildcards(_cache(settings), named_by="dataset.cache_dir")
     missing = _missing(settings)
@@ -253,14 +245,14 @@ def _missing(settings: DatasetSettings) -> list[str]:
 
 
 def _cache(settings: DatasetSettings) -> Path:
-    return _absolute(settings.cache_dir) / "omniglot"
+    return absolute(settings.cache_dir) / "omniglot"
 
 
 def _generate(settings: DatasetSettings, synthetic_dir: Path) -> Dataset:
     background = settings.synthetic_alphabets
     evaluation = settings.synthetic_evaluation_alphabets
     characters = settings.synthetic_characters
-    base = _absolute(synthetic_dir) / (
+    base = absolute(synthetic_dir) / (
         f"glyphs-r{REVISION}-{background}-{evaluation}-{characters}-seed{settings.synthetic_seed}"
     )
     refuse_wildcards(base, named_by="the folder for generated glyphs")

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 from data_ingest.durable import locked, rename_durably, synchronize, write_atomically
 from data_ingest.errors import InputError
+from data_ingest.paths import absolute
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index, unit_of
 from data_ingest.settings import PairSettings
@@ -45,7 +46,7 @@ class SpanStore:
 
     def __init__(self, root: Path) -> None:
         """`root` is `<output>/spans`; it is made when the first span lands."""
-        self.root = root.absolute()
+        self.root = absolute(root)
 
     def spans(self) -> list[Span]:
         """All landed spans, excluded ones too, by number, which is the order of their arrival.
@@ -116,7 +117,7 @@ class SpanStore:
         refuse_wildcards(self.root, named_by="--output")
         with self._alone():
             spans = self.spans()
-            sources = [source.expanduser().absolute() for source in sources]
+            sources = [absolute(source) for source in sources]
             files = look_over(sources)
             if kind == "auto":
                 kind = spans[-1].kind if spans else _kind_of(files)

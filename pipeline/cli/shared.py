@@ -22,6 +22,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from data_ingest.errors import InputError
+from data_ingest.paths import absolute
 from pipeline.config import PipelineConfig, load_config
 from pipeline.runs.logs import console_logging, run_logging
 from pipeline.runs.status import ExitCode
@@ -46,15 +47,9 @@ class Context:
     @cached_property
     def workspace(self) -> Workspace:
         """The output folder; of a command with CONFIGURED, for the model that is configured."""
-        try:
-            output = self.options.output.absolute()
-        except FileNotFoundError:
-            raise InputError(
-                "the working folder is gone: change into another, or give --output as a whole path"
-            ) from None
         if "config" not in self.options:
-            return Workspace(output)
-        return Workspace(output, self.config.push.model_name)
+            return Workspace(self.options.output)
+        return Workspace(self.options.output, self.config.push.model_name)
 
     @cached_property
     def metadata(self) -> "MetadataLocation":
@@ -171,10 +166,16 @@ def add_command(
 
 
 def named_path(text: str) -> Path:
-    """A path as the value of an option: not empty, which would be the working folder."""
+    """A path as the value of an option, in the form in which all of them are stored and compared.
+
+    It may not be empty, which would be the working folder.
+    """
     if not text:
         raise argparse.ArgumentTypeError("give a path, not ''")
-    return Path(text)
+    try:
+        return absolute(Path(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:
@@ -192,7 +193,7 @@ def _options(*names: str, **settings: Any) -> argparse.ArgumentParser:
 
 
 OUTPUT = _options(
-    "--output", type=named_path, default=Path("output"), help="folder of all results (%(default)s)"
+    "--output", type=named_path, default="output", help="folder of all results (%(default)s)"
 )
 CONFIGURED = _options(
     "--config", type=named_path, help="YAML file (pipeline_config.yaml where there is one)"

@@ -133,12 +133,14 @@ class _Folder:
         self.workspace, self.store = self.promotions.workspace, self.promotions.store
         self._history = sorted(self.runs, key=lambda run: run.started, reverse=True)
         self._artifacts: list[Artifact] = self.store.get_artifacts()
-        root = self.workspace.artifacts
-        for artifact in self._artifacts:
-            is_gone = artifact.state == Artifact.DELETED
-            if not is_gone and root not in Path(artifact.uri).parents:
+        # One folder may go by several names: links, and paths that earlier releases kept as given.
+        self._root = self.workspace.artifacts.resolve()
+        there = (one for one in self._artifacts if one.state != Artifact.DELETED)
+        self._places = {Path(artifact.uri).resolve() for artifact in there}
+        for place in self._places:
+            if self._root not in place.parents:
                 raise InputError(
-                    f"{root}: ML Metadata has artifacts elsewhere ({artifact.uri}), "
+                    f"{self._root}: ML Metadata has artifacts elsewhere ({place}), "
                     "so what lies here cannot be told from what is needed; give --output as it was "
                     "when they were made"
                 )
@@ -248,9 +250,8 @@ class _Folder:
         for folder in workspace.checkpoints.glob("*"):
             if _newest(folder) < self.since:
                 yield "checkpoint", folder
-        known = {Path(one.uri) for one in self._artifacts if one.state != Artifact.DELETED}
-        known |= {parent for uri in known for parent in uri.parents}
-        for folder in workspace.artifacts.glob("[!.]*/[!.]*/*"):
+        known = self._places | {parent for place in self._places for parent in place.parents}
+        for folder in self._root.glob("[!.]*/[!.]*/*"):
             if folder not in known:
                 yield "leftover", folder
         executions = self._executions(self._repeated_runs)

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from data_ingest.errors import InputError
+from data_ingest.paths import absolute
 from data_ingest.sources.dataset import Dataset
 from data_ingest.sources.kinds import Kind
 from data_ingest.spans.store import SpanStore
@@ -140,7 +141,7 @@ class PathMap:
                 f"--map {text}: write it as HERE=THERE, a folder here and the absolute path under "
                 "which the containers see it"
             )
-        return cls(Path(here).absolute(), Path(there))
+        return cls(absolute(Path(here)), Path(there))
 
     def to_cluster(self, dataset: Dataset) -> Dataset:
         """The same images as the containers see them.

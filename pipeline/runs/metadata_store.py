@@ -12,6 +12,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from data_ingest.durable import write_atomically
 from data_ingest.errors import InputError, refuse_unescaped
+from data_ingest.paths import absolute
 from pipeline.runs.lease import DEFAULT_TTL, Lease
 from pipeline.runs.lease_store import DatabaseLeaseStore, FileLeaseStore
 from pipeline.runs.postgres_strings import keep_backslashes
@@ -195,7 +196,7 @@ def parse_url(url: str) -> MetadataLocation:
         path = unquote(parts.path.removeprefix("/"))
         if parts.netloc or not path:
             raise InputError(f"metadata.url: which file? Write it as {_FORMS}")
-        return MetadataLocation(SplitResult("sqlite", "", str(Path(path).absolute()), "", ""))
+        return MetadataLocation(SplitResult("sqlite", "", str(absolute(Path(path))), "", ""))
     refuse_unescaped(url, "metadata.url")
     if not parts.path.strip("/"):
         raise InputError(f"metadata.url: which database? Write it as {_FORMS}")

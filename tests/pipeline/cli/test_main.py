@@ -127,22 +127,39 @@ def test_a_path_that_is_not_utf_8_is_printed_as_json(capsys: pytest.CaptureFixtu
 
 
 def test_the_workspace_is_of_the_configured_model(tmp_path: Path) -> None:
-    common = {"output": Path("out"), "overrides": ["push.model_name=words"]}
+    common = {"output": Path("/out"), "overrides": ["push.model_name=words"]}
     config = tmp_path / "config.yaml"
     config.touch()
     context = Context(argparse.Namespace(**common, config=config))
-    assert context.workspace.serving_model == Path("out/serving_model/words").absolute()
-    assert Context(argparse.Namespace(output=Path("out"))).workspace.model_name == "siamese"
+    assert context.workspace.serving_model == Path("/out/serving_model/words")
+    assert Context(argparse.Namespace(output=Path("/out"))).workspace.model_name == "siamese"
+
+
+def test_paths_of_options_are_absolute_and_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    parse = command_line.command_parser().parse_args
+    options = parse(["run", "--output", "../out", "--data", "../a/./b/../c", "--config", "x.yaml"])
+    assert options.output == tmp_path / "out"
+    assert options.data == tmp_path / "a" / "c"
+    assert options.config == tmp_path / "here" / "x.yaml"
+    assert parse(["run"]).output == tmp_path / "here" / "output"
+    options = parse(["evaluate", "--model", "//models/../m", "--images", "images"])
+    assert (options.model, options.images) == (Path("/m"), tmp_path / "here" / "images")
+    assert parse(["ingest", "--next", "../new"]).sources == [tmp_path / "new"]
 
 
 def test_a_working_folder_that_is_gone_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(InputError, match="working folder is gone"):
-        _ = Context(argparse.Namespace(output=Path("out"))).workspace
+    with pytest.raises(SystemExit):
+        command_line.main(["runs", "--output", "out"])
+    assert "working folder is gone" in capsys.readouterr().err
     assert Path(_command()).is_absolute()
 
 

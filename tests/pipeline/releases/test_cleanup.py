@@ -287,6 +287,18 @@ def test_a_folder_that_was_moved_is_refused(folder: Folder, tmp_path: Path) -> N
     assert files_of(moved) - before <= {"serving_model/.promotion.lock"}
 
 
+def test_a_folder_may_go_by_another_name(folder: Folder, tmp_path: Path) -> None:
+    for _ in range(3):
+        folder.day(data=0)
+    link = tmp_path / "link"
+    link.symlink_to(folder.root)
+    told = folder.gc(keep_versions=1, keep_days=0, dry_run=True)
+    assert told.removed
+    for name in (link, folder.root / ".." / folder.root.name):
+        other = Folder(name, today=folder.now)
+        assert other.gc(keep_versions=1, keep_days=0, dry_run=True).total_bytes == told.total_bytes
+
+
 def test_metadata_may_be_in_postgresql(tmp_path: Path, empty_database: str) -> None:
     folder = Folder(tmp_path, today=time.time() - 20 * DAY, url=empty_database)
     made = [folder.day(data=number).version or 0 for number in range(5)]

@@ -59,7 +59,7 @@ def test_a_mysql_url_is_taken_apart() -> None:
 
 
 def test_a_sqlite_url_names_a_file(tmp_path: Path) -> None:
-    location = parse_url(f"sqlite:///{tmp_path}/my%20runs/metadata.db")
+    location = parse_url(f"sqlite:///{tmp_path}/not/../my%20runs/metadata.db")
     file = tmp_path / "my runs" / "metadata.db"
     assert location.sqlite_file == file
     RunHistory(location.connection()).record(RunRecord("a", "done", 1.0))
