@@ -1,5 +1,6 @@
 """Reads one landed span: the record in its folder, and whether its images are still the same."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import ConfigDict, Field
 
-from data_ingest.errors import InputError
+from data_ingest.errors import InputError, reading
 from data_ingest.sampling.index import Unit
 from data_ingest.settings import Settings
 from data_ingest.sources.kinds import Kind
@@ -57,6 +58,8 @@ class Span(Settings):
     """Copies of an image in one class that were left out."""
     rejected: tuple[RejectedImage, ...] = Field(alias="refused")
     """`refused` in the file."""
+    sha256: dict[Side, str] = Field(default_factory=dict)
+    """Hex digests of its zips. Early records do not tell them."""
 
     def container(self, side: Side) -> Path | None:
         """The zip of the images of that side; None where the span has none."""
@@ -68,7 +71,7 @@ class Span(Settings):
         return tuple(path for side in SIDES if (path := self.container(side)) is not None)
 
     def check(self) -> None:
-        """Looks over tables of contents; damaged bytes are found when an image is read.
+        """Looks over tables of contents; `check_bytes` reads the rest.
 
         Raises:
           InputError: the zips are not what landed.
@@ -80,10 +83,25 @@ class Span(Settings):
                 "a copy"
             )
 
+    def check_bytes(self, side: Side) -> None:
+        """Reads the zip of a side, where its digest is known.
+
+        Raises:
+          InputError: its bytes are not those that landed.
+          ReadError: as `data_ingest.errors.reading`.
+        """
+        path, landed = self.container(side), self.sha256.get(side)
+        if path is not None and landed is not None and sha256_of(path) != landed:
+            raise InputError(
+                f"span {self.number}: the bytes of {path} are not those that landed: restore the "
+                "file from a copy, or leave the span out: `oneshot spans exclude "
+                f"{self.number} --reason TEXT`"
+            )
+
     def unusable(self) -> list[RejectedImage]:
         """Reads all images and tells which trainings leave out, though they landed.
 
-        A disk may have damaged them since, or an earlier release took what no model can see.
+        An earlier release took what no model can see, or noted no digest by which damage is found.
 
         Raises:
           InputError, ReadError: as `ImageReader.read`.
@@ -94,6 +112,23 @@ class Span(Settings):
                 for _ in reader.sound(list_images(container), rejected):
                     pass
         return [RejectedImage(file=bad.path, reason=reason) for bad, reason in rejected]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read a MiB at a time.
+
+    Raises:
+      InputError: it is gone, or may not be read.
+      ReadError: as `data_ingest.errors.reading`.
+    """
+    digest = hashlib.sha256()
+    try:
+        with reading(str(path)), path.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is gone: restore it from a copy") from error
+    return digest.hexdigest()
 
 
 def read_span(path: Path, *, decision: Mapping[str, Any]) -> Span:

@@ -30,8 +30,8 @@ from data_ingest.sources.kind_of_images import kind_of
 from data_ingest.sources.kinds import NAMES, Kind, form_of
 from data_ingest.sources.layout import ImageFile, look_over, normal_form
 from data_ingest.spans.landing import NewImages, read_images, settle
-from data_ingest.spans.sides import SIDES, new_sides, require_like_layout, side_rows
-from data_ingest.spans.span import RECORD, RejectedImage, Span, read_span
+from data_ingest.spans.sides import SIDES, Side, new_sides, require_like_layout, side_rows
+from data_ingest.spans.span import RECORD, RejectedImage, Span, read_span, sha256_of
 
 _log = logging.getLogger(__name__)
 _SPAN: Final = re.compile(r"span-[1-9]\d*")
@@ -184,6 +184,7 @@ class SpanStore:
         Raises:
           InputError: the span is not there or excluded, a span was changed, or there are no images
             to train on.
+          ReadError: a zip cannot be read.
         """
         newest = self.span(last)
         if newest.excluded is not None:
@@ -202,12 +203,12 @@ class SpanStore:
                 f"spans {name} have no images to train on, only ones of groups that are kept for "
                 "evaluation: choose a longer window"
             )
-        for span in spans:
-            span.check()
+        used: Mapping[Side, Sequence[Span]] = {BACKGROUND: chosen, EVALUATION: spans}
+        _check(spans, used)
         links = {
             f"{side}/{span.path.name}.zip": container
-            for side, of_side in zip(SIDES, (chosen, spans), strict=True)
-            for span in of_side
+            for side in SIDES
+            for span in used[side]
             if (container := span.container(side)) is not None
         }
         with self._alone():
@@ -256,9 +257,12 @@ class SpanStore:
         staged = self.root / f"{_STAGED}{number}"
         staged.mkdir()
         try:
+            digests = {}
             for side, own in rows.items():
                 if len(own):
                     images.write(staged / f"{side}.zip", own)
+                    digests[side] = sha256_of(staged / f"{side}.zip")
+            span = span.model_copy(update={"sha256": digests})
             write_atomically(staged / RECORD, span.model_dump_json(indent=2, by_alias=True) + "\n")
             for path in staged.iterdir():
                 # Not the folder: its owner could then not delete the output folder any more.
@@ -306,6 +310,16 @@ def window_name(first: int, last: int, *, without: Sequence[int]) -> str:
     if len(left_out) > _LONGEST_NAME:
         left_out = hashlib.sha256(left_out.encode()).hexdigest()[:16]
     return f"{first}-{last}-without-{left_out}"
+
+
+def _check(spans: Sequence[Span], used: Mapping[Side, Sequence[Span]]) -> None:
+    """Raises InputError where a zip, or one that is used by its bytes, is not what landed."""
+    for span in spans:
+        span.check()
+    zips = [(span, side) for side in SIDES for span in used[side] if span.container(side)]
+    _log.info("Checking the bytes of %d files of spans", len(zips))
+    for span, side in zips:
+        span.check_bytes(side)
 
 
 def _link_window(windows: Path, name: str, links: Mapping[str, Path]) -> Path:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import RenderableType
 
-from data_ingest.errors import shown
+from data_ingest.errors import InputError, shown
 from data_ingest.records.catalog import (
     BACKGROUND,
     EVALUATION,
@@ -122,22 +122,42 @@ def _list(context: Context) -> None:
     context.show([_document(span) for span in spans], listed if spans else "no spans yet")
 
 
-def _check(context: Context) -> None:
-    """Reads all images of spans that landed.
+def _check(context: Context) -> ExitCode:
+    """Reads all images of spans that landed. Exit code 2: files are not what landed.
 
     Trainings leave out images that cannot be used, and go on as long as dataset.max_rejected_share
     allows it; excluding a span leaves out all of its images.
     """
     store, number = _store(context), context.options.number
     documents, lines = [], []
+    intact = True
     for span in store.spans() if number is None else [store.span(number)]:
         span.check()
+        damaged = list(_damage(span))
         unusable = span.unusable()
-        documents.append({"span": span.number, "unusable": [bad.model_dump() for bad in unusable]})
+        intact &= not damaged
+        documents.append(
+            {
+                "span": span.number,
+                "damaged": damaged,
+                "unusable": [bad.model_dump() for bad in unusable],
+            }
+        )
+        lines += damaged
         images = sum(span.images.values())
         lines.append(f"span {span.number}: {len(unusable):,} of {images:,} images cannot be used")
         lines += [f"  {shown(bad.file)}: {bad.reason}" for bad in unusable]
     context.show(documents, *(lines or ["no spans yet"]))
+    return ExitCode.DONE if intact else ExitCode.USAGE
+
+
+def _damage(span: "Span") -> Iterator[str]:
+    """What is wrong with its files, and what to do."""
+    for side in (BACKGROUND, EVALUATION):
+        try:
+            span.check_bytes(side)
+        except InputError as error:
+            yield str(error)
 
 
 def _exclude(context: Context) -> None:

@@ -20,6 +20,7 @@ from data_ingest.records.catalog import BACKGROUND, EVALUATION, TWO_CLASSES
 from data_ingest.records.read import list_inputs
 from data_ingest.settings import PairSettings
 from data_ingest.sources import layout
+from data_ingest.spans.sides import Side
 from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore, window_name
 from tests.data_ingest.tiny_images import omniglot_tree, png, write_folder, write_zip
@@ -215,6 +216,42 @@ def test_a_landed_span_is_read_only_and_a_change_to_it_is_noticed(
     write_zip(victim, files)
     with pytest.raises(InputError, match="span-1 has changed since it landed"):
         store.window(1, 0)
+
+
+@pytest.mark.parametrize("side", [BACKGROUND, EVALUATION])
+def test_a_byte_that_changed_is_found_before_it_is_trained_on(
+    store: SpanStore, first: Path, second: Path, side: Side
+) -> None:
+    land(store, 1, first)
+    span = land(store, 2, second)
+    victim = span.container(side)
+    assert victim is not None
+    with zipfile.ZipFile(victim) as archive:
+        at = archive.infolist()[0].header_offset + 60
+    content = bytearray(victim.read_bytes())
+    content[at] ^= 1
+    victim.chmod(0o644)
+    victim.write_bytes(content)
+    span.check()  # its table of contents is as it was
+    with pytest.raises(InputError, match=f"span 2: the bytes of {victim} .*spans exclude 2"):
+        store.window(2, 0)
+    store.window(1, 0)
+    store.exclude(2, "its disk fails")
+    land(store, 3, write_zip(first.with_name("third.zip"), alphabets("c")))
+    store.window(3, 0)
+
+
+def test_a_span_of_an_earlier_release_is_used_without_its_digests(
+    store: SpanStore, first: Path
+) -> None:
+    span = land(store, 1, first)
+    record = span.path / "span.json"
+    document = json.loads(record.read_text())
+    assert set(document.pop("sha256")) == {BACKGROUND, EVALUATION}
+    record.unlink()
+    record.write_text(json.dumps(document))
+    assert store.span(1).sha256 == {}
+    store.window(1, 0)
 
 
 def test_a_span_that_was_taken_away_is_missed(store: SpanStore, first: Path, second: Path) -> None:

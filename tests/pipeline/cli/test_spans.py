@@ -1,6 +1,7 @@
 """`oneshot ingest` and `oneshot spans` as a person or a script meets them."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,29 @@ def test_images_that_can_no_longer_be_used_are_named(
     ((bad,),) = [span["unusable"] for span in json.loads(capsys.readouterr().out)]
     assert bad["file"].endswith(".zip/a0/character01/scan.png")
     assert bad["reason"] == "truncated"
+
+
+def test_files_that_changed_are_named_with_what_to_do(
+    output: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oneshot("ingest", "--next", images)
+    victim = output / "spans" / "span-1" / "background.zip"
+    with zipfile.ZipFile(victim) as archive:
+        at = archive.infolist()[0].header_offset + 60
+    content = bytearray(victim.read_bytes())
+    content[at] ^= 1
+    victim.chmod(0o644)
+    victim.write_bytes(content)
+    capsys.readouterr()
+    assert oneshot("spans", "check") == 2
+    told = f"span 1: the bytes of {victim} are not those that landed: restore the file from a copy"
+    assert told in capsys.readouterr().out
+    assert oneshot("spans", "check", "--json") == 2
+    (span,) = json.loads(capsys.readouterr().out)
+    assert span["damaged"][0].startswith(told)
+    assert oneshot("retrain", "--if-new", "--json") == 2
+    refused = json.loads(capsys.readouterr().out)
+    assert (refused["status"], refused["error"][: len(told)]) == ("refused", told)
 
 
 def test_a_span_that_is_not_there_cannot_be_excluded(
