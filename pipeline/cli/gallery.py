@@ -18,7 +18,7 @@ from pipeline.cli.gallery_images import Rejected, cohort, is_container, read_ima
 from pipeline.cli.gallery_many import enroll_folder, identify_many
 from pipeline.cli.gallery_outlook import outlook_document, outlook_told, seen_in_training
 from pipeline.cli.gallery_session import advise, images_told, open_session, progress
-from pipeline.cli.shared import Context, Handler, add_command, count, named_path, table
+from pipeline.cli.shared import Context, Handler, add_command, count, table, typed_path
 from pipeline.runs.status import ExitCode
 
 if TYPE_CHECKING:
@@ -74,24 +74,24 @@ def add_parsers(commands: Any) -> None:
     enroll.usage = "%(prog)s [options] (NAME IMAGE [IMAGE ...] | --images DIR_OR_ZIP)"
     named = [
         enroll.add_argument("name", metavar="NAME"),
-        enroll.add_argument("files", metavar="IMAGE", type=named_path, nargs="+"),
+        enroll.add_argument("files", metavar="IMAGE", type=typed_path, nargs="+"),
     ]
     enroll.add_argument(
         "--images",
-        type=named_path,
+        type=typed_path,
         metavar="DIR_OR_ZIP",
         action=_instead_of(named),
         help="in place of NAME and IMAGE: many names, <name>/<image>; doing it again adds what is "
         "new",
     )
     identify = add("identify", _identify, "who is this? of an image, or of each in a folder")
-    identify.add_argument("images", metavar="IMAGE_OR_DIR", type=named_path, nargs="+")
+    identify.add_argument("images", metavar="IMAGE_OR_DIR", type=typed_path, nargs="+")
     identify.add_argument(
         "--limit", type=_limit, default=5, help="candidates shown, at most 100 (%(default)s)"
     )
     verify = add("verify", _verify, "is this the identity of that name? exit code 0 yes, 4 no")
     verify.add_argument("name", metavar="NAME")
-    verify.add_argument("image", metavar="IMAGE", type=named_path)
+    verify.add_argument("image", metavar="IMAGE", type=typed_path)
     remove = add("remove", _remove, "forget a name, its images and its vectors")
     remove.add_argument("name", metavar="NAME")
     add("list", _list, "who is enrolled")
@@ -100,7 +100,7 @@ def add_parsers(commands: Any) -> None:
     calibrate = add("calibrate", _calibrate, "learn how alike different identities look")
     calibrate.add_argument(
         "--images",
-        type=named_path,
+        type=typed_path,
         metavar="DIR_OR_ZIP",
         help="of outsiders, who are not enrolled, <outsider>/<image> (those enrolled)",
     )

@@ -165,15 +165,18 @@ def add_command(
     return parser
 
 
-def named_path(text: str) -> Path:
-    """A path as the value of an option, in the form in which all of them are stored and compared.
-
-    It may not be empty, which would be the working folder.
-    """
+def typed_path(text: str) -> Path:
+    """A path as it was typed, for what is looked at once: not empty, which would be the working
+    folder."""
     if not text:
         raise argparse.ArgumentTypeError("give a path, not ''")
+    return Path(text)
+
+
+def named_path(text: str) -> Path:
+    """A path in the form in which all of them are stored and compared."""
     try:
-        return absolute(Path(text))
+        return absolute(typed_path(text))
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
