@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,6 +13,46 @@ from typing import Any
 import tensorflow as tf
 
 _log = logging.getLogger(__name__)
+
+
+class StopSignals:
+    """Puts off signals that end the process, so that a checkpoint can be written before they do.
+
+    A second Ctrl-C is not put off. Threads other than the main one get no signals.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                # None is a handler that was not set from Python.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def came(self) -> bool:
+        """Whether it is time to stop."""
+        return self._number != 0
+
+    def obey(self) -> None:
+        """Lets the signal that came do what it would have done."""
+        number, self._number = self._number, 0
+        signal.signal(number, self._before[number])
+        signal.raise_signal(number)
+
+    def _note(self, number: int, _frame: object) -> None:
+        again = self._number == number == signal.SIGINT
+        self._number = number
+        if again:
+            self.obey()
 
 
 class FitCheckpoint:

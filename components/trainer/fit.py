@@ -27,7 +27,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.trainer.batches import training_feed
-from components.trainer.checkpoints import FitCheckpoint
+from components.trainer.checkpoints import FitCheckpoint, StopSignals
 from components.trainer.devices import Accelerator
 from components.trainer.model import build_model, changing, embed_all, embedding_function
 from components.trainer.pair_data import Images, PairData
@@ -139,7 +139,7 @@ def fit(
 
     Everything random is a function of `recipe.seed` and the step, so a fit that was killed and
     is called again with the same arguments goes on from its last checkpoint with what would have
-    come next.
+    come next. A signal that ends the process does so between two steps, after a checkpoint.
 
     Args:
       held_out: other classes, best of other groups; weights are chosen by one-shot accuracy on
@@ -199,6 +199,7 @@ def fit(
         return training_step.prepare(parts, feed.images, step)
 
     with (
+        StopSignals() as stop,
         _writer(log_dir).as_default(),
         contextlib.closing(prefetched(prepared, range(at.step, recipe.steps))) as inputs,
     ):
@@ -208,7 +209,8 @@ def fit(
             last = at.step == recipe.steps
             logs = progress.step(at.step, loss) or last
             validates = bool(validation.way) and (at.step % validate_every == 0 or last)
-            saves = at.step % checkpoint_every == 0 or last
+            stops = stop.came
+            saves = at.step % checkpoint_every == 0 or last or stops
             if logs or validates or saves:
                 _require_finite(progress.settle(), at.step)
             if logs:
@@ -228,6 +230,9 @@ def fit(
             if saves:
                 at.seconds = time.monotonic() - started
                 checkpoint.save(at.step, dataclasses.asdict(at))
+            if stops:
+                _log.info(f"Stopped from outside, after step {at.step}.")
+                stop.obey()
     if validation.way:
         _copy(best, averages)
     facts = Facts(

@@ -28,17 +28,14 @@ from pipeline.cli import (
     worker_pool,
 )
 from pipeline.cli.shared import Context, on_signals
+from pipeline.runs.processes import SignalledError
 from pipeline.runs.status import ExitCode
 
-_INTERRUPTED: Final = "interrupted; the same command continues from the last finished step"
+_GOES_ON: Final = "the same command continues from the last finished step"
 _GROUPS = (
     *(run, evaluate, spans, retrain, releases, serve, gallery),
     *(compile_group, worker_pool, doctor),
 )
-
-
-class _TerminatedError(SystemExit):
-    """SIGTERM, which systemd, Airflow and `docker stop` send: ends the work as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # TensorFlow reads these when it is imported, which the commands do only when they need it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with on_signals(_end, signal.SIGTERM):
+    # SIGTERM is what systemd, Airflow and `docker stop` send; `nohup` has SIGHUP ignored.
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    with on_signals(_end, *heeded):
         return _run(options)
 
 
@@ -64,9 +64,9 @@ def _run(options: argparse.Namespace) -> int:
     except InputError as error:
         return _fail(error, ExitCode.USAGE)
     except KeyboardInterrupt:
-        return _fail(_INTERRUPTED, ExitCode.INTERRUPTED)
-    except _TerminatedError:
-        return _fail(_INTERRUPTED, ExitCode.TERMINATED)
+        return _fail(f"interrupted; {_GOES_ON}", ExitCode.INTERRUPTED)
+    except SignalledError as error:
+        return _fail(f"{error}; {_GOES_ON}", ExitCode(error.exit_code))
     except BrokenPipeError:
         # The reader of our stdout went away (`oneshot runs | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -89,7 +89,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def _end(number: int) -> None:
-    raise _TerminatedError(128 + number)
+    raise SignalledError(number)
 
 
 def _insist_on_utf8() -> None:
@@ -116,7 +116,11 @@ def _mend_streams() -> None:
 
 def _fail(error: Exception | str, code: ExitCode) -> ExitCode:
     notes = getattr(error, "__notes__", [])
-    print("\n".join([f"oneshot: {error}", *notes]), file=sys.stderr)
+    try:
+        print("\n".join([f"oneshot: {error}", *notes]), file=sys.stderr, flush=True)
+    except OSError:
+        # The terminal is gone; what is left in the stream would be an error of its own at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code
 
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, print_json
-from pipeline.runs.status import ExitCode
+from pipeline.runs.processes import why_stopped
+from pipeline.runs.status import ExitCode, Status
 from pipeline.settings import EVENTS, STAGES
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -78,6 +79,7 @@ def _retrain(context: Context) -> ExitCode:
     One at a time; a span is trained on once. Without a terminal and --json it says nothing unless
     something happened, and then one line of JSON.
     """
+    from pipeline.retraining.outcome import Outcome
     from pipeline.retraining.retrain import Request, retrain
 
     options, metadata = context.options, context.metadata
@@ -92,8 +94,14 @@ def _retrain(context: Context) -> ExitCode:
         verbose=options.verbose,
     )
     logs = nullcontext() if unattended else context.progress(metadata.secrets)
-    with logs:
-        outcome = retrain(context.config, context.workspace, metadata, request)
+    try:
+        with logs:
+            outcome = retrain(context.config, context.workspace, metadata, request)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if options.json or unattended:
+            ended = Outcome(Status.INTERRUPTED, options.span, error=why_stopped(stopped))
+            print_json(ended.document(), indent=None)
+        raise
     if options.json or (unattended and outcome.status.something_happened):
         print_json(outcome.document(), indent=None)
     elif not unattended:

@@ -11,6 +11,7 @@ from rich.console import Console
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, count, table
 from pipeline.runs.logs import run_logging
+from pipeline.runs.processes import why_stopped
 from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import new_run_id
 
@@ -64,6 +65,9 @@ def _run(context: Context) -> ExitCode:
                 logging.getLogger("oneshot").exception("the run failed")
                 # Python 3.10 has no add_note.
                 error.__notes__ = [f"Log: {log_file}"]
+                raise
+            except BaseException as stopped:
+                _log.warning("The run was %s", why_stopped(stopped))
                 raise
     from pipeline.runs.summary import SUMMARY_FILE, print_summary, read_summary
 

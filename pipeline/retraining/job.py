@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +15,15 @@ from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
+from pipeline.runs.lease import LeaseLostError
 from pipeline.runs.processes import Process, end
 from pipeline.runs.status import Status
 
 AFTER_SIGNAL: Final = 128
 """A greater exit code says which signal ended a process, as shells have it."""
 _LOOK_SECONDS: Final = 0.2
+_GRACE_SECONDS: Final = 8.0
+"""In which a training that is to stop writes a checkpoint; `docker stop` leaves 10 to all of it."""
 _DEATH_SECONDS: Final = 30.0
 
 
@@ -67,7 +71,8 @@ class Child:
           log_file: where what the process says goes if `quiet`; else to this one's stderr.
           quiet: nobody looks on.
           on_start: called with the process's number before it begins to work.
-          check: called several times a second; what it raises ends the process.
+          check: called several times a second. What it raises ends the process, and so does what a
+            signal raises: with some time for a checkpoint, unless it is a LeaseLostError.
         """
         log_file.parent.mkdir(parents=True, exist_ok=True)
         guard = [sys.executable, "-m", "pipeline.retraining.guard"]
@@ -88,6 +93,13 @@ class Child:
                 on_start(process.pid)
                 check()
                 said = _communicate(process, job.to_json() + "\n", check)
+            except LeaseLostError:
+                raise
+            except BaseException:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_GRACE_SECONDS)
+                raise
             finally:
                 # Nothing that it started may outlive it: the next try would meet it at work.
                 self.end()

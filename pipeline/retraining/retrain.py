@@ -21,6 +21,7 @@ from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.lease import Hold, Lease, LeaseBusyError, LeaseLostError
 from pipeline.runs.metadata_store import MetadataLocation
+from pipeline.runs.processes import why_stopped
 from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace, new_run_id
 from pipeline.settings import Stage
@@ -224,11 +225,12 @@ class _Retraining:
                     break
                 self._record(run, ended.status, ended.error)
                 self._pause(run.attempt, ended)
-            except _StoppedError as stopped:
-                run = self._record(run, stopped.status, str(stopped))
-                return Outcome(stopped.status, choice.span, run, str(stopped))
+            except (_StoppedError, LeaseLostError) as stopped:
+                status = stopped.status if isinstance(stopped, _StoppedError) else Status.FAILED
+                run = self._record(run, status, str(stopped))
+                return Outcome(status, choice.span, run, str(stopped))
             except BaseException as error:
-                self._record(run, Status.INTERRUPTED, str(error) or "ended by Ctrl-C")
+                self._record(run, Status.INTERRUPTED, why_stopped(error))
                 raise
             attempt = run.attempt + failed
             run = replace(run, run_id=new_run_id(), started=time.time(), attempt=attempt)
@@ -251,16 +253,13 @@ class _Retraining:
             check_drift=check_drift,
             verbose=self.request.verbose,
         )
-        try:
-            ended = self.child.run(
-                job,
-                log_file=self.workspace.run_dir(run.run_id) / "run.log",
-                quiet=self.request.quiet,
-                on_start=self.hold.set_worker,
-                check=self._check,
-            )
-        except LeaseLostError as error:
-            raise _StoppedError(Status.FAILED, str(error)) from error
+        ended = self.child.run(
+            job,
+            log_file=self.workspace.run_dir(run.run_id) / "run.log",
+            quiet=self.request.quiet,
+            on_start=self.hold.set_worker,
+            check=self._check,
+        )
         # What it came to is another's to note, or to promote, if the lease is.
         self._check_lease()
         return ended
@@ -309,7 +308,7 @@ class _Retraining:
             time.sleep(min(_LOOK_SECONDS, seconds))
 
     def _check(self) -> None:
-        """Raises _StoppedError where it is time to stop."""
+        """Raises _StoppedError where it is time to stop, LeaseLostError where it is over."""
         self._check_lease()
         if self.hold.wanted_by:
             raise _StoppedError(Status.REPLACED, f"replaced by run {self.hold.wanted_by}")
@@ -319,4 +318,4 @@ class _Retraining:
 
     def _check_lease(self) -> None:
         if reason := self.hold.lost:
-            raise _StoppedError(Status.FAILED, f"{reason}; another host may be at work")
+            raise LeaseLostError(f"{reason}; another host may be at work")

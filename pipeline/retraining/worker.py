@@ -26,6 +26,7 @@ from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
 from pipeline.runs.logs import run_logging
 from pipeline.runs.metadata_store import MetadataLocation, parse_url
+from pipeline.runs.processes import SignalledError
 from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import Workspace
 
@@ -36,6 +37,7 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 def main(do: Callable[[Job], Outcome]) -> int:
     """Does one job, by `do`."""
     _end_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, _stop)
     # What TensorFlow and TFX leave is not looked through for garbage: that takes seconds.
     atexit.register(gc.freeze)
     line = sys.stdin.readline()
@@ -118,6 +120,12 @@ def run_followed(
     if run.is_judged:
         try_to_write_report(workspace.run_dir(run.run_id))
     return run
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Ends the work in order, once: the signal comes from a service manager and from the guard."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SignalledError(number)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -49,6 +49,24 @@ def this_host() -> str:
     return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
+class SignalledError(SystemExit):
+    """Ends the work in order, as Ctrl-C does, because a signal asked for it; tells which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.exit_code = 128 + number
+        self._name = signal.Signals(number).name
+
+    def __str__(self) -> str:
+        why = ": its terminal or session was closed" if self._name == "SIGHUP" else ""
+        return f"ended by {self._name}{why}"
+
+
+def why_stopped(error: BaseException) -> str:
+    """What ended a work from outside, for people."""
+    return str(error) or ("ended by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "ended")
+
+
 def end(process: Process, *, group: bool, seconds: float) -> bool:
     """Ends a process on this host, or the group that it led, by SIGKILL; whether in time.
 

@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
     """Finished, but what is served stays: the model is not blessed, or the span drifted."""
     DIFFERENT = 4
     """`gallery verify`: not the same."""
+    HUNG_UP = 129
+    """By SIGHUP: the terminal or the session was closed; 128 + SIGHUP."""
     INTERRUPTED = 130
     """By Ctrl-C, as shells have it: 128 + SIGINT."""
     TERMINATED = 143
@@ -46,7 +48,7 @@ class Status(str, Enum):
     FAILED = "failed", ExitCode.FAILED, "failed", True
     TIMEOUT = "timeout", ExitCode.FAILED, "failed"
     REPLACED = "replaced", ExitCode.FAILED  # by another retraining, with --overrun replace
-    INTERRUPTED = "interrupted", ExitCode.INTERRUPTED  # by Ctrl-C or SIGTERM, or killed
+    INTERRUPTED = "interrupted", ExitCode.INTERRUPTED  # by Ctrl-C or another signal
     RUNNING = "running", ExitCode.FAILED  # has not ended
 
     def __new__(

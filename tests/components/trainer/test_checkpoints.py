@@ -1,12 +1,13 @@
 """Checkpoints of an interrupted fit."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer.checkpoints import FitCheckpoint
+from components.trainer.checkpoints import FitCheckpoint, StopSignals
 
 
 def checkpoint(folder: Path, *, key: str = "settings") -> tuple[FitCheckpoint, tf.Variable]:
@@ -43,6 +44,26 @@ def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
     reader, variable = checkpoint(tmp_path)
     assert reader.restore() == {"step": 1, "note": "ä"}
     np.testing.assert_array_equal(variable, [1.0, 2.0])
+
+
+def test_a_second_ctrl_c_is_not_put_off() -> None:
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.came
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert not stop.came
+
+
+def test_signals_that_are_ignored_stay_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.came
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_damaged_checkpoint_is_dropped_with_a_warning(

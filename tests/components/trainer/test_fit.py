@@ -1,5 +1,6 @@
 """The training loop, its validation, and the steps prepared ahead."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from components.trainer.fit import Fit, OneShotValidation, TrainingDiverged, fit
 from components.trainer.model import IMAGES_A_BATCH, embed_all, embedding_function
 from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe
+from components.trainer.step import StepInput, TrainingStep
 from tests.pair_records import tiny_data, tiny_recipe
 
 
@@ -75,6 +77,44 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(
     np.testing.assert_allclose(weights_of(resumed), weights_of(whole), atol=1e-5)
     for name in ("steps", "best_step", "best_validation_accuracy"):
         assert getattr(resumed.facts, name) == getattr(whole.facts, name)
+    assert [entry["step"] for entry in resumed.facts.history] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_fit_after_a_step_and_a_checkpoint(
+    train: PairData,
+    held_out: PairData,
+    accelerator: Accelerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    recipe = tiny_recipe(steps=12, validate_every=4)
+    whole = fit(recipe, train, held_out, accelerator=accelerator)
+    arguments = {"accelerator": accelerator, "checkpoint_dir": tmp_path}
+    step, steps = TrainingStep.run, []
+
+    def run(self: TrainingStep, data: StepInput) -> object:
+        steps.append(data)
+        if len(steps) == 7:
+            signal.raise_signal(number)
+        return step(self, data)
+
+    def die(_number: int, _frame: object) -> None:
+        raise Killed
+
+    before = signal.signal(number, die)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingStep, "run", run)
+            with pytest.raises(Killed):
+                fit(recipe, train, held_out, **arguments)
+        assert signal.getsignal(number) is die
+    finally:
+        signal.signal(number, before)
+    resumed = fit(recipe, train, held_out, **arguments)
+    assert resumed.facts.resumed_from_step == 7
+    np.testing.assert_allclose(weights_of(resumed), weights_of(whole), atol=1e-5)
     assert [entry["step"] for entry in resumed.facts.history] == [4, 8, 12]
 
 

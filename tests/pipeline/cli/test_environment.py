@@ -99,9 +99,16 @@ def test_a_reader_that_went_away_is_no_error(try_command: Try) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGHUP, 129, "ended by SIGHUP: its terminal or session was closed"),
+    ],
+)
 def test_a_signal_ends_a_command_in_order_and_without_delay(
-    try_command: Try, number: signal.Signals, code: int
+    try_command: Try, number: signal.Signals, code: int, told: str
 ) -> None:
     body = f"""
     try:
@@ -113,4 +120,4 @@ def test_a_signal_ends_a_command_in_order_and_without_delay(
     assert done.returncode == code
     assert done.stdout.startswith("let go\n")
     (said,) = done.stderr.splitlines()
-    assert said.startswith("oneshot: interrupted; the same command continues")
+    assert said.startswith(f"oneshot: {told}; the same command continues")

@@ -2,9 +2,9 @@
 
 The file holds a list of what to do in the first, second, ... try, the last for all further ones:
 {"seconds": 0.5, "stiff": 0.5, "fail": "why", "refuse": "why", "interrupt": "why", "die": true,
-"blessed": false, "child": true}, all optional; "stiff" are seconds in which no other thread of the
-process gets on, as while TensorFlow is loaded. `<output>/events` gets a line when a try begins and
-when it ends; in between another one must not be at work.
+"blessed": false, "child": true, "deaf": true}, all optional; "stiff" are seconds in which no other
+thread of the process gets on, as while TensorFlow is loaded. `<output>/events` gets a line when a
+try begins and when it ends, or is stopped in order; in between another one must not be at work.
 """
 
 import ctypes
@@ -36,11 +36,17 @@ def work(job: Job) -> Outcome:
     metadata = parse_url(job.metadata_url)
     history = RunHistory(metadata.connection())
     history.record(job.run)
+    if step.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _note(events, "begin", job)
     if step.get("child"):
         child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
         (job.output / "child").write_text(str(child.pid))
-    time.sleep(step.get("seconds", 0))
+    try:
+        time.sleep(step.get("seconds", 0))
+    except SystemExit:
+        _note(events, "stopped", job)
+        raise
     ctypes.PyDLL(None).usleep(int(1e6 * step.get("stiff", 0)))
     metadata.lease().check(job.token)
     if step.get("die"):

@@ -1,11 +1,14 @@
 """`oneshot retrain` around a stub of the pipeline: who runs, who does not, and what is left."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -254,7 +257,7 @@ def test_wrong_usage_ends_with_2(place: Place, argv: list[str], said: str) -> No
 
 def test_a_timeout_ends_the_training_with_all_its_processes(place: Place) -> None:
     place.script({"seconds": 600, "child": True}, {})
-    process = place.start("--if-new", "--timeout", "3s")
+    process = place.start("--if-new", "--timeout", "20s")
     place.until((place.output / "child").exists)
     code, result = ended(process)
     assert (code, result["status"]) == (1, "timeout")
@@ -299,7 +302,7 @@ def test_overrun_replace_ends_the_one_under_way(place: Place) -> None:
     assert (code, replaced["status"]) == (1, "replaced")
     assert result["run_id"] in replaced["error"]
     assert not is_alive(int((place.output / "child").read_text()))
-    assert place.events() == ["begin", "begin", "end"]
+    assert place.events() == ["begin", "stopped", "begin", "end"]
     assert place.states() == ["replaced", "done"]
 
 
@@ -338,16 +341,71 @@ def test_a_killed_process_leaves_nothing_running_and_the_next_command_completes(
     assert place.states() == [left, "done"]
 
 
-def test_sigterm_ends_the_training_and_gives_the_lease_back(place: Place) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_training_in_order_and_gives_the_lease_back(
+    place: Place, number: signal.Signals
+) -> None:
     place.script({"seconds": 600, "child": True})
     process = place.start("--if-new")
     place.until((place.output / "child").exists)
-    process.terminate()
-    process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    process.send_signal(number)
+    code, result = ended(process)
+    assert (code, result["status"]) == (128 + number, "interrupted")
+    assert result["error"].startswith("ended by")
+    assert number == signal.SIGINT or number.name in result["error"]
     assert not is_alive(int((place.output / "child").read_text()))
     assert place.lease.holder() is None
-    assert place.states() == ["interrupted"]
+    assert place.events() == ["begin", "stopped"]
+    (left,) = RunHistory(place.metadata.connection()).runs()
+    assert (left.state, left.error) == ("interrupted", result["error"])
+
+
+def test_a_training_that_does_not_stop_in_order_is_killed(place: Place) -> None:
+    place.script({"deaf": True, "seconds": 600})
+    process = place.start("--if-new")
+    place.until(place.events)
+    worker = int((place.output / "events").read_text().split()[2])
+    process.terminate()
+    assert ended(process)[0] == 128 + signal.SIGTERM
+    assert not is_alive(worker)
+
+
+def test_a_terminal_that_is_closed_ends_the_training_in_order(place: Place) -> None:
+    place.script({"seconds": 600, "child": True})
+    ours, its = pty.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [*STUB, "retrain", "--if-new", *place.arguments[1:]],
+        cwd=CHECKOUT,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(its)
+    place.until((place.output / "child").exists)
+    os.close(ours)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert not is_alive(int((place.output / "child").read_text()))
+    assert place.events() == ["begin", "stopped"]
+    (left,) = RunHistory(place.metadata.connection()).runs()
+    assert left.error == "ended by SIGHUP: its terminal or session was closed"
+
+
+def test_what_nohup_started_goes_on_without_its_terminal(place: Place) -> None:
+    place.script({"seconds": 3})
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = place.start("--if-new")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    place.until(place.events)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process)[1]["status"] == "done"
 
 
 def test_the_training_of_a_command_that_stands_still_ends_before_another_host_takes_over(
