@@ -11,7 +11,7 @@ from rich.console import Console
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, count, table
 from pipeline.runs.logs import run_logging
-from pipeline.runs.processes import why_stopped
+from pipeline.runs.processes import none_left_behind, why_stopped
 from pipeline.runs.status import ExitCode, Status
 from pipeline.runs.workspace import new_run_id
 
@@ -60,7 +60,8 @@ def _run(context: Context) -> ExitCode:
                 from pipeline.runs.history import RunRecord
 
                 run = RunRecord(run_id=run_id, state=Status.RUNNING, started=time.time())
-                run_followed(config, dataset, workspace, metadata, run, hold.check)
+                with none_left_behind():
+                    run_followed(config, dataset, workspace, metadata, run, hold.check)
             except Exception as error:
                 logging.getLogger("oneshot").exception("the run failed")
                 # Python 3.10 has no add_note.

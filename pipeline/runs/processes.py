@@ -1,13 +1,26 @@
-"""Identifies processes by host, number and start, and ends groups of them."""
+"""Identifies processes by host, number and start, and ends groups of them.
+
+    python -m pipeline.runs.processes MARK
+
+waits for the end of its stdin, and ends the processes that `none_left_behind` has marked.
+"""
 
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from data_ingest.durable import process_started
+
+_MARK: Final = "ONESHOT_STARTED_BY"
+_DEATH_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,39 @@ def end(process: Process, *, group: bool, seconds: float) -> bool:
     return True
 
 
+@contextmanager
+def none_left_behind() -> Iterator[None]:
+    """Meanwhile, processes that this one starts end with it, were it by `kill -9`.
+
+    They inherit a mark in the environment; a process that outlives this one looks for it.
+    """
+    mark = f"{os.getpid()}-{process_started(os.getpid())}"
+    command = [sys.executable, "-m", "pipeline.runs.processes", mark]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        os.environ[_MARK] = mark
+        try:
+            yield
+        finally:
+            del os.environ[_MARK]
+
+
+def _end_marked(mark: str) -> None:
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while (left := list(_marked(mark))) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _marked(mark: str) -> Iterator[int]:
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        # Gone, or another user's.
+        with suppress(OSError):
+            if f"{_MARK}={mark}".encode() in file.read_bytes().split(b"\0"):
+                yield int(file.parent.name)
+
+
 def _is_member(stat: Path, group: str) -> bool:
     """Whether a process, by its file in /proc, is of a group and has not ended."""
     try:
@@ -95,3 +141,8 @@ def _is_member(stat: Path, group: str) -> bool:
     # Behind the name in brackets: state, parent, group (proc(5)).
     state, _, its_group = text.rpartition(")")[2].split()[:3]
     return its_group == group and state not in "ZX"
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    _end_marked(sys.argv[1])

@@ -47,13 +47,17 @@ def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_is_not_put_off() -> None:
-    with StopSignals() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        assert stop.came
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
-        assert not stop.came
+            assert stop.came
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert not stop.came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_signals_that_are_ignored_stay_so() -> None:

@@ -34,6 +34,12 @@ _SHOW = "context.show({'name': 'Лиса \\udcff'}, 'Лиса \\udcff')"
 Try = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def _heed_signals() -> None:
+    """Children of a shell's background job would ignore an interrupt, of `nohup` the other."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def try_command(tmp_path: Path) -> Try:
     """Runs `oneshot try`, which does what `body` says, in a process of its own."""
@@ -45,8 +51,7 @@ def try_command(tmp_path: Path) -> Try:
         program.write_text(_PROGRAM.format(body=body, preamble=preamble), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        # Children of a shell's background job would ignore an interrupt.
-        streams.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        streams.setdefault("preexec_fn", _heed_signals)
         return subprocess.run(
             [sys.executable, str(program), "try", *arguments],
             check=False,

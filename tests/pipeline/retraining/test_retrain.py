@@ -10,7 +10,8 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,16 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@contextmanager
+def handled(number: int, how: signal.Handlers) -> Iterator[None]:
+    """Processes that are started meanwhile begin with it, however the tests were started."""
+    before = signal.signal(number, how)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +357,8 @@ def test_a_signal_ends_the_training_in_order_and_gives_the_lease_back(
     place: Place, number: signal.Signals
 ) -> None:
     place.script({"seconds": 600, "child": True})
-    process = place.start("--if-new")
+    with handled(number, signal.SIG_DFL):
+        process = place.start("--if-new")
     place.until((place.output / "child").exists)
     process.send_signal(number)
     code, result = ended(process)
@@ -377,15 +389,16 @@ def test_a_terminal_that_is_closed_ends_the_training_in_order(place: Place) -> N
     def take_terminal() -> None:
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
 
-    process = subprocess.Popen(
-        [*STUB, "retrain", "--if-new", *place.arguments[1:]],
-        cwd=CHECKOUT,
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        start_new_session=True,
-        preexec_fn=take_terminal,
-    )
+    with handled(signal.SIGHUP, signal.SIG_DFL):
+        process = subprocess.Popen(
+            [*STUB, "retrain", "--if-new", *place.arguments[1:]],
+            cwd=CHECKOUT,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
     os.close(its)
     place.until((place.output / "child").exists)
     os.close(ours)
@@ -398,11 +411,8 @@ def test_a_terminal_that_is_closed_ends_the_training_in_order(place: Place) -> N
 
 def test_what_nohup_started_goes_on_without_its_terminal(place: Place) -> None:
     place.script({"seconds": 3})
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with handled(signal.SIGHUP, signal.SIG_IGN):
         process = place.start("--if-new")
-    finally:
-        signal.signal(signal.SIGHUP, before)
     place.until(place.events)
     process.send_signal(signal.SIGHUP)
     assert ended(process)[1]["status"] == "done"
