@@ -3,6 +3,7 @@
 What is written here is on the disk, not in a cache, when the call returns.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -12,9 +13,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
 
-from data_ingest.errors import naming
+from data_ingest.errors import InputError, naming
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _log = logging.getLogger(__name__)
@@ -82,14 +83,38 @@ def synchronize(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time holds a lock file; the others wait, and say so."""
+    """One process at a time holds a lock file; the others wait, and say so.
+
+    Raises:
+      InputError: as `take_lock`.
+    """
     with path.open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(lock, path, wait=False)
         except BlockingIOError:
             _log.info("Waiting for another process that uses %s", path.parent)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            take_lock(lock, path, wait=True)
         yield
+
+
+def take_lock(lock: IO[str], path: Path, *, wait: bool) -> None:
+    """Locks a file that was opened under that path, against every process that locks it.
+
+    Raises:
+      BlockingIOError: another process has it, and `wait` is False.
+      InputError: its file system has no locks.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise InputError(
+            f"{path.parent}: the file system that this folder is on has no locks (flock: "
+            f"{error.strerror}), without which two commands could write there at once. Local disks "
+            "have them, and so have NFS 4, CephFS, and Lustre mounted with -o flock; NFS 3 needs "
+            "its lock service, and object stores that are mounted as folders have none"
+        ) from error
 
 
 def temporary_name() -> str:

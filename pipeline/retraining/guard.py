@@ -16,6 +16,7 @@ import threading
 from contextlib import suppress
 from typing import Final, NoReturn
 
+from data_ingest.errors import InputError
 from pipeline.retraining.job import AFTER_SIGNAL, Job
 from pipeline.retraining.outcome import Outcome
 from pipeline.runs.lease import LeaseLostError, Watch
@@ -53,7 +54,7 @@ def main(parent: int, module: str) -> int:
     try:
         # The process that renews the lease may be stopped, as with Ctrl-Z, without having ended.
         Watch(ask=lambda: lease.check(job.token), ttl=lease.ttl, on_lost=lost).start()
-    except (LeaseLostError, LeaseStoreError) as error:
+    except (LeaseLostError, LeaseStoreError, InputError) as error:
         lost(str(error))
     assert worker.stdin is not None
     with suppress(BrokenPipeError), worker.stdin:

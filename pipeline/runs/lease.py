@@ -73,7 +73,10 @@ def exit_at_once(reason: str) -> None:
 
 
 class Lease:
-    """The lease in one store. Every method raises LeaseStoreError if the store does not answer."""
+    """The lease in one store. Every method raises LeaseStoreError if the store does not answer.
+
+    An InputError says that the store cannot hold a lease, or holds something else.
+    """
 
     def __init__(
         self, store: FileLeaseStore | DatabaseLeaseStore, *, ttl: float = DEFAULT_TTL
@@ -180,7 +183,7 @@ class Hold:
             self._lease.change(
                 lambda token, holder, _now: (token, None) if self._is_ours(token, holder) else None
             )
-        except LeaseStoreError as error:
+        except (LeaseStoreError, InputError) as error:
             _log.warning("the lease could not be given back and will expire: %s", error)
 
     @property
@@ -264,7 +267,7 @@ class Watch:
         except LeaseLostError as error:
             self._deadline, self._reason = 0.0, str(error)
             raise
-        except LeaseStoreError as error:
+        except (LeaseStoreError, InputError) as error:
             self._trouble = str(error)
             raise
         finally:
@@ -289,7 +292,7 @@ class Watch:
         while not self._ended.wait(self._pause()):
             try:
                 self.ask()
-            except LeaseStoreError as error:
+            except (LeaseStoreError, InputError) as error:
                 _log.warning("the lease could not be renewed: %s", error)
                 # A store that fails at once is not asked without a pause.
                 self._ended.wait(0.1)

@@ -1,14 +1,13 @@
 """Keeps the text of a lease: in a file of a shared folder, or a row of the metadata database."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
-from data_ingest.durable import write_atomically
+from data_ingest.durable import take_lock, write_atomically
 from data_ingest.errors import InputError
 
 WAIT_SECONDS: Final = 10.0
@@ -41,11 +40,11 @@ class FileLeaseStore:
         self._lock = path.with_name(f"{path.name}.lock")
 
     def update(self, change: Change) -> None:
-        """Raises LeaseStoreError where the folder does not answer."""
+        """Raises LeaseStoreError where the folder does not answer, InputError without locks."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock.open("a") as lock:
-                self._wait_for(lock.fileno())
+                self._wait_for(lock)
                 # The file server sets the time where none is given: one clock for all hosts.
                 os.utime(self._lock)
                 now = self._lock.stat().st_mtime
@@ -56,11 +55,11 @@ class FileLeaseStore:
         except OSError as error:
             raise LeaseStoreError(f"{self._path}: {error}") from error
 
-    def _wait_for(self, descriptor: int) -> None:
+    def _wait_for(self, lock: IO[str]) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(lock, self._lock, wait=False)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise LeaseStoreError(

@@ -14,6 +14,7 @@ from data_ingest.durable import (
     replacing,
     write_atomically,
 )
+from data_ingest.errors import InputError
 
 
 def test_a_file_is_made_with_its_folders_or_replaced(tmp_path: Path) -> None:
@@ -68,6 +69,21 @@ def test_files_and_folders_reach_the_disk_before_their_new_name_and_the_name_aft
     rename_durably(tmp_path / "staged", tmp_path / "to")
     assert synchronized == ["file", "inner", "staged", tmp_path.name]
     assert (tmp_path / "to" / "inner" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_folder_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with (
+        pytest.raises(InputError, match=rf"^{tmp_path}: .* has no locks .*NFS 4"),
+        locked(tmp_path / "lock"),
+    ):
+        pass
 
 
 def test_a_lock_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:

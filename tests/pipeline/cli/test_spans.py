@@ -1,6 +1,8 @@
 """`oneshot ingest` and `oneshot spans` as a person or a script meets them."""
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -135,6 +137,27 @@ def test_files_that_changed_are_named_with_what_to_do(
     assert oneshot("retrain", "--if-new", "--json") == 2
     refused = json.loads(capsys.readouterr().out)
     assert (refused["status"], refused["error"][: len(told)]) == ("refused", told)
+
+
+@pytest.mark.parametrize(
+    "command", [("ingest", "--next", "images"), ("retrain", "--if-new"), ("run",)]
+)
+def test_an_output_folder_without_locks_is_named_with_what_to_do(
+    output: Path,
+    images: Path,
+    command: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_locks(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert oneshot(*command) == 2
+    told = capsys.readouterr().err
+    assert f"oneshot: {output}" in told
+    assert "has no locks" in told
+    assert "NFS 4" in told
 
 
 def test_a_span_that_is_not_there_cannot_be_excluded(
