@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -56,9 +56,7 @@ def run_logging(
     root_handlers, root_level = root.handlers[:], root.level
     with (
         log_file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log,
-        os.fdopen(
-            os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1
-        ) as console,
+        _stderr() as console,
     ):
         file_handler = logging.StreamHandler(log)
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -78,6 +76,18 @@ def run_logging(
                 os.close(descriptor)
             root.handlers = root_handlers
             root.setLevel(root_level)
+
+
+@contextmanager
+def _stderr() -> Iterator[TextIO]:
+    """What stderr is now, as a stream that stays."""
+    stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    try:
+        yield stream
+    finally:
+        # Its terminal may have been closed with a line unwritten.
+        with suppress(OSError):
+            stream.close()
 
 
 class _FileFormatter(logging.Formatter):
