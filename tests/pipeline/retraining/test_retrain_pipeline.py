@@ -6,6 +6,10 @@ The tests of this module build on one another's output folder, in the order they
 import io
 import json
 import random
+import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,7 +23,7 @@ from pipeline.runs.history import RunHistory
 from pipeline.runs.metadata_store import URL_VARIABLE, parse_url
 from serving.saved_model.loader import LoadedModel
 from tests.pipeline.retraining.kill_retrain import Outcome, complete_once, kill_once
-from tests.pipeline.retraining.start_together import command, land
+from tests.pipeline.retraining.start_together import CHECKOUT, command, land
 
 # Each test is several whole retrainings.
 pytestmark = pytest.mark.timeout(900)
@@ -180,3 +184,32 @@ def test_what_a_kill_9_interrupts_is_completed_and_nothing_bad_is_ever_served(
         kill_once(tmp_path, outcome, after=share * seconds, moments=random.Random(1))
     assert outcome.kills == 2
     assert outcome.looks > 100
+
+
+def test_sigterm_in_a_training_leaves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(URL_VARIABLE)
+    land(tmp_path)
+    long = "{widths: [8, 8, 8], image_size: 16, steps: 100000, checkpoint_every: 100000}"
+    process = subprocess.Popen(
+        command(tmp_path, "--set", f"train={long}"),
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def log() -> str:
+        return "".join(file.read_text() for file in tmp_path.glob("runs/[0-9]*/run.log"))
+
+    while "components.trainer.progress: step" not in log():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert json.loads(out)["error"] == "ended by SIGTERM"
+    (step,) = re.findall(r"Stopped from outside, after step (\d+)", log())
+    (checkpoint,) = tmp_path.glob("checkpoints/*/ckpt-*.index")
+    assert checkpoint.stem == f"ckpt-{step}"
