@@ -149,6 +149,10 @@ def choose(
     return Choice(number, tuple(window[-length:] if length else window), whole, begun)
 
 
+def _ended(run: RunRecord, state: Status, error: str) -> RunRecord:
+    return replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
+
+
 class _StoppedError(RuntimeError):
     """The retraining was ended before it was done."""
 
@@ -225,12 +229,16 @@ class _Retraining:
                     break
                 self._record(run, ended.status, ended.error)
                 self._pause(run.attempt, ended)
-            except (_StoppedError, LeaseLostError) as stopped:
-                status = stopped.status if isinstance(stopped, _StoppedError) else Status.FAILED
-                run = self._record(run, status, str(stopped))
-                return Outcome(status, choice.span, run, str(stopped))
+            except _StoppedError as stopped:
+                run = self._record(run, stopped.status, str(stopped))
+                return Outcome(stopped.status, choice.span, run, str(stopped))
+            except LeaseLostError as lost:
+                # The history is another's to write.
+                run = _ended(run, Status.FAILED, str(lost))
+                return Outcome(Status.FAILED, choice.span, run, str(lost))
             except BaseException as error:
-                self._record(run, Status.INTERRUPTED, why_stopped(error))
+                if not self.hold.lost:
+                    self._record(run, Status.INTERRUPTED, why_stopped(error))
                 raise
             attempt = run.attempt + failed
             run = replace(run, run_id=new_run_id(), started=time.time(), attempt=attempt)
@@ -262,6 +270,9 @@ class _Retraining:
         )
         # What it came to is another's to note, or to promote, if the lease is.
         self._check_lease()
+        if ended.status is Status.INTERRUPTED:
+            # Its guard may have learnt of it first.
+            self.hold.check()
         return ended
 
     def _promote(self, run: RunRecord) -> RunRecord:
@@ -282,17 +293,12 @@ class _Retraining:
         return run
 
     def _record(self, run: RunRecord, state: Status, error: str) -> RunRecord:
-        """Notes how a try ended, unless it has noted itself that it was done.
-
-        Without the lease the history is another's to write.
-        """
-        ended = replace(run, state=state, error=error[:1000], seconds=time.time() - run.started)
-        if self.hold.lost:
-            return ended
+        """Notes how a try ended, unless it has noted itself that it was done."""
         self._history.close_interrupted(self.workspace.artifacts)
         for known in self._history.runs():
             if known.run_id == run.run_id and known.state == Status.DONE:
                 return known
+        ended = _ended(run, state, error)
         self._history.record(ended)
         return ended
 
