@@ -28,6 +28,9 @@ _COMPONENTS = {
 }
 _PATIENCE: Final = 50.0
 """What the components may take to come up, in CPU time; one start of Airflow's program is 1."""
+_REQUESTS: Final = 30
+"""How often one is made: SQLite is locked while others write, and Airflow 3.3 cannot list events
+while the run that one of them has created is still queued."""
 _STOP_SECONDS: Final = 10.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _Found = TypeVar("_Found")
@@ -99,7 +102,11 @@ class Airflow:
         if "authorization" not in self._client.headers:
             token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
             self._client.headers["authorization"] = f"Bearer {token}"
-        response = self._client.request(method, f"/api/v2/{path}", **arguments)
+        for _ in range(_REQUESTS):
+            response = self._client.request(method, f"/api/v2/{path}", **arguments)
+            if response.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+                break
+            time.sleep(1)
         return response.raise_for_status().json()
 
 
