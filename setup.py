@@ -16,7 +16,7 @@ setup(
     ),
     package_data={
         "": ["py.typed"],
-        "pipeline": ["deploy/*"],
+        "pipeline": ["deploy/*", "deploy/beam/*"],
         "pipeline.runs": ["*.jinja"],
         "serving": ["deploy/*", "deploy/kubernetes/*"],
     },
