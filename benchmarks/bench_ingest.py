@@ -113,13 +113,15 @@ def _by_loop(inputs: Inputs, settings: PairSettings, out: Path) -> int:
                 found.append(Found.of(file, data, portion.first + offset, portion.number, offset))
             parts.append(CatalogPart(portion.source, tuple(found), ()))
     plan = make_plan(build_catalog(parts), settings, official=inputs.official.trials)
+    places = [
+        list(zip(one.located.block.tolist(), one.located.position.tolist(), strict=True))
+        for one in plan.streams
+    ]
     records = 0
     for shard in plan.shards:
         stream = plan.streams[shard.stream]
-        index, drawn = stream.located.index, stream.draw(shard.start, shard.stop)
-        places = list(
-            zip(stream.located.block.tolist(), stream.located.position.tolist(), strict=True)
-        )
+        place, index = places[shard.stream], stream.located.index
+        drawn = stream.draw(shard.start, shard.stop)
         name = f"{out}/Split-{shard.split}/{shard.file:05d}.gz"
         tf.io.gfile.makedirs(f"{out}/Split-{shard.split}")
         options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
@@ -129,7 +131,7 @@ def _by_loop(inputs: Inputs, settings: PairSettings, out: Path) -> int:
                 names = (index.class_name(a), index.class_name(b))
                 groups = (index.group_name(a), index.group_name(b))
                 writers = (index.writer(a), index.writer(b))
-                pair = (images[places[a]], images[places[b]], label, *names, *groups, *writers)
+                pair = (images[place[a]], images[place[b]], label, *names, *groups, *writers)
                 writer.write(serialize_pair(Pair(*pair, trial, stream.protocol, stream.way)))
                 records += 1
     return records

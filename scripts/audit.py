@@ -62,9 +62,9 @@ def audit(
                 code = FOUND
                 fixed = ", ".join(found["fix_versions"]) or "no version yet"
                 say(f"{name}: {pin['name']} {pin['version']}: {found['id']}, fixed in {fixed}")
-        if problem or unknown:
+        if unknown:
             code = code or UNCHECKED
-            say(f"{name}: NOT CHECKED: {problem or ', '.join(unknown)}")
+            say(f"{name}: NOT CHECKED: {', '.join(unknown)}")
         if pins:
             say(
                 f"{name}: {len(pins) - len(unknown)} packages checked, {len(accepted)} IDs accepted"

@@ -107,10 +107,7 @@ def _write_shard(shard: Shard, plan: Plan, directory: str) -> Iterator[tuple[_Co
 
 
 def _near_their_like(drawn: Pairs) -> Pairs:
-    """Pairs outside trials in the order of their images, of which gzip then writes each about once.
-
-    It sees copies within 32 KiB: of Omniglot's 434 bytes a pair, as they are drawn, 205 are left.
-    """
+    """Pairs outside trials in the order of their images: gzip sees copies within 32 KiB."""
     order = np.lexsort((drawn.row_b, drawn.row_a))
     return drawn._replace(
         row_a=drawn.row_a[order], row_b=drawn.row_b[order], label=drawn.label[order]

@@ -4,10 +4,10 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
@@ -153,8 +153,7 @@ class _Pool(fn_api_grpc.BeamFnExternalWorkerPoolServicer):
         _end([*self._workers.values()])
 
 
-def _end(workers: Iterable[Any]) -> None:
-    workers = [*workers]
+def _end(workers: Sequence["subprocess.Popen[bytes]"]) -> None:
     for worker in workers:
         worker.terminate()
     deadline = time.monotonic() + _END_SECONDS

@@ -22,27 +22,9 @@ from sklearn.datasets import load_digits
 from pipeline.cli.main import main
 from pipeline.runs.report import write_report
 from serving.saved_model.loader import LoadedModel
+from tests.pipeline import tiny
 
-TINY = {
-    "dataset.synthetic_alphabets": "4",
-    "dataset.synthetic_evaluation_alphabets": "2",
-    "dataset.synthetic_characters": "6",
-    "pairs.train_pairs": "200",
-    "pairs.eval_pairs": "80",
-    "pairs.verification_pairs": "80",
-    "pairs.ways": "[5]",
-    "pairs.within_trials": "20",
-    "pairs.between_trials": "20",
-    "train.widths": "[8, 8, 8]",
-    "train.image_size": "16",
-    "train.steps": "12",
-    "train.validate_every": "6",
-    "train.checkpoint_every": "3",
-    "train.classes_per_batch": "6",
-    "train.images_per_class": "2",
-    "evaluate.thresholds": "{auc: {min: 0.05}}",
-    "gate.latency_requests": "10",
-}
+TINY = tiny.TINY | tiny.TINY_GLYPHS | {"train.steps": "12", "train.checkpoint_every": "3"}
 NODES = {
     "PairExampleGen",
     "StatisticsGen",
@@ -56,7 +38,7 @@ NODES = {
 
 def arguments(output: Path, **overrides: str) -> list[str]:
     settings = TINY | {key.replace("__", "."): value for key, value in overrides.items()}
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    sets = tiny.as_options(settings)
     return ["run", "--output", str(output), "--json", *sets]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.pipeline.retraining.start_together import CHECKOUT, TINY, command, land
 from tests.pipeline.retraining.webhook import hook
+from tests.pipeline.tiny import as_options
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -114,7 +115,7 @@ def test_secrets_stay_where_they_were_given(
         line = command(output, "-v")
         run(*line[line.index("retrain") :])
         assert [body["event"] for body in webhook.bodies] == ["blessed"]
-    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    sets = as_options(TINY)
     images = ["--data", str(output / "incoming.zip")]
     cluster = ["--volume", f"oneshot:{tmp_path}", "--image=x/y:1", "--schedule=0 3 * * *"]
     run(

@@ -22,6 +22,7 @@ from typing import Any
 from data_ingest.settings import PairSettings
 from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.spans.store import SpanStore
+from tests.pipeline.tiny import as_options
 
 CHECKOUT = Path(__file__).parents[3]
 TINY = {
@@ -59,7 +60,7 @@ def command(output: Path, *argv: str, stub: bool = False, host: str = "") -> lis
     start.append("tests.pipeline.retraining.stub_retrain" if stub or host else "pipeline.cli.main")
     start += ["--on-host", host] if host else []
     start += ["--real"] if host and not stub else []
-    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    sets = as_options(TINY)
     return [*start, "retrain", "--if-new", "--json", "--output", str(output), *sets, *argv]
 
 

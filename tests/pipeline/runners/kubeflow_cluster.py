@@ -7,23 +7,7 @@ import yaml
 
 from data_ingest.sources.glyphs import write_glyphs
 from pipeline.cli.main import main
-
-TINY = {
-    "pairs.train_pairs": "200",
-    "pairs.eval_pairs": "80",
-    "pairs.verification_pairs": "80",
-    "pairs.ways": "[5]",
-    "pairs.within_trials": "20",
-    "pairs.between_trials": "20",
-    "train.widths": "[8, 8, 8]",
-    "train.image_size": "16",
-    "train.steps": "6",
-    "train.validate_every": "6",
-    "train.classes_per_batch": "6",
-    "train.images_per_class": "2",
-    "evaluate.thresholds": "{auc: {min: 0.05}}",
-    "gate.latency_requests": "10",
-}
+from tests.pipeline.tiny import TINY, as_options
 
 
 class Cluster:
@@ -37,14 +21,13 @@ class Cluster:
         write_glyphs(self.images, alphabets=8, characters=6, seed=3, writers=4)
 
     def compile(self, out: Path, *options: str, **settings: str) -> int:
-        chosen = TINY | {key.replace("__", "."): value for key, value in settings.items()}
-        sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
+        sets = as_options(TINY | {key.replace("__", "."): value for key, value in settings.items()})
         volume = f"--volume=oneshot:{self.volume}"
         where = [volume, f"--output={self.output}", f"--data={self.images}"]
         return main(["compile", f"--out={out}", *where, *sets, *options])
 
     def for_vertex(self, out: Path, *options: str) -> int:
-        sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+        sets = as_options(TINY)
         data = [f"--data={self.images}", f"--map={self.volume}=/gcs/bucket/oneshot"]
         where = ["--output=gs://bucket/oneshot", "--pipeline-root=gs://bucket/runs", *data]
         return main(["compile", "--vertex", f"--out={out}", *where, *sets, *options])

@@ -17,7 +17,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from data_ingest.settings import PairSettings
 from data_ingest.spans.store import SpanStore
 from pipeline.cli.main import main
-from tests.pipeline.runners.kubeflow_cluster import TINY, Cluster, documents
+from tests.pipeline.runners.kubeflow_cluster import Cluster, documents
+from tests.pipeline.tiny import TINY, as_options
 
 DATAFLOW = (
     "beam.runner=dataflow",
@@ -156,7 +157,7 @@ def test_a_pipeline_on_spans_takes_the_newest_or_a_number(cluster: Cluster, tmp_
     store = SpanStore(cluster.output / "spans")
     store.land(7, [cluster.images], pairs=PairSettings(ways=(3,)), max_rejected_share=0.0)
     out = tmp_path / "oneshot.yaml"
-    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    sets = as_options(TINY)
     where = [f"--volume=oneshot:{cluster.volume}", f"--output={cluster.output}"]
     assert main(["compile", f"--out={out}", "--spans", *where, *sets]) == 0
     spec, _ = documents(out)

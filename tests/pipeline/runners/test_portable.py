@@ -23,26 +23,14 @@ import pytest
 from data_ingest.errors import InputError
 from pipeline.runners.beam import check_dataflow, check_job_server, told_of_job, worker_pool
 from pipeline.settings import BeamSettings
+from tests.pipeline import tiny
 
 TINY = {
+    **tiny.TINY,
+    **tiny.TINY_GLYPHS,
     "dataset.source": "synthetic",
-    "dataset.synthetic_alphabets": "4",
-    "dataset.synthetic_evaluation_alphabets": "2",
-    "dataset.synthetic_characters": "6",
+    # Enough for a pool to be killed while it writes them.
     "pairs.train_pairs": "20000",
-    "pairs.eval_pairs": "80",
-    "pairs.verification_pairs": "80",
-    "pairs.ways": "[5]",
-    "pairs.within_trials": "20",
-    "pairs.between_trials": "20",
-    "train.widths": "[8, 8, 8]",
-    "train.image_size": "16",
-    "train.steps": "6",
-    "train.validate_every": "6",
-    "train.classes_per_batch": "6",
-    "train.images_per_class": "2",
-    "evaluate.thresholds": "{auc: {min: 0.05}}",
-    "gate.latency_requests": "10",
 }
 ROOT = Path(__file__).parents[3]
 STARTED_SECONDS = 300.0
@@ -102,9 +90,9 @@ def job_server(prism: Path, log: Path) -> Iterator[str]:
 
 def run(output: Path, **beam: str) -> "subprocess.Popen[str]":
     settings = TINY | {f"beam.{name}": value for name, value in beam.items()}
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "pipeline.cli.main", "run", "--output", str(output)]
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.main", "run", "--output", str(output), *sets],
+        [*command, *tiny.as_options(settings)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
