@@ -32,7 +32,7 @@ from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, 
 from pipeline.config import PipelineConfig
 from pipeline.releases.label_file import served_model
 from pipeline.runs.status import ExitCode
-from pipeline.runs.workspace import Workspace
+from pipeline.runs.workspace import Workspace, new_run_id
 from pipeline.settings import PushSettings
 from serving.saved_model.versions import outdated
 
@@ -82,19 +82,54 @@ def add_parsers(commands: Any) -> None:
         metavar="FILE",
         help="write a PNG of some images, and beside each what the network would see of it",
     )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="replace a damaged metadata.db by what the output folder still tells of the history",
+    )
 
 
 def _doctor(context: Context) -> ExitCode:
     config, output = context.config, context.workspace.root
+    if context.options.repair:
+        return _repair(context)
     with context.quiet_libraries():
         of_data, dataset = check_data(config, data=context.options.data, environ=os.environ)
         checks = diagnose(of_data, output=output)
+        checks.append(check_history(context))
         checks.append(check_model(context.workspace, context.config.push))
     context.show([asdict(check) for check in checks], *told(checks))
     if (sheet := context.options.contact_sheet) is not None:
         with context.quiet_libraries():
             write_contact_sheet(sheet, config, dataset)
     return ExitCode.FAILED if any(check.stops_a_run for check in checks) else ExitCode.DONE
+
+
+def _repair(context: Context) -> ExitCode:
+    from pipeline.runs.metadata_store import locate
+    from pipeline.runs.repair import damage, repair
+
+    config, workspace = context.config, context.workspace
+    location = locate(config.metadata, workspace)
+    file = location.sqlite_file
+    if file is None:
+        raise InputError(f"{location}: a server's database is repaired by its own means")
+    with location.lease().held(run_id=new_run_id(), command="doctor"):
+        reason = damage(file, workspace)
+        if not reason:
+            context.show({"damage": ""}, f"Nothing is wrong with {file}.")
+            return ExitCode.DONE
+        with context.quiet_libraries():
+            done = repair(file, workspace, pipeline_name=config.pipeline_name)
+    context.show(
+        {"damage": reason, **asdict(done), "damaged": str(done.damaged)},
+        f"{file} was {reason}. The new one knows {done.runs} runs and the versions "
+        f"{', '.join(map(str, done.versions)) or '(none)'}; labels are as they were.",
+        "Lost: the cache, so that every step runs again; who promoted and rolled back what; and "
+        "what could not be read of the runs, such as their spans. The damaged file and all "
+        f"artifacts are in {done.damaged}: delete that folder when you miss nothing.",
+    )
+    return ExitCode.DONE
 
 
 def diagnose(of_data: Sequence[Check], *, output: Path) -> list[Check]:
@@ -383,6 +418,15 @@ def check_disk(output: Path) -> Check:
         remedy="free some space, or name a folder on a larger disk: --output DIR",
         fatal=free < _FATAL_DISK_BYTES,
     )
+
+
+def check_history(context: Context) -> Check:
+    """Whether ML Metadata's file can be read; a server is not asked."""
+    try:
+        location = context.metadata
+    except InputError as error:
+        return Check("history", ok=False, fatal=True, detail=str(error))
+    return Check("history", ok=True, fatal=True, detail=str(location))
 
 
 def check_model(workspace: Workspace, settings: PushSettings) -> Check:

@@ -53,9 +53,13 @@ class Context:
 
     @cached_property
     def metadata(self) -> "MetadataLocation":
+        """Where the history is; an InputError where its file is damaged."""
         from pipeline.runs.metadata_store import locate
+        from pipeline.runs.repair import refuse_damaged
 
-        return locate(self.config.metadata, self.workspace)
+        location = locate(self.config.metadata, self.workspace)
+        refuse_damaged(location.sqlite_file, self.workspace)
+        return location
 
     def lease(self) -> "Lease":
         return self.metadata.lease(ttl=self.config.retrain.lease_seconds)

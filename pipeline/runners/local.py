@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from ml_metadata import MetadataStore
 from pydantic import ValidationError
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
@@ -24,8 +25,9 @@ from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
 from pipeline.runners.beam import check_job_server, told_of_job
-from pipeline.runs.history import RunHistory, RunRecord
+from pipeline.runs.history import SQLITE_FULL, RunHistory, RunRecord
 from pipeline.runs.metadata_store import MetadataLocation, remember
+from pipeline.runs.repair import restore_models
 from pipeline.runs.status import Status
 from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
@@ -72,6 +74,7 @@ def run_pipeline(
     remember(metadata, workspace)
     for node in history.close_interrupted(workspace.artifacts):
         _log.info("%s of an earlier run was cut off; its partial output is removed", node)
+    restore_models(MetadataStore(connection), workspace)
     _refuse_to_replace_real_data(history, dataset, workspace)
     require_trainable(config, dataset)
     _check_beam(config.beam)
@@ -122,14 +125,16 @@ def run_pipeline(
             )
     except BaseException as error:
         for_people = _for_people(error, workspace, config.beam)
-        history.record(
-            replace(
-                record,
-                state=_ending(for_people),
-                seconds=time.time() - started,
-                error=str(error)[:1000],
-            )
+        ended = replace(
+            record,
+            state=_ending(for_people),
+            seconds=time.time() - started,
+            error=str(error)[:1000],
         )
+        try:
+            history.record(ended)
+        except OSError as unrecorded:
+            _log.warning("The history does not say how the run ended: %s", unrecorded)
         # Bad input explains itself; of anything else the log is to show where it came from.
         raise for_people from (error if isinstance(for_people, RunFailedError) else None)
     done = replace(done, seconds=time.time() - started)
@@ -203,9 +208,10 @@ def _for_people(error: BaseException, workspace: Workspace, beam: BeamSettings) 
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    # TensorFlow and Beam tell of it in their own errors, in words.
+    # TensorFlow, Beam and ML Metadata tell of it in their own errors, in words.
     by_number = isinstance(error, OSError) and error.errno in _FULL
-    return by_number or "ENOSPC" in str(error) or any(os.strerror(n) in str(error) for n in _FULL)
+    told = ("ENOSPC", SQLITE_FULL, *(os.strerror(number) for number in _FULL))
+    return by_number or any(text in str(error) for text in told)
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """Keeps the history of runs in ML Metadata: on what data, how good, and what became of them."""
 
+import errno
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import ml_metadata
+from ml_metadata.errors import StatusError
 from ml_metadata.proto.metadata_store_pb2 import (
     Artifact,
     ConnectionConfig,
@@ -24,6 +27,8 @@ from pipeline.settings import JUDGED_STAGES, Stage
 _log = logging.getLogger(__name__)
 RUN_CONTEXT = "pipeline_run"
 """Type of the ML Metadata context of a run, whose name is the run's id."""
+SQLITE_FULL = "database or disk is full"
+"""In an error of ML Metadata."""
 _NODE_CONTEXT = "node"
 _RECORD_PROPERTY = "oneshot_run"
 _OUTPUT = (Event.OUTPUT, Event.INTERNAL_OUTPUT)
@@ -96,7 +101,11 @@ class RunHistory:
         self._store = ml_metadata.MetadataStore(connection)
 
     def record(self, run: RunRecord) -> None:
-        """Writes (or rewrites) the record of a run into its MLMD context."""
+        """Writes (or rewrites) the record of a run into its MLMD context.
+
+        Raises:
+          OSError: the disk is full.
+        """
         context = self._store.get_context_by_type_and_name(RUN_CONTEXT, run.run_id)
         if context is None:
             # As TFX registers it when the run's first node starts.
@@ -105,7 +114,8 @@ class RunHistory:
             )
             context = Context(type_id=type_id, name=run.run_id)
         context.custom_properties[_RECORD_PROPERTY].string_value = json.dumps(asdict(run))
-        self._store.put_contexts([context])
+        with _naming_full_disk():
+            self._store.put_contexts([context])
 
     def runs(self) -> list[RunRecord]:
         """All recorded runs, the newest first."""
@@ -134,12 +144,16 @@ class RunHistory:
 
         Returns:
           node ids whose execution had been cut off.
+
+        Raises:
+          OSError: the disk is full.
         """
         cut_off = []
         for execution in self._store.get_executions():
             if execution.last_known_state in (Execution.RUNNING, Execution.NEW):
                 execution.last_known_state = Execution.FAILED
-                self._store.put_executions([execution])
+                with _naming_full_disk():
+                    self._store.put_executions([execution])
                 cut_off.append(self._node_id(execution))
                 # TFX lays outputs out as <root>/<node>/<key>/<execution id>.
                 for folder in artifacts.glob(f"*/*/{execution.id}"):
@@ -174,3 +188,15 @@ class RunHistory:
                 # Named <pipeline>.<node>; pipeline names hold no dot.
                 return str(context.name).partition(".")[2]
         return "unknown"
+
+
+@contextmanager
+def _naming_full_disk() -> Iterator[None]:
+    """In ML Metadata's own error there is SQL, and no word on what to do."""
+    try:
+        yield
+    except StatusError as error:
+        if SQLITE_FULL not in str(error):
+            raise
+        message = "no space left for ML Metadata; free some and run the same command again"
+        raise OSError(errno.ENOSPC, message) from error

@@ -67,7 +67,9 @@ def test_what_keeps_images_from_being_read_is_told_in_its_own_words(tmp_path: Pa
     assert (type(told), str(told)) == (RunFailedError, said)
 
 
-@pytest.mark.parametrize("words", ["No space left on device", "Disk quota exceeded"])
+@pytest.mark.parametrize(
+    "words", ["No space left on device", "Disk quota exceeded", "database or disk is full"]
+)
 def test_a_full_disk_and_a_used_quota_are_told_alike(words: str, tmp_path: Path) -> None:
     told = _for_people(
         RuntimeError(f"x.pb; {words} [while running 'Write']"), Workspace(tmp_path), BeamSettings()

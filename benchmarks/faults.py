@@ -1,0 +1,405 @@
+"""Breaks retrainings in every way that disks, clocks and people do, and counts what is lost.
+
+    python -m benchmarks.faults kills --times 50 --output /tmp/faults
+    python -m benchmarks.faults disk deleted shards metadata clock --output /tmp/faults
+
+The real pipeline on tiny generated images. A fault that loses or serves something wrong ends it
+with an AssertionError. The clock needs libfaketime, the full disk mounts a tmpfs of its own.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto.metadata_store_pb2 import Artifact, Event, Execution
+
+from data_ingest.settings import PairSettings
+from data_ingest.sources.glyphs import write_glyphs
+from data_ingest.spans.store import SpanStore
+from pipeline.runs.history import RunHistory
+from pipeline.runs.metadata_store import locate
+from pipeline.runs.workspace import Workspace
+from pipeline.settings import MetadataSettings
+from serving.deploy.models_config import STABLE, read_entry
+
+_CHECKOUT: Final = Path(__file__).parents[1]
+_SETTINGS: Final = {
+    "pairs": "{train_pairs: 200, eval_pairs: 80, verification_pairs: 80, ways: [5],"
+    " within_trials: 20, between_trials: 20}",
+    "train": "{widths: [8, 8, 8], image_size: 16, steps: 12, validate_every: 6,"
+    " checkpoint_every: 3, classes_per_batch: 6, images_per_class: 2}",
+    "evaluate": "{thresholds: {auc: {min: 0.05}}}",
+    "gate": "{latency_requests: 10}",
+    "push": "{server_poll_seconds: 0}",
+    "retrain": "{window: 2, lease_seconds: 60, attempts: 1}",
+}
+_LEFT_BYTES: Final = 400 * 1024
+"""Of a full disk: enough for ML Metadata, too little for a model."""
+_LEFTOVERS: Final = ("partial-*", ".tmp*", "*.tmp", ".*.????????")
+"""Names of what is being written, as `data_ingest.durable` and TFX give them."""
+
+
+class Folder:
+    """An output folder whose spans are trained on one after the other."""
+
+    def __init__(self, root: Path) -> None:
+        self.workspace = Workspace(root)
+        self._spans: dict[Path, str] = {}
+
+    def land(self) -> int:
+        """Lands a span of new glyphs, and returns its number."""
+        root, store = self.workspace.root, SpanStore(self.workspace.spans)
+        number = max((span.number for span in store.spans()), default=0) + 1
+        root.mkdir(parents=True, exist_ok=True)
+        images = root / "incoming.zip"
+        write_glyphs(images, alphabets=4, characters=6, seed=1, first_alphabet=10 * number)
+        store.land(number, [images], pairs=PairSettings(), max_rejected_share=0)
+        images.unlink()
+        for folder in self.workspace.spans.glob("span-*"):
+            self._spans.setdefault(folder, _digest(folder))
+        return number
+
+    def command(self, *argv: str) -> list[str]:
+        """The command line of `oneshot retrain`, or of another command if `argv` names one."""
+        named = argv if argv and not argv[0].startswith("-") else ("retrain", "--if-new", *argv)
+        sets = [part for key, text in _SETTINGS.items() for part in ("--set", f"{key}={text}")]
+        where = ["--json", "--output", str(self.workspace.root), *sets]
+        return [sys.executable, "-m", "pipeline.cli.main", *named, *where]
+
+    def oneshot(self, *argv: str, **environment: str) -> tuple[int, dict[str, Any], str]:
+        """Exit code, what `--json` said, and stderr."""
+        done = subprocess.run(
+            self.command(*argv),
+            cwd=_CHECKOUT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = json.loads(done.stdout) if done.stdout.strip() else {}
+        return done.returncode, said, done.stderr
+
+    @contextmanager
+    def started(self, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+        """`oneshot retrain` while it runs."""
+        with subprocess.Popen(
+            self.command(),
+            cwd=_CHECKOUT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            yield process
+
+    def expect(self, code: int, *statuses: str) -> dict[str, Any]:
+        """What a retraining said, which has to end so."""
+        ended, said, errors = self.oneshot()
+        assert ended == code, errors
+        assert said["status"] in statuses, said
+        return said
+
+    def store(self) -> MetadataStore:
+        return MetadataStore(locate(MetadataSettings(), self.workspace, {}).connection())
+
+    def versions(self) -> list[int]:
+        return sorted(int(path.name) for path in self.workspace.serving_model.glob("[0-9]*"))
+
+    def check(self, *, history: bool = True) -> None:
+        """Raises AssertionError where something is lost, half-written or wrong."""
+        import tensorflow as tf
+
+        store, versions = self.store(), self.versions()
+        runs = [run for run in RunHistory(store_connection(self.workspace)).runs() if run.is_whole]
+        spans = [span.number for span in SpanStore(self.workspace.spans).spans()]
+        if history:
+            assert sorted(run.span or 0 for run in runs) == spans, "a span is trained on once"
+            assert sorted(run.pushed_version or 0 for run in runs) == versions
+        text = self.workspace.models_config.read_text()
+        entry = read_entry(text, self.workspace.model_name)
+        assert entry is not None
+        assert entry.labels == {STABLE: versions[-1]}, entry
+        for version in versions:
+            tf.saved_model.load(str(self.workspace.serving_model / str(version)))
+        ended = (Execution.COMPLETE, Execution.CACHED)
+        by_id = {execution.id: execution for execution in store.get_executions()}
+        for artifact in store.get_artifacts():
+            if artifact.state == Artifact.LIVE:
+                events = store.get_events_by_artifact_ids([artifact.id])
+                makers = [by_id[e.execution_id] for e in events if e.type == Event.OUTPUT]
+                assert any(maker.last_known_state in ended for maker in makers), artifact
+        left = [path for name in _LEFTOVERS for path in self.workspace.root.rglob(name)]
+        assert not left, left
+        for folder, digest in self._spans.items():
+            assert _digest(folder) == digest, f"{folder} has changed"
+
+
+def store_connection(workspace: Workspace) -> Any:
+    """How to open the store of a workspace."""
+    return locate(MetadataSettings(), workspace, {}).connection()
+
+
+def _digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        found.update(f"{path.relative_to(folder)}\0".encode())
+        found.update(path.read_bytes() if path.is_file() else b"")
+    return found.hexdigest()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _reached(folder: Folder) -> str:
+    """The node under way, or where between the nodes a run was."""
+    if not folder.workspace.metadata_db.exists():
+        return "before the first node"
+    history = RunHistory(store_connection(folder.workspace))
+    store = folder.store()
+    for execution in store.get_executions():
+        if execution.last_known_state == Execution.RUNNING:
+            names = [str(c.name) for c in store.get_contexts_by_execution(execution.id)]
+            return min(name.partition(".")[2] for name in names if "." in name)
+    newest = history.runs()[:1]
+    nodes = history.nodes(newest[0].run_id) if newest and newest[0].state == "running" else []
+    return f"after {nodes[-1].node_id}" if nodes else "before the first node"
+
+
+def kills(folder: Folder, times: int, chance: random.Random) -> Counter[str]:
+    """SIGKILL to the command and its worker at any moment of a retraining, until it gets done."""
+    folder.land()
+    started = time.monotonic()
+    folder.expect(0, "done")
+    seconds = time.monotonic() - started
+    hits: Counter[str] = Counter()
+    while hits.total() < times:
+        number = folder.land()
+        while True:
+            process = subprocess.Popen(
+                folder.command(),
+                cwd=_CHECKOUT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            try:
+                out, _ = process.communicate(
+                    timeout=chance.uniform(0, seconds) if hits.total() < times else None
+                )
+                break
+            except subprocess.TimeoutExpired:
+                for pid in (process.pid, *_children(process.pid)):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                process.communicate()
+                hits[_reached(folder)] += 1
+        said = json.loads(out)
+        assert said["status"] in ("done", "nothing_new"), said
+        folder.check()
+        _tell(f"span {number}: {said['status']} after {hits.total()} kills")
+    return hits
+
+
+def deleted(folder: Folder, times: int, _chance: random.Random) -> Counter[str]:
+    """Artifacts go: of a finished step, of the model to beat, and meanwhile of all steps."""
+    artifacts, tried = folder.workspace.artifacts, Counter[str]()
+    for _ in range(times):
+        folder.land()
+        folder.oneshot("--stage", "data")
+        shutil.rmtree(_newest(artifacts / "PairExampleGen" / "examples"))
+        shutil.rmtree(artifacts / "Trainer" / "model")
+        with folder.started() as process:
+            _wait_for(folder, "Trainer", process)
+            assert _newest(artifacts / "PairExampleGen" / "examples").is_dir(), "made again"
+            tried["of a finished step and a served model, before a run"] += 1
+            shutil.rmtree(artifacts)
+            _, errors = process.communicate()
+        tried[f"all, in the training: exit code {process.returncode}"] += 1
+        _tell(errors[-400:])
+        folder.expect(0, "done", "nothing_new")
+        folder.check()
+    return tried
+
+
+def shards(folder: Folder, times: int, chance: random.Random) -> Counter[str]:
+    """One bit of a TFRecord flips, or its end is missing; what the message advises is done."""
+    tried = Counter[str]()
+    for _ in range(times):
+        folder.land()
+        for split, damage in (("train", _flip), ("one_shot", _cut)):
+            folder.oneshot("--stage", "data")
+            examples = _newest(folder.workspace.artifacts / "PairExampleGen" / "examples")
+            (shard,) = (examples / f"Split-{split}").iterdir()
+            shard.write_bytes(damage(shard.read_bytes(), chance))
+            said = folder.expect(2, "refused")
+            assert str(shard) in said["error"], said
+            assert f"Delete {examples}" in said["error"], said
+            shutil.rmtree(examples)
+            tried[f"{damage.__name__[1:]} in {split}"] += 1
+        folder.expect(0, "done")
+        folder.check()
+    return tried
+
+
+def metadata(folder: Folder, times: int, chance: random.Random) -> Counter[str]:
+    """metadata.db is empty, is cut in half, or has noise in its middle; `doctor --repair` helps."""
+    tried, file = Counter[str](), folder.workspace.metadata_db
+    for number in range(times):
+        damage = (_noise, _cut, _empty)[number % 3]
+        versions = folder.versions()
+        file.write_bytes(damage(file.read_bytes(), chance))
+        for argv in (("runs",), ("promote",), ("gc",), ()):
+            code, _, errors = folder.oneshot(*argv)
+            assert code == 2, errors
+            assert "doctor --repair" in errors, errors
+        code, repaired, errors = folder.oneshot("doctor", "--repair")
+        assert code == 0, errors
+        assert repaired["versions"] == versions, repaired
+        folder.land()
+        folder.expect(0, "done")
+        folder.check(history=False)
+        tried[f"{damage.__name__[1:]}: {repaired['runs']} runs of {len(versions)} spans kept"] += 1
+    return tried
+
+
+def clock(folder: Folder, times: int, _chance: random.Random) -> Counter[str]:
+    """The clock is an hour behind or a day ahead, and jumps in the middle of a retraining."""
+    tried = Counter[str]()
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        _tell("clock: not tried, for want of libfaketime (apt-get install faketime)")
+        return tried
+    offset = folder.workspace.root / "offset"
+    environment = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    for number in range(times):
+        before, then = (("-1h", "+1d"), ("+1d", "-1h"))[number % 2]
+        versions = folder.versions()
+        offset.write_text(before)
+        folder.land()
+        with folder.started(**environment) as process:
+            _wait_for(folder, "Trainer", process)
+            offset.write_text(then)
+            out, errors = process.communicate()
+        assert process.returncode == 0, (out, errors)
+        removed = folder.oneshot("gc", **environment)[1]["removed"]
+        assert not [one for one in removed if one["kind"] == "version"], removed
+        assert folder.versions()[:-1] == versions
+        folder.check()
+        tried[f"{before}, then {then} in the training"] += 1
+    return tried
+
+
+def disk(folder: Folder, times: int, _chance: random.Random) -> Counter[str]:
+    """The disk is full before the training and before the push, and then has room again."""
+    root, tried = folder.workspace.root, Counter[str]()
+    root.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", root], check=True)
+    for _ in range(times):
+        folder.land()
+        for done, rest in (("data", "training"), ("evaluate", "push")):
+            folder.oneshot("--stage", done)
+            versions, ballast = folder.versions(), root / "ballast"
+            with ballast.open("wb") as stream:
+                free = shutil.disk_usage(root).free - _LEFT_BYTES
+                os.posix_fallocate(stream.fileno(), 0, free)
+            code, said, errors = folder.oneshot()
+            _tell(f"{rest}: {code} {errors[-300:]}")
+            assert (code, said["status"]) == (1, "failed"), said
+            assert "full" in said["error"] or "no space" in said["error"], said
+            assert folder.versions() == versions
+            ballast.unlink()
+            tried[f"before the {rest}"] += 1
+        folder.expect(0, "done")
+        folder.check()
+    return tried
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _newest(folder: Path) -> Path:
+    return max(folder.iterdir(), key=lambda path: int(path.name))
+
+
+def _empty(_content: bytes, _chance: random.Random) -> bytes:
+    return b""
+
+
+def _cut(content: bytes, chance: random.Random) -> bytes:
+    return content[: int(len(content) * chance.uniform(0.2, 0.9))]
+
+
+def _noise(content: bytes, chance: random.Random) -> bytes:
+    place = chance.randrange(len(content) // 4, len(content) // 2)
+    return content[:place] + chance.randbytes(8192) + content[place + 8192 :]
+
+
+def _flip(content: bytes, chance: random.Random) -> bytes:
+    flipped = bytearray(content)
+    flipped[chance.randrange(len(content) // 4, len(content) // 2)] ^= 1 << chance.randrange(8)
+    return bytes(flipped)
+
+
+def _wait_for(folder: Folder, node: str, process: "subprocess.Popen[str]") -> None:
+    while process.poll() is None and _reached(folder) != node:
+        time.sleep(0.5)
+
+
+FAULTS: Final = {
+    "kills": kills,
+    "deleted": deleted,
+    "shards": shards,
+    "metadata": metadata,
+    "clock": clock,
+    "disk": disk,
+}
+
+
+def main() -> None:
+    """Runs from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("faults", nargs="+", choices=FAULTS)
+    parser.add_argument("--times", type=int, default=1, help="of each (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    if "disk" in arguments.faults and os.environ.get("ONESHOT_FAULTS") != "own mounts":
+        os.environ["ONESHOT_FAULTS"] = "own mounts"
+        os.execvp("unshare", ["unshare", "-rm", *sys.orig_argv])
+    for name in arguments.faults:
+        folder = Folder(arguments.output.absolute() / ("disk" if name == "disk" else "output"))
+        if name not in ("kills", "disk") and not folder.versions():
+            folder.land()
+            folder.expect(0, "done")
+        counts = FAULTS[name](folder, arguments.times, random.Random(arguments.seed))
+        for what, count in counts.most_common():
+            _tell(f"{name:<10} {what:<45} {count:>3}")
+
+
+if __name__ == "__main__":
+    main()
