@@ -7,7 +7,7 @@ import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from data_ingest.errors import InputError, ReadError, reading, shown
@@ -157,7 +157,9 @@ def normal_form(name: str) -> str:
 
 def ending(name: str) -> str:
     """`.png` of `a/b/1.PNG`; empty where there is none."""
-    return PurePosixPath(name).suffix.lower()
+    file = name.rpartition("/")[2]
+    at = file.rfind(".")
+    return file[at:].lower() if 0 < at < len(file) - 1 else ""
 
 
 def by_ending(counts: Counter[str]) -> str:
