@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-portable prism lint format doctor lock audit sbom airflow airflow-demo
-.PHONY: bench-accuracy bench-ingest bench-serving bench-train bench-gpu clean
+.PHONY: bench-accuracy bench-growth bench-ingest bench-serving bench-train bench-gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -84,6 +84,9 @@ bench-accuracy: setup ## presets and minimal sets with three seeds each, against
 bench-serving: setup ## the local server and the gallery, against the bare model; --seconds and --json by ARGS
 	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
 	$(BIN)/python -m benchmarks.bench_gallery
+
+bench-growth: setup ## seconds and memory of each step of a run as images, pairs and trials grow; --pairs and --plot by ARGS
+	$(BIN)/python -m benchmarks.bench_growth $(ARGS)
 
 bench-ingest: setup ## pair records by Beam against a plain loop: rate, memory, size; --pairs, --workers and --plot by ARGS
 	$(BIN)/python -m benchmarks.bench_ingest $(ARGS)
