@@ -1,10 +1,10 @@
 """Breaks retrainings in ways that disks and people do, and counts what is lost.
 
-    python -m benchmarks.faults kills --times 50 --output /tmp/faults
-    python -m benchmarks.faults deleted shards metadata disk --output /tmp/faults
+    python -m benchmarks.faults deleted shards metadata clock disk --output /tmp/faults
 
 The real pipeline on tiny generated images. A fault that loses or serves something wrong ends it
-with an AssertionError. The full disk mounts a tmpfs of its own.
+with an AssertionError. The full disk mounts a tmpfs of its own, and the clock needs `pip install
+libfaketime`. Kills are in `tests.pipeline.retraining.kill_retrain`.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,6 @@ from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.spans.store import SpanStore
 from pipeline.runs.history import RunHistory
 from pipeline.runs.metadata_store import locate
-from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import MetadataSettings
 from serving.deploy.models_config import STABLE, read_entry
@@ -158,65 +157,6 @@ def _digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _reached(folder: Folder) -> str:
-    """The node under way, or where before, between or after the nodes a run was."""
-    if not folder.workspace.metadata_db.exists():
-        return "before the first node"
-    store = MetadataStore(folder.connection())
-    for execution in store.get_executions():
-        if execution.last_known_state == Execution.RUNNING:
-            names = [str(c.name) for c in store.get_contexts_by_execution(execution.id)]
-            return min(name.partition(".")[2] for name in names if "." in name)
-    history = RunHistory(folder.connection())
-    newest = history.runs()[:1]
-    if not newest or newest[0].state != Status.RUNNING:
-        return "after the end" if newest and newest[0].state == Status.DONE else "before a run"
-    nodes = history.nodes(newest[0].run_id)
-    return f"after {nodes[-1].node_id}" if nodes else "before the first node"
-
-
-def kills(folder: Folder, times: int, chance: random.Random) -> Counter[str]:
-    """SIGKILL to the command and its worker at any moment of a retraining, until it gets done."""
-    folder.land()
-    started = time.monotonic()
-    folder.expect(0, "done")
-    seconds = time.monotonic() - started
-    hits: Counter[str] = Counter()
-    while hits.total() < times:
-        number = folder.land()
-        while True:
-            process = subprocess.Popen(
-                folder.command(),
-                cwd=_CHECKOUT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            try:
-                out, _ = process.communicate(
-                    timeout=chance.uniform(0, seconds) if hits.total() < times else None
-                )
-                break
-            except subprocess.TimeoutExpired:
-                for pid in (process.pid, *_children(process.pid)):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                process.communicate()
-                hits[_reached(folder)] += 1
-        said = json.loads(out)
-        assert said["status"] in ("done", "nothing_new"), said
-        folder.check()
-        _tell(f"span {number}: {said['status']} after {hits.total()} kills")
-    return hits
-
-
 def deleted(folder: Folder, times: int, _chance: random.Random) -> Counter[str]:
     """Artifacts go: of a finished step, of the model to beat, and meanwhile of all steps."""
     artifacts, tried = folder.workspace.artifacts, Counter[str]()
@@ -304,6 +244,34 @@ def disk(folder: Folder, times: int, _chance: random.Random) -> Counter[str]:
     return tried
 
 
+def clock(folder: Folder, times: int, chance: random.Random) -> Counter[str]:
+    """The wall clock jumps in the middle of a retraining, forwards or back."""
+    found = find_spec("libfaketime")
+    if found is None or found.origin is None:
+        raise SystemExit("jumps of the clock need `pip install libfaketime`")
+    (library,) = Path(found.origin).parent.rglob("libfaketime.so.1")
+    tried, offset = Counter[str](), folder.workspace.root / "clock"
+    faked = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    for number in range(times):
+        before, after = (("+0", "+2h"), ("+2h", "+0"), ("+0", "-1d"), ("-1d", "+0"))[number % 4]
+        folder.land()
+        offset.write_text(before)
+        with folder.started(**faked) as process:
+            _wait_for(folder, chance.choice(("PairExampleGen", "Trainer", "Evaluator")), process)
+            offset.write_text(after)
+            out, errors = process.communicate()
+        said = json.loads(out)
+        tried[f"{before} to {after}: {said['status']}"] += 1
+        assert said["status"] == "done", errors
+        folder.check()
+    return tried
+
+
 def _tell(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -333,15 +301,21 @@ def _flip(content: bytes, chance: random.Random) -> bytes:
 
 
 def _wait_for(folder: Folder, node: str, process: "subprocess.Popen[str]") -> None:
-    while process.poll() is None and _reached(folder) != node:
+    store = MetadataStore(folder.connection())
+    while process.poll() is None:
+        for execution in store.get_executions():
+            names = {str(c.name) for c in store.get_contexts_by_execution(execution.id)}
+            running = execution.last_known_state == Execution.RUNNING
+            if running and any(name.endswith(f".{node}") for name in names):
+                return
         time.sleep(0.5)
 
 
 FAULTS: Final = {
-    "kills": kills,
     "deleted": deleted,
     "shards": shards,
     "metadata": metadata,
+    "clock": clock,
     "disk": disk,
 }
 
@@ -359,7 +333,7 @@ def main() -> None:
         os.execvp("unshare", ["unshare", "-rm", *sys.orig_argv])
     for name in arguments.faults:
         folder = Folder(arguments.output.absolute() / ("disk" if name == "disk" else "output"))
-        if name not in ("kills", "disk") and not folder.versions():
+        if name != "disk" and not folder.versions():
             folder.land()
             folder.expect(0, "done")
         counts = FAULTS[name](folder, arguments.times, random.Random(arguments.seed))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import Folder, _cut, _flip, _noise, _reached
+from benchmarks.faults import Folder, _cut, _flip, _noise
 from pipeline.runs.history import RunRecord
 from pipeline.runs.status import Status
 from tests.pipeline.recorded_runs import RecordedRuns
@@ -23,16 +23,6 @@ def test_each_damage_is_what_it_is_called() -> None:
     noisy = _noise(CONTENT, chance)
     assert len(noisy) == len(CONTENT)
     assert 8000 < sum(a != b for a, b in zip(CONTENT, noisy, strict=True)) <= 8192
-
-
-def test_where_a_killed_run_was_is_found_out(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    assert _reached(folder) == "before the first node"
-    runs = RecordedRuns(tmp_path, clock=lambda: 1.0)
-    runs.run(data=1)
-    assert _reached(folder) == "after the end"
-    runs.history.record(RunRecord("2", Status.RUNNING, 2.0))
-    assert _reached(folder) == "before the first node"
 
 
 def test_a_span_that_is_not_trained_on_is_noticed(tmp_path: Path) -> None:

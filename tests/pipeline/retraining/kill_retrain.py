@@ -1,6 +1,6 @@
-"""Kills a retraining at a random moment, lets the next one complete, and looks at what is served.
+"""Kills retrainings at random moments, lets the next one complete, and looks at what is served.
 
-    python -m tests.pipeline.retraining.kill_retrain --kills 20 --output /tmp/killed
+    python -m tests.pipeline.retraining.kill_retrain --kills 50 --output /tmp/killed
 
 The real pipeline on tiny images. Every third model is refused by its threshold. All the time the
 serving folder is watched: a version must be there whole from the first moment, stay as it is, and
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pipeline.settings import MetadataSettings
 from serving.deploy.models_config import read_entry
 from tests.pipeline.retraining.start_together import CHECKOUT, children, command, land
 
+_KILLS_A_SPAN = 5
 _REFUSED = ["--set", "evaluate={thresholds: {auc: {min: 0.9999}}}"]
 
 
@@ -122,8 +124,8 @@ def complete_once(output: Path) -> float:
     return time.monotonic() - started
 
 
-def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.Random) -> None:
-    """Lands a span, kills its retraining after some seconds, and completes it."""
+def kill(output: Path, outcome: Outcome, *, after: Sequence[float], moments: random.Random) -> None:
+    """Lands a span, kills its retraining after so many seconds each time, and completes it."""
     workspace = Workspace(output)
     metadata = locate(MetadataSettings(), workspace)
     watcher = Watcher(workspace)
@@ -131,30 +133,14 @@ def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.R
     watcher.start()
     number = land(output)
     argv = _REFUSED if number % 3 == 0 else []
-    process = subprocess.Popen(
-        command(output, *argv),
-        cwd=CHECKOUT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(after)
-    guards = children(process.pid)
-    workers = [*guards, *(worker for guard in guards for worker in children(guard))]
-    victim = moments.choice([process.pid, *workers])
-    what = "command" if victim == process.pid else "training"
-    if process.poll() is None:
-        os.kill(victim, signal.SIGKILL)
-    if victim in workers:
-        # Before its command can begin the next try.
-        process.kill()
-    process.wait()
-    history = RunHistory(metadata.connection())
-    reached = [run for run in history.runs() if run.span == number]
-    nodes = history.nodes(reached[0].run_id) if reached else []
-    outcome.kills += 1
-    outcome.after_the_end += bool(reached and reached[0].is_whole)
-    outcome.interrupted[f"{what} after {nodes[-1].node_id if nodes else 'nothing'}"] += 1
-
+    for seconds in after:
+        _kill_once(command(output, *argv), seconds, moments)
+        history = RunHistory(metadata.connection())
+        reached = [run for run in history.runs() if run.span == number]
+        nodes = history.nodes(reached[0].run_id) if reached else []
+        outcome.kills += 1
+        outcome.after_the_end += bool(reached and reached[0].is_whole)
+        outcome.interrupted[f"after {nodes[-1].node_id if nodes else 'nothing'}"] += 1
     done = subprocess.run(
         command(output, *argv), cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
@@ -174,6 +160,22 @@ def kill_once(output: Path, outcome: Outcome, *, after: float, moments: random.R
     assert metadata.lease().holder() is None
 
 
+def _kill_once(argv: list[str], seconds: float, moments: random.Random) -> None:
+    process = subprocess.Popen(
+        argv, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(seconds)
+    guards = children(process.pid)
+    workers = [*guards, *(worker for guard in guards for worker in children(guard))]
+    victim = moments.choice([process.pid, *workers])
+    if process.poll() is None:
+        os.kill(victim, signal.SIGKILL)
+    if victim in workers:
+        # Before its command can begin the next try.
+        process.kill()
+    process.wait()
+
+
 def check(workspace: Workspace, metadata: MetadataLocation, watcher: Watcher) -> None:
     """Raises AssertionError where a version was or is not what it has to be."""
     assert not watcher.problems, watcher.problems
@@ -190,7 +192,7 @@ def main() -> None:
     """Runs from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     output = arguments.output.absolute()
@@ -200,9 +202,11 @@ def main() -> None:
         undisturbed.write_text(str(complete_once(output)))
     outcome = Outcome()
     moments = random.Random(arguments.seed)
-    for _ in range(arguments.kills):
-        after = moments.uniform(0, float(undisturbed.read_text()))
-        kill_once(output, outcome, after=after, moments=moments)
+    longest = float(undisturbed.read_text())
+    while outcome.kills < arguments.kills:
+        after = [moments.uniform(0, longest) for _ in range(_KILLS_A_SPAN)]
+        kill(output, outcome, after=after, moments=moments)
+        sys.stderr.write(f"{vars(outcome)}\n")
     outcome.versions = len(list(Workspace(output).serving_model.glob("[0-9]*")))
     sys.stdout.write(json.dumps(vars(outcome)) + "\n")
 

@@ -22,7 +22,7 @@ from pipeline.cli.main import main
 from pipeline.runs.history import RunHistory
 from pipeline.runs.metadata_store import URL_VARIABLE, parse_url
 from serving.saved_model.loader import LoadedModel
-from tests.pipeline.retraining.kill_retrain import Outcome, complete_once, kill_once
+from tests.pipeline.retraining.kill_retrain import Outcome, complete_once, kill
 from tests.pipeline.retraining.start_together import CHECKOUT, command, land
 
 # Each test is several whole retrainings.
@@ -176,12 +176,12 @@ def test_where_drift_is_the_trigger_only_a_span_that_drifted_is_trained_on(
 def test_what_a_kill_9_interrupts_is_completed_and_nothing_bad_is_ever_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # `python -m tests.pipeline.retraining.kill_retrain --kills 20` is the long version.
+    # `python -m tests.pipeline.retraining.kill_retrain --kills 50` is the long version.
     monkeypatch.delenv(URL_VARIABLE)
     seconds = complete_once(tmp_path)
     outcome = Outcome()
-    for share in (0.4, 0.9):
-        kill_once(tmp_path, outcome, after=share * seconds, moments=random.Random(1))
+    after = [0.4 * seconds, 0.7 * seconds]
+    kill(tmp_path, outcome, after=after, moments=random.Random(1))
     assert outcome.kills == 2
     assert outcome.looks > 100
 
