@@ -18,12 +18,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from ml_metadata import MetadataStore
+from ml_metadata.errors import NotFoundError
 from ml_metadata.proto.metadata_store_pb2 import Artifact, ConnectionConfig, Event, Execution
 
 from data_ingest.settings import PairSettings
@@ -302,13 +303,16 @@ def _flip(content: bytes, chance: random.Random) -> bytes:
 
 def _wait_for(folder: Folder, node: str, process: "subprocess.Popen[str]") -> None:
     store = MetadataStore(folder.connection())
-    while process.poll() is None:
-        for execution in store.get_executions():
-            names = {str(c.name) for c in store.get_contexts_by_execution(execution.id)}
-            running = execution.last_known_state == Execution.RUNNING
-            if running and any(name.endswith(f".{node}") for name in names):
-                return
+    while process.poll() is None and not any(_is_running(store, node)):
         time.sleep(0.5)
+
+
+def _is_running(store: MetadataStore, node: str) -> Iterator[bool]:
+    for execution in store.get_executions():
+        if execution.last_known_state == Execution.RUNNING:
+            with suppress(NotFoundError):  # has no context yet
+                contexts = store.get_contexts_by_execution(execution.id)
+                yield any(context.name.endswith(f".{node}") for context in contexts)
 
 
 FAULTS: Final = {
