@@ -25,11 +25,20 @@ from rich.table import Table
 from components.evaluator.statistics import wilson_interval
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
 from data_ingest.spans.image_figures import FIGURES, ImageFigures, measure_images
-from pipeline.retraining.drift import compare_figures
+from pipeline.retraining.drift import compare_figures, compare_turns
 from pipeline.settings import DriftSettings
 
 Gray = npt.NDArray[np.uint8]
-SPOILED: Final = ("inverted", "specks on 2 %", "left half blank", "strokes thicker")
+SPOILED: Final = (
+    "inverted",
+    "specks on 2 %",
+    "left half blank",
+    "strokes thicker",
+    "blurred, sigma 1",
+    "blurred, sigma 2",
+    "turned by 90°",
+    "turned by 180°",
+)
 
 
 def spoil(name: str, data: bytes) -> bytes:
@@ -45,8 +54,14 @@ def spoil(name: str, data: bytes) -> bytes:
         gray[:, : gray.shape[1] // 2] = 255
     elif name == "strokes thicker":
         gray = np.asarray(Image.fromarray(gray).filter(ImageFilter.MinFilter(3)))
+    elif name.startswith("blurred"):
+        blur = ImageFilter.GaussianBlur(int(name.split()[-1]))
+        gray = np.asarray(Image.fromarray(gray).filter(blur))
+    elif name.startswith("turned"):
+        gray = np.rot90(gray, 2 if "180" in name else 1)
     stream = io.BytesIO()
-    Image.fromarray(gray).convert("1").save(stream, "PNG")
+    # Not 1-bit as they came: what is blurred would be found by how it is stored.
+    Image.fromarray(gray).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -62,7 +77,8 @@ def part(figures: ImageFigures, rows: Sequence[int]) -> ImageFigures:
         return tuple(column[row] for row in rows)
 
     columns = {name: chosen(figures.columns[name]) for name in FIGURES}
-    return ImageFigures(chosen(figures.groups), chosen(figures.classes), columns)
+    strokes = figures.strokes[list(rows)]
+    return ImageFigures(chosen(figures.groups), chosen(figures.classes), columns, strokes)
 
 
 def mixed(clean: ImageFigures, bad: ImageFigures, every: int) -> ImageFigures:
@@ -74,7 +90,9 @@ def mixed(clean: ImageFigures, bad: ImageFigures, every: int) -> ImageFigures:
         )
         for name in FIGURES
     }
-    return ImageFigures(clean.groups, clean.classes, columns)
+    strokes = clean.strokes.copy()
+    strokes[::every] = bad.strokes[::every]
+    return ImageFigures(clean.groups, clean.classes, columns, strokes)
 
 
 def spans_of(sides: Mapping[str, ImageFigures], rows: Sequence[int]) -> dict[str, ImageFigures]:
@@ -101,7 +119,8 @@ def findings(
         old = part(sides["clean"], [row for name in order[:reference] for row in rows[name]])
         chosen = order[reference : reference + span]
         for name, new in spans_of(sides, [row for one in chosen for row in rows[one]]).items():
-            compared = compare_figures(new, old, DriftSettings())
+            settings = DriftSettings()
+            compared = compare_figures(new, old, settings) + compare_turns(new, old, settings)
             found[name] += any(one.exceeded for one in compared)
     return found
 
@@ -144,8 +163,9 @@ def main() -> None:
         cells = []
         for column in columns:
             low, high = wilson_interval(column[name], arguments.divisions)
-            share = column[name] / arguments.divisions
-            cells.append(f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})")
+            cells.append(
+                f"{column[name]} of {arguments.divisions} ({100 * low:.0f} to {100 * high:.0f} %)"
+            )
         table.add_row(name, *cells)
     Console(width=120).print(table)
 

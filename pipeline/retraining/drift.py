@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
@@ -32,6 +33,7 @@ from data_ingest.spans.image_figures import (
 )
 from data_ingest.spans.span import Span
 from data_ingest.spans.store import SpanStore
+from data_ingest.spans.turns import TURNS, looks_turned
 from pipeline.config import PipelineConfig
 from pipeline.releases.label_file import served_model
 from pipeline.runs.workspace import Workspace
@@ -43,11 +45,13 @@ DIVERGENCE: Final = "jensen_shannon_divergence"
 LABEL_SHIFT: Final = "l_infinity"
 UNEXPECTED: Final = "unexpected_share"
 ACCURACY_DROP: Final = "accuracy_drop"
+TURNED: Final = "turned_share"
 
 _CATEGORIES: Final = ("form", "paper")
 _EXPECTED_SHARE: Final = 0.01
 """A value rarer than this in the reference is none that is to be expected."""
 _FEWEST_GROUPS: Final = 3
+_FEWEST_TURNED: Final = 4
 _WAY: Final = 20
 _SEED: Final = 1
 
@@ -136,6 +140,7 @@ def check_drift(
         notes.append("no earlier span to compare with")
     else:
         measurements += compare_figures(new, old, settings)
+        measurements += compare_turns(new, old, settings)
         measurements += compare_labels(new, old, settings, unit=span.unit)
         if model is None:
             notes.append("no model is served yet: its accuracy was not measured")
@@ -202,6 +207,35 @@ def compare_figures(
     return measurements
 
 
+def compare_turns(
+    new: ImageFigures, old: ImageFigures, settings: DriftSettings
+) -> list[Measurement]:
+    """Shares of images that look turned, beyond that of the reference.
+
+    Classes stand for groups where both sides have no more than one and the same. No measurement
+    where the reference has fewer than `_FEWEST_TURNED` of them: one new alphabet can look like
+    another one that is turned, and how often must be known.
+    """
+    sides = [new.groups, old.groups]
+    if len({*new.groups, *old.groups}) == 1:
+        sides = [new.classes, old.classes]
+    (_, unit), (names, known) = (np.unique(side, return_inverse=True) for side in sides)
+    if len(names) < _FEWEST_TURNED:
+        return []
+    measurements = []
+    for quarters in TURNS:
+        now, before = (
+            np.bincount(units, judged) / np.bincount(units)
+            for units, judged in zip(
+                (unit, known), looks_turned(new.strokes, old.strokes, known, quarters), strict=True
+            )
+        )
+        threshold = max(settings.turned_share, _by_spread(before, len(now), settings))
+        value = float(now.mean() - before.mean())
+        measurements.append(Measurement(f"turn_{90 * quarters}", TURNED, value, threshold))
+    return measurements
+
+
 def compare_labels(
     new: ImageFigures, old: ImageFigures, settings: DriftSettings, *, unit: str
 ) -> list[Measurement]:
@@ -260,15 +294,20 @@ def compare_accuracy(
         )
     threshold = settings.accuracy_drop
     if len(earlier) >= _FEWEST_GROUPS:
-        spread = float(np.std(list(earlier.values()), ddof=1))
-        scale = math.sqrt(1 / len(groups) + 1 / len(earlier))
-        threshold = max(threshold, settings.divergence_factor * spread * scale)
+        threshold = max(threshold, _by_spread([*earlier.values()], len(groups), settings))
     accuracy = {
         side: {"accuracy": of.accuracy, "ci95": of.accuracy_ci95, "n": of.accuracy_n, "groups": n}
         for side, of, n in (("span", now, len(groups)), ("reference", before, len(earlier)))
     }
     drop = before.accuracy - now.accuracy
     return {"way": way, **accuracy}, Measurement(f"{way}-way", ACCURACY_DROP, drop, threshold)
+
+
+def _by_spread(known: npt.ArrayLike, groups: int, settings: DriftSettings) -> float:
+    """So many standard errors of the mean of new groups against that of known ones."""
+    values = np.asarray(known)
+    scale = math.sqrt(1 / groups + 1 / len(values))
+    return float(settings.divergence_factor * values.std(ddof=1) * scale)
 
 
 def _way(files: Sequence[ImageFile]) -> int:

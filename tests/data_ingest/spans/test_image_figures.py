@@ -14,8 +14,10 @@ from data_ingest.spans.image_figures import (
     measure_images,
     natural_divergences,
 )
+from data_ingest.spans.turns import STROKES
 from tests.data_ingest.tiny_images import omniglot_tree, png, write_zip
 
+NONE = np.zeros((0, *STROKES), np.float32)
 counts = st.lists(st.integers(0, 1000), min_size=3, max_size=3).filter(any)
 
 
@@ -23,7 +25,7 @@ def figures(groups: dict[str, str]) -> ImageFigures:
     """A letter is an image's ink; a group's images are of one class."""
     rows = [(group, value) for group, values in groups.items() for value in values]
     names = tuple(group for group, _ in rows)
-    return ImageFigures(names, names, {"ink": tuple(value for _, value in rows)})
+    return ImageFigures(names, names, {"ink": tuple(value for _, value in rows)}, NONE)
 
 
 @given(counts, counts)
@@ -59,6 +61,9 @@ def test_of_many_images_always_the_same_are_measured(tmp_path: Path) -> None:
     same = write_zip(tmp_path / "same" / "1.zip", files, backwards=True)
     assert measure_images([[one]], limit=10) == measure_images([[same]], limit=10)
     assert len(measure_images([[one]], limit=10)) == 10
+    strokes = [measure_images([[path]], limit=10).strokes for path in (one, same)]
+    assert strokes[0].any()
+    np.testing.assert_array_equal(*strokes)
 
 
 def test_a_broken_image_is_left_out(tmp_path: Path) -> None:
@@ -86,8 +91,8 @@ def test_groups_that_are_alike_differ_by_nothing() -> None:
 
 def test_with_few_groups_classes_show_how_much_images_differ() -> None:
     names = tuple("aaabbbcccddd")
-    reference = ImageFigures(("",) * 12, names, {"ink": tuple("xxxxxxyyyyyy")})
-    like = ImageFigures(("",), ("new",), {"ink": ("x",)})
+    reference = ImageFigures(("",) * 12, names, {"ink": tuple("xxxxxxyyyyyy")}, NONE)
+    like = ImageFigures(("",), ("new",), {"ink": ("x",)}, NONE)
     assert natural_divergences(reference, like=like)["ink"] > 0.1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from data_ingest.spans.image_figures import ImageStatistics, bin_of, image_statistics
 
@@ -34,6 +34,7 @@ def test_a_black_rectangle_has_the_figures_that_one_can_count() -> None:
         paper="light",
         brightness=pytest.approx(1 - 200 / 1600),
         contrast=pytest.approx(np.sqrt(0.125 * 0.875)),
+        sharpness=1.0,
         ink=200 / 1600,
         roughness=(2 * 10 + 2 * 20) / 200,
         ink_x=30 / 40,
@@ -55,6 +56,7 @@ def test_inverted_colours_are_the_same_ink_on_other_paper() -> None:
 def test_an_image_without_ink_is_blank() -> None:
     found = image_statistics(encoded(page()))
     assert (found.paper, found.ink, found.roughness) == ("blank", 0.0, 0.0)
+    assert found.sharpness == 0.0
     assert (found.ink_x, found.ink_width) == (0.5, 0.0)
 
 
@@ -83,6 +85,25 @@ def test_a_larger_image_of_the_same_drawing_has_about_the_same_figures() -> None
     )
 
 
+def test_blur_takes_sharpness_whatever_contrast_and_thickness() -> None:
+    for thickness in (2, 10):
+        image = page(ink=(slice(10, 10 + thickness), slice(5, 30)))
+        faded = image.point(lambda value: 200 if value else 90)
+        for one in (image, faded):
+            assert image_statistics(encoded(one)).sharpness == pytest.approx(1.0)
+            blurred = one.filter(ImageFilter.GaussianBlur(1))
+            assert 0.1 < image_statistics(encoded(blurred)).sharpness < 0.4
+
+
+@pytest.mark.parametrize("side", [1, 2, 300])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_photos_of_any_size_have_a_sharpness(side: int, shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side, *shape), np.uint8)
+    found = image_statistics(encoded(Image.fromarray(pixels), "JPEG"))
+    assert 0 <= found.sharpness <= 1
+    assert bin_of("sharpness", found.sharpness)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(4, 20), st.integers(4, 20), st.floats(0, 1))
 def test_every_figure_is_in_its_range_and_has_a_name(
     seed: int, width: int, height: int, dark: float
@@ -93,6 +114,7 @@ def test_every_figure_is_in_its_range_and_has_a_name(
     for figure in ("brightness", "ink", "ink_x", "ink_y", "ink_width", "ink_height"):
         assert 0 <= getattr(found, figure) <= 1
     assert 0 <= found.contrast <= 0.5
+    assert found.sharpness == (1.0 if noise.any() and not noise.all() else 0.0)
     assert 0 <= found.roughness <= 4
     for name, value in found._asdict().items():
         assert bin_of(name, value)

@@ -21,6 +21,7 @@ from data_ingest.sources.images import ImageRejected, stored_form
 from data_ingest.sources.kinds import Form
 from data_ingest.spans.image_figures import FIGURES, ImageFigures, divergence, measure_images
 from data_ingest.spans.store import SpanStore
+from data_ingest.spans.turns import STROKES, turned
 from pipeline.cli.main import main
 from pipeline.config import PipelineConfig
 from pipeline.retraining import drift
@@ -28,6 +29,7 @@ from pipeline.retraining.drift import (
     ACCURACY_DROP,
     DIVERGENCE,
     LABEL_SHIFT,
+    TURNED,
     UNEXPECTED,
     check_drift,
 )
@@ -114,7 +116,9 @@ def test_new_groups_alone_are_no_drift(store: SpanStore, landed: Path) -> None:
     for number in (2, land(store, landed / "3.zip")):
         report = check(store, number)
         assert report.findings == ()
-        assert {one.feature for one in report.measurements} >= set(FIGURES)
+        measured = {(one.feature, one.measure) for one in report.measurements}
+        assert {feature for feature, _ in measured} >= set(FIGURES)
+        assert ("turn_180", TURNED) in measured
 
 
 def test_images_that_can_no_longer_be_used_are_left_out_and_counted(
@@ -369,9 +373,44 @@ def test_a_folder_without_a_model_is_refused(store: SpanStore, tmp_path: Path) -
     assert not (store.root.parent / "drift").exists()
 
 
+def figures_of(groups: str, quarters: int, *, classes: str | None = None) -> ImageFigures:
+    """Images whose strokes lie in one corner, which turns move to another."""
+    generator = np.random.default_rng(len(groups))
+    strokes = generator.random((len(groups), *STROKES), np.float32) * 0.2
+    strokes[:, 0, 0, 0] = 1
+    return ImageFigures(tuple(groups), tuple(classes or groups), {}, turned(strokes, quarters))
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_turned_drawings_are_found_without_a_model(quarters: int) -> None:
+    old, new = figures_of("aabbccddee", 0), figures_of("ffgg", quarters)
+    found = {one.feature for one in drift.compare_turns(new, old, DriftSettings()) if one.exceeded}
+    assert (f"turn_{90 * quarters}" in found) == (quarters > 0)
+    if not quarters:
+        assert not found
+
+
+def test_what_looks_turned_needs_several_groups_to_tell() -> None:
+    new, few = figures_of("ffgg", 1), figures_of("aabbcc", 0, classes="abcdef")
+    assert drift.compare_turns(new, few, DriftSettings()) == []
+    alone = figures_of("xxxxxx", 0, classes="abcdef")
+    assert drift.compare_turns(new, alone, DriftSettings()) == []
+    (quarter, _, _) = drift.compare_turns(figures_of("xxxx", 1), alone, DriftSettings())
+    assert drift.compare_turns(figures_of("xxxx", 1, classes="kl" * 2), alone, DriftSettings())
+    assert quarter.exceeded
+
+
+def test_groups_that_differ_much_tolerate_more() -> None:
+    old = figures_of("aabbccddee", 0)
+    old.strokes[:4] = turned(old.strokes[:4], 2)
+    (_, half, _) = drift.compare_turns(figures_of("ffgg", 2), old, DriftSettings())
+    assert half.threshold > DriftSettings().turned_share
+
+
 def test_labels_are_compared_by_class_where_there_are_no_groups() -> None:
     new, old = (
-        ImageFigures(("",) * len(classes), tuple(classes), {}) for classes in ("aab", "abbbb")
+        ImageFigures(("",) * len(classes), tuple(classes), {}, np.zeros((0, *STROKES), np.float32))
+        for classes in ("aab", "abbbb")
     )
     (found,) = drift.compare_labels(new, old, DriftSettings(), unit="class")
     assert found.value == pytest.approx(2 / 3 - 1 / 5)
