@@ -217,12 +217,6 @@ class DriftSettings(Settings):
         lt=1,
         description="share of images stored or inked unlike any before that is tolerated",
     )
-    turned_share: float = Field(
-        0.2,
-        gt=0,
-        le=1,
-        description="share of images that look turned, beyond that before, that is tolerated",
-    )
     label_shift: float = Field(
         0.2,
         gt=0,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow_data_validation as tfdv
+from scipy.stats import t as student
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from components.evaluator.offline import run_trials
@@ -51,7 +52,10 @@ _CATEGORIES: Final = ("form", "paper")
 _EXPECTED_SHARE: Final = 0.01
 """A value rarer than this in the reference is none that is to be expected."""
 _FEWEST_GROUPS: Final = 3
-_FEWEST_TURNED: Final = 4
+_TURNED_SHARE: Final = 0.2
+"""A smaller excess of images that look turned is none, however sure."""
+_TURNED_ERROR: Final = 0.01
+"""How often new groups as they are may look turned, by any of the turns."""
 _WAY: Final = 20
 _SEED: Final = 1
 
@@ -140,7 +144,7 @@ def check_drift(
         notes.append("no earlier span to compare with")
     else:
         measurements += compare_figures(new, old, settings)
-        measurements += compare_turns(new, old, settings)
+        measurements += compare_turns(new, old)
         measurements += compare_labels(new, old, settings, unit=span.unit)
         if model is None:
             notes.append("no model is served yet: its accuracy was not measured")
@@ -207,20 +211,18 @@ def compare_figures(
     return measurements
 
 
-def compare_turns(
-    new: ImageFigures, old: ImageFigures, settings: DriftSettings
-) -> list[Measurement]:
-    """Shares of images that look turned, beyond that of the reference.
+def compare_turns(new: ImageFigures, old: ImageFigures) -> list[Measurement]:
+    """Shares of images that look turned, beyond that before: a one-sided t-test of the groups.
 
     Classes stand for groups where both sides have no more than one and the same. No measurement
-    where the reference has fewer than `_FEWEST_TURNED` of them: one new alphabet can look like
+    where the reference has fewer than `_FEWEST_GROUPS` of them: one new alphabet can look like
     another one that is turned, and how often must be known.
     """
     sides = [new.groups, old.groups]
     if len({*new.groups, *old.groups}) == 1:
         sides = [new.classes, old.classes]
     (_, unit), (names, known) = (np.unique(side, return_inverse=True) for side in sides)
-    if len(names) < _FEWEST_TURNED:
+    if len(names) < _FEWEST_GROUPS:
         return []
     measurements = []
     for quarters in TURNS:
@@ -230,9 +232,18 @@ def compare_turns(
                 (unit, known), looks_turned(new.strokes, old.strokes, known, quarters), strict=True
             )
         )
-        threshold = max(settings.turned_share, _by_spread(before, len(now), settings))
-        value = float(now.mean() - before.mean())
-        measurements.append(Measurement(f"turn_{90 * quarters}", TURNED, value, threshold))
+        freedom = len(now) + len(before) - 2
+        spread = (len(now) * now.var() + len(before) * before.var()) / freedom
+        error = math.sqrt(spread * (1 / len(now) + 1 / len(before)))
+        limit = student.ppf(1 - _TURNED_ERROR / len(TURNS), freedom)
+        measurements.append(
+            Measurement(
+                f"turn_{90 * quarters}",
+                TURNED,
+                float(now.mean() - before.mean()),
+                max(_TURNED_SHARE, float(limit * error)),
+            )
+        )
     return measurements
 
 

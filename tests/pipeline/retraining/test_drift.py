@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from scipy.stats import t as student
+from scipy.stats import ttest_ind
 
 from data_ingest.errors import InputError
 from data_ingest.settings import DatasetSettings, PairSettings
@@ -384,27 +386,43 @@ def figures_of(groups: str, quarters: int, *, classes: str | None = None) -> Ima
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
 def test_turned_drawings_are_found_without_a_model(quarters: int) -> None:
     old, new = figures_of("aabbccddee", 0), figures_of("ffgg", quarters)
-    found = {one.feature for one in drift.compare_turns(new, old, DriftSettings()) if one.exceeded}
+    found = {one.feature for one in drift.compare_turns(new, old) if one.exceeded}
     assert (f"turn_{90 * quarters}" in found) == (quarters > 0)
     if not quarters:
         assert not found
 
 
 def test_what_looks_turned_needs_several_groups_to_tell() -> None:
-    new, few = figures_of("ffgg", 1), figures_of("aabbcc", 0, classes="abcdef")
-    assert drift.compare_turns(new, few, DriftSettings()) == []
+    new, few = figures_of("ffgg", 1), figures_of("aabb", 0, classes="abcd")
+    assert drift.compare_turns(new, few) == []
     alone = figures_of("xxxxxx", 0, classes="abcdef")
-    assert drift.compare_turns(new, alone, DriftSettings()) == []
-    (quarter, _, _) = drift.compare_turns(figures_of("xxxx", 1), alone, DriftSettings())
-    assert drift.compare_turns(figures_of("xxxx", 1, classes="kl" * 2), alone, DriftSettings())
+    assert drift.compare_turns(new, alone) == []
+    (quarter, _, _) = drift.compare_turns(figures_of("xxxx", 1, classes="kkll"), alone)
     assert quarter.exceeded
 
 
-def test_groups_that_differ_much_tolerate_more() -> None:
-    old = figures_of("aabbccddee", 0)
-    old.strokes[:4] = turned(old.strokes[:4], 2)
-    (_, half, _) = drift.compare_turns(figures_of("ffgg", 2), old, DriftSettings())
-    assert half.threshold > DriftSettings().turned_share
+@pytest.mark.parametrize(("now", "before"), [("eeeeffff", "aaaabbbbccccdddd"), ("ff", "aabbcc")])
+def test_turns_are_limited_by_a_t_test_of_groups_and_by_a_share(
+    monkeypatch: pytest.MonkeyPatch, now: str, before: str
+) -> None:
+    judged = [np.random.default_rng(3).random(len(names)) < 0.5 for names in (now, before)]
+    monkeypatch.setattr(drift, "looks_turned", lambda *_: judged)
+    new, old = figures_of(now, 0), figures_of(before, 0)
+    shares = [
+        [judged[side][[n == name for n in names]].mean() for name in sorted(set(names))]
+        for side, names in enumerate((now, before))
+    ]
+    expected = ttest_ind(*shares, alternative="greater")
+    for one in drift.compare_turns(new, old):
+        assert one.value == pytest.approx(np.mean(shares[0]) - np.mean(shares[1]))
+        error = one.value / expected.statistic
+        limit = error * student.ppf(1 - 0.01 / 3, expected.df)
+        assert one.threshold == pytest.approx(max(0.2, limit))
+
+
+def test_groups_that_are_all_alike_tolerate_a_share() -> None:
+    one, *_ = drift.compare_turns(figures_of("ffgg", 0), figures_of("aabbccddee", 0))
+    assert one.threshold == pytest.approx(0.2)
 
 
 def test_labels_are_compared_by_class_where_there_are_no_groups() -> None:
