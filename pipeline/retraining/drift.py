@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import tensorflow_data_validation as tfdv
 from scipy.stats import t as student
@@ -305,20 +304,15 @@ def compare_accuracy(
         )
     threshold = settings.accuracy_drop
     if len(earlier) >= _FEWEST_GROUPS:
-        threshold = max(threshold, _by_spread([*earlier.values()], len(groups), settings))
+        spread = float(np.std(list(earlier.values()), ddof=1))
+        scale = math.sqrt(1 / len(groups) + 1 / len(earlier))
+        threshold = max(threshold, settings.divergence_factor * spread * scale)
     accuracy = {
         side: {"accuracy": of.accuracy, "ci95": of.accuracy_ci95, "n": of.accuracy_n, "groups": n}
         for side, of, n in (("span", now, len(groups)), ("reference", before, len(earlier)))
     }
     drop = before.accuracy - now.accuracy
     return {"way": way, **accuracy}, Measurement(f"{way}-way", ACCURACY_DROP, drop, threshold)
-
-
-def _by_spread(known: npt.ArrayLike, groups: int, settings: DriftSettings) -> float:
-    """So many standard errors of the mean of new groups against that of known ones."""
-    values = np.asarray(known)
-    scale = math.sqrt(1 / groups + 1 / len(values))
-    return float(settings.divergence_factor * values.std(ddof=1) * scale)
 
 
 def _way(files: Sequence[ImageFile]) -> int:
