@@ -24,10 +24,10 @@ from components.evaluator.settings import (
     trials_of,
 )
 from data_ingest.records import features
+from serving.saved_model.contract import SERVING
 
 _log = logging.getLogger(__name__)
 
-SIGNATURE = "examples"
 # As text, since TFX imports both by name; `source_hash` takes these names as well.
 EXTRACTORS_MODULE = extractors.__name__
 METRICS_MODULE = metrics.__name__
@@ -75,7 +75,7 @@ def eval_config(
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
-                signature_name=SIGNATURE, label_key=features.LABEL, prediction_key="score"
+                signature_name=SERVING, label_key=features.LABEL, prediction_key="score"
             )
         ],
         slicing_specs=[
@@ -86,10 +86,7 @@ def eval_config(
                 feature_keys=[features.PROTOCOL, features.WAY, features.GROUP_A]
             ),
         ],
-        metrics_specs=[
-            config_pb2.MetricsSpec(metrics=[accuracy], query_key=features.TRIAL),
-            config_pb2.MetricsSpec(metrics=figures),
-        ],
+        metrics_specs=[config_pb2.MetricsSpec(metrics=[accuracy, *figures])],
         options=config_pb2.Options(include_default_metrics=wrappers_pb2.BoolValue(value=False)),
     )
 

@@ -1,11 +1,9 @@
-"""TFMA extractors that make TFX's Evaluator embed each image few times and keep little.
+"""TFMA extractors that make TFX's Evaluator embed each image few times and handle trials whole.
 
 The Evaluator finds `custom_extractors` here through its `module_path`.
 """
 
-import zlib
-from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -13,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis import constants
-from tensorflow_model_analysis.extractors import extractor, predictions_extractor
+from tensorflow_model_analysis.extractors import extractor
 from tensorflow_model_analysis.proto import config_pb2
 from tfx_bsl.tfxio import tensor_adapter
 
 from data_ingest.records import features
 
 IMAGES_PER_BATCH = 256
-QUERY_SHARDS = 1024
 MEASURED_FEATURES = (features.TRIAL, features.PROTOCOL, features.WAY, features.GROUP_A)
+COLUMNS = (features.IMAGE_A, features.IMAGE_B, features.LABEL, *MEASURED_FEATURES)
 
 
 def custom_extractors(
@@ -29,28 +27,24 @@ def custom_extractors(
     eval_config: config_pb2.EvalConfig,
     tensor_adapter_config: tensor_adapter.TensorAdapterConfig | None,
 ) -> list[extractor.Extractor]:
-    """TFMA's own extractors, with one put in front of them and one behind the prediction.
+    """TFMA's extractors, as far as needed, with one in front of them and one behind the prediction.
 
     Records come in no order, so a batch of them hardly shares an image, although each image is in
     twenty and more pairs. In front: records of one trial set (or, outside trials, of one group)
-    are brought together, in batches of at most `IMAGES_PER_BATCH` distinct images. The `examples`
-    signature embeds each distinct image of a batch once, and its memory is bounded by that number,
-    whatever the record count. What is brought together is compressed, by which an image that a
-    piece has many times takes the room of one. Behind: what no metric needs is dropped before
-    anything is shuffled.
+    are brought together, in batches of at most `IMAGES_PER_BATCH` distinct images. The model
+    embeds each distinct image of a batch once, and its memory is bounded by that number, whatever
+    the record count. What is brought together is compressed, by which an image that a piece has
+    many times takes the room of one. Behind: what follows takes its time for each element, so an
+    element is not a pair, as usual with TFMA, but all pairs of a trial.
     """
-    extractors = tfma.default_extractors(
-        eval_shared_model=eval_shared_model,
-        eval_config=eval_config,
-        tensor_adapter_config=tensor_adapter_config,
-    )
-    names = [each.stage_name for each in extractors]
-    behind = names.index(predictions_extractor.PREDICTIONS_EXTRACTOR_STAGE_NAME) + 1
+    del tensor_adapter_config  # There is none without a schema.
     return [
         extractor.Extractor("GatherTrialSets", GatherTrialSets()),
-        *extractors[:behind],
-        extractor.Extractor("KeepWhatIsMeasured", beam.Map(keep_what_is_measured)),
-        *extractors[behind:],
+        tfma.extractors.FeaturesExtractor(eval_config),
+        tfma.extractors.LabelsExtractor(eval_config),
+        tfma.extractors.PredictionsExtractor(eval_config, eval_shared_model),
+        extractor.Extractor("ByTrial", beam.FlatMap(by_trial)),
+        tfma.extractors.SliceKeyExtractor(eval_config=eval_config, materialize=False),
     ]
 
 
@@ -70,15 +64,9 @@ class GatherTrialSets(beam.PTransform):
 def split_by_trial_set(extracts: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
     """Cuts a batch into pieces of one trial set, of at most `IMAGES_PER_BATCH` images each.
 
-    A piece is packed as Arrow does it. Its columns of images hold their digests: the model takes
-    whole records.
+    A piece is packed as Arrow does it, with the columns that are needed: the model takes images.
     """
-    batch: pa.RecordBatch = extracts[constants.ARROW_RECORD_BATCH_KEY]
-    for name in (features.IMAGE_A, features.IMAGE_B):
-        at = batch.schema.get_field_index(name)
-        digests = [[blake2b(image, digest_size=16).digest()] for image in _values(batch, name)]
-        field = batch.schema.field(at)
-        batch = batch.set_column(at, field, pa.array(digests, field.type))
+    batch: pa.RecordBatch = extracts[constants.ARROW_RECORD_BATCH_KEY].select(COLUMNS)
     rows: dict[bytes, list[int]] = {}
     columns = (features.TRIAL, features.PROTOCOL, features.GROUP_A)
     for row, (trial, protocol, group) in enumerate(
@@ -107,23 +95,33 @@ def join_pieces(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield _concatenate(pending)
 
 
-def keep_what_is_measured(extracts: dict[str, Any]) -> dict[str, Any]:
-    """Keeps labels, predictions and the features that are sliced by or grouped by.
+def by_trial(extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Takes a batch apart into labels and logits `[K]` of the K pairs that a trial has in it.
 
-    Pairs outside trials all have the empty trial, so grouping by trial would gather them on one
-    worker. They are spread over queries; the one-shot metric leaves them out whatever their query.
+    Pairs outside trials come by protocol and group.
     """
-    kept = {key: value for key, value in extracts.items() if key != constants.INPUT_KEY}
-    named = {name: extracts[constants.FEATURES_KEY][name] for name in MEASURED_FEATURES}
-    trials = np.asarray(named[features.TRIAL])
-    records = np.asarray(extracts[constants.INPUT_KEY]).reshape(-1)
-    queries = [
-        trial or b"no trial/%d" % (zlib.crc32(record) % QUERY_SHARDS)
-        for trial, record in zip(trials.reshape(-1), records, strict=True)
-    ]
-    named[features.TRIAL] = np.array(queries, dtype=object).reshape(trials.shape)
-    kept[constants.FEATURES_KEY] = named
-    return kept
+    named = {
+        name: np.asarray(extracts[constants.FEATURES_KEY][name]).reshape(-1)
+        for name in MEASURED_FEATURES
+    }
+    rows: dict[tuple[Any, ...], list[int]] = {}
+    for row, values in enumerate(zip(*named.values(), strict=True)):
+        rows.setdefault(values, []).append(row)
+    for values, part in rows.items():
+        features_of_part = zip(named, values, strict=True)
+        yield {
+            constants.FEATURES_KEY: {name: np.array([value]) for name, value in features_of_part},
+            **{
+                key: _rows(extracts[key], part)
+                for key in (constants.LABELS_KEY, constants.PREDICTIONS_KEY)
+            },
+        }
+
+
+def _rows(values: Any, rows: list[int]) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _rows(of_key, rows) for key, of_key in values.items()}
+    return np.asarray(values).reshape(-1)[rows]
 
 
 def _values(batch: pa.RecordBatch, name: str) -> list[bytes]:

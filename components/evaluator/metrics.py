@@ -6,9 +6,11 @@ TFMA refuses a model when a thresholded metric is missing from any slice.)
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -26,7 +28,7 @@ LOGIT = "logit"
 
 
 class OneShotAccuracy(metric_types.Metric):
-    """Share of one-shot trials won, by trial: needs `query_key` (the `trial` feature).
+    """Share of one-shot trials won; takes the pairs of a trial together, as `by_trial` yields them.
 
     A trial is won when its one same-class pair has the highest logit; a tie for the highest
     shares the credit, so a model that gives every pair the same logit scores 1 / way. Logits and
@@ -56,68 +58,95 @@ class VerificationMetric(metric_types.Metric):
 
 
 class _Pairs(NamedTuple):
-    """What a combiner gets to see. Arrays of length N; `logits` by model name."""
+    """What a combiner gets to see: pairs of one trial, or some outside trials."""
 
+    trial: bytes
+    way: int
     labels: npt.NDArray[np.int64]
-    ways: npt.NDArray[np.int64]
+    """`[N]`"""
     logits: dict[str, npt.NDArray[np.float32]]
+    """`[N]` each, by model name."""
 
 
 class PairPreprocessor(metric_types.Preprocessor):
-    """Keeps labels, ways and logits of the pairs in trials, or of those outside them."""
+    """Hands on the pairs of a trial, or those outside trials."""
 
     def __init__(self, *, in_trials: bool) -> None:
         super().__init__(name=f"pairs_{'in' if in_trials else 'outside'}_trials")
         self._in_trials = in_trials
 
     def process(self, extracts: dict[str, Any]) -> Iterator[_Pairs]:
-        ways = _flat(extracts[constants.FEATURES_KEY][features.WAY], np.int64)
-        keep = (ways > 0) == self._in_trials
-        if not keep.any():
+        (trial,), (way,) = (extracts[constants.FEATURES_KEY][name] for name in _OF_TRIAL)
+        if (way > 0) != self._in_trials:
             return
         labels, predictions = extracts[constants.LABELS_KEY], extracts[constants.PREDICTIONS_KEY]
         if isinstance(labels, Mapping):
             # With a baseline TFMA keeps labels, too, by model; they are the same.
             labels = next(iter(labels.values()))
         by_model = {"": predictions} if LOGIT in predictions else predictions
-        yield _Pairs(
-            labels=_flat(labels, np.int64)[keep],
-            ways=ways[keep],
-            logits={
-                model: _flat(outputs[LOGIT], np.float32)[keep]
-                for model, outputs in by_model.items()
-            },
-        )
+        logits = {model: outputs[LOGIT] for model, outputs in by_model.items()}
+        yield _Pairs(bytes(trial), int(way), labels, logits)
 
 
-_Count = tuple[float, int, int]
-"""Credit, trials and malformed trials."""
+_OF_TRIAL: Final = (features.TRIAL, features.WAY)
+_Part = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+"""Labels and logits."""
+
+
+@dataclass
+class _Trials:
+    credit: float = 0.0
+    n: int = 0
+    malformed: int = 0
+    parts: defaultdict[tuple[bytes, int], list[_Part]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """By trial and way, of those that were not whole when they came."""
+
+    def count(self, part: _Part, way: int) -> None:
+        credit = trial_credit(*part, way)
+        self.credit += credit or 0.0
+        self.n += 1
+        self.malformed += credit is None
 
 
 class _OneShotCombiner(beam.CombineFn):
-    """Sums credit over trials; constant memory."""
+    """Sums credit over trials, in constant memory but for trials that are cut by batches."""
 
     def __init__(self, *, name: str, model: str) -> None:
         self._name = name
         self._model = model
 
-    def create_accumulator(self) -> _Count:
-        return 0.0, 0, 0
+    def create_accumulator(self) -> _Trials:
+        return _Trials()
 
-    def add_input(self, accumulator: _Count, element: _Pairs) -> _Count:
-        earned, n, malformed = accumulator
-        credit = trial_credit(element.labels, element.logits[self._model], element.ways)
-        return earned + (credit or 0.0), n + 1, malformed + (credit is None)
+    def add_input(self, accumulator: _Trials, element: _Pairs) -> _Trials:
+        part = element.labels, element.logits[self._model]
+        if len(element.labels) == element.way:
+            accumulator.count(part, element.way)
+        else:
+            accumulator.parts[element.trial, element.way].append(part)
+        return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[_Count]) -> _Count:
-        credit, counts, malformed = zip(*accumulators, strict=True)
-        return math.fsum(credit), sum(counts), sum(malformed)
+    def merge_accumulators(self, accumulators: Iterable[_Trials]) -> _Trials:
+        merged = _Trials()
+        for each in accumulators:
+            merged.credit += each.credit
+            merged.n += each.n
+            merged.malformed += each.malformed
+            for key, parts in each.parts.items():
+                merged.parts[key] += parts
+        return merged
 
-    def extract_output(self, accumulator: _Count) -> dict[metric_types.MetricKey, float]:
-        credit, n, malformed = accumulator
+    def extract_output(self, accumulator: _Trials) -> dict[metric_types.MetricKey, float]:
+        trials = replace(accumulator)
+        for (_, way), parts in accumulator.parts.items():
+            labels, logits = map(np.concatenate, zip(*parts, strict=True))
+            trials.count((labels, logits), way)
+        credit, n = trials.credit, trials.n
         value = credit / n if n else math.nan
         figures = _figures(self._name, self._model, value, n, wilson_interval(credit, n))
-        return figures | {_key(MALFORMED, self._model): float(malformed)}
+        return figures | {_key(MALFORMED, self._model): float(trials.malformed)}
 
 
 _Gathered = list[tuple[Any, Any]]
@@ -158,11 +187,9 @@ class _VerificationCombiner(beam.CombineFn):
 
 
 def _one_shot_computations(
-    name: str, source_hash: str, model_names: list[str] | None = None, query_key: str | None = None
+    name: str, source_hash: str, model_names: list[str] | None = None
 ) -> list[metric_types.MetricComputation]:
     del source_hash
-    if not query_key:
-        raise ValueError("OneShotAccuracy needs a query_key in its MetricsSpec")
     return [
         metric_types.MetricComputation(
             keys=[_key(name, model)],
@@ -215,7 +242,3 @@ def _key(name: str, model: str) -> metric_types.MetricKey:
 def _pairs_key(model: str) -> metric_types.MetricKey:
     # A leading underscore keeps it out of what TFMA writes and compares.
     return metric_types.MetricKey(name="_scored_pairs", model_name=model)
-
-
-def _flat(values: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    return np.asarray(values).reshape(-1).astype(dtype)

@@ -56,7 +56,7 @@ def answer(recogniser: Recogniser, trials: Sequence[Trial]) -> Answers:
     answers = Answers([], [])
     for trial, nearness in zip(trials, recogniser(trials), strict=True):
         right = np.arange(trial.way) == trial.answer
-        credit = trial_credit(right.astype(np.int64), nearness, np.full(trial.way, trial.way))
+        credit = trial_credit(right.astype(np.int64), nearness, trial.way)
         if credit is None:
             raise ValueError(f"{trial.trial_id} is malformed")
         answers.earned.append(credit)

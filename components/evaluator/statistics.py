@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -54,14 +54,15 @@ def hanley_mcneil_interval(area: float, positives: int, negatives: int) -> Inter
 def trial_credit(
     labels: npt.NDArray[np.int64],
     logits: npt.NDArray[np.floating[Any]],
-    ways: npt.NDArray[np.int64],
+    way: int,
 ) -> float | None:
     """Credit in [0, 1] that a model earns in one trial, or None for a malformed trial.
 
     Args:
-      labels, logits, ways: [N], the pairs of one trial.
+      labels, logits: [N], the pairs of one trial.
+      way: how many there should be.
     """
-    if np.any(ways != len(labels)) or np.count_nonzero(labels == 1) != 1:
+    if way != len(labels) or np.count_nonzero(labels == 1) != 1:
         return None
     if np.isnan(logits).any():
         return 0.0
@@ -110,27 +111,38 @@ class ScoredPairs:
         """Equal error rate, with a bootstrap interval."""
         if self.same.sum() == 0 or self.different.sum() == 0:
             return math.nan, NO_INTERVAL
-        return self._with_bootstrap(equal_error_rate)
+        return self._with_bootstrap("eer")
 
     def tar_at_1pct_far(self) -> tuple[float, Interval]:
         """True accept rate at a false accept rate of 1 %, with a bootstrap interval."""
         if self.same.sum() == 0 or self.different.sum() == 0:
             return math.nan, NO_INTERVAL
-        return self._with_bootstrap(true_accept_rate)
+        return self._with_bootstrap("tar_at_1pct_far")
 
     def ece(self) -> tuple[float, Interval]:
         """Expected calibration error of the score, with a bootstrap interval."""
         if self.n == 0:
             return math.nan, NO_INTERVAL
-        return self._with_bootstrap(partial(calibration_error, expit(self.logits)))
+        return self._with_bootstrap("ece")
 
-    def _with_bootstrap(
-        self, statistic: Callable[[Floats, Floats], float]
-    ) -> tuple[float, Interval]:
-        """A statistic and its normal interval; pairs are resampled with replacement for its error.
+    def _with_bootstrap(self, name: str) -> tuple[float, Interval]:
+        value = self._statistics[name](self.same, self.different)
+        return value, normal_interval(value, self._deviations[name])
+
+    @cached_property
+    def _statistics(self) -> dict[str, Callable[[Floats, Floats], float]]:
+        return {
+            "eer": equal_error_rate,
+            "tar_at_1pct_far": true_accept_rate,
+            "ece": partial(calibration_error, expit(self.logits)),
+        }
+
+    @cached_property
+    def _deviations(self) -> dict[str, float]:
+        """Standard errors of these, by resampling the pairs with replacement.
 
         Efron & Tibshirani 1993, ch. 6. The seed is fixed: the same pairs give the same interval.
-        Replicates that drew one kind of pair only are left out.
+        Replicates that drew one kind of pair only are left out. NaN where fewer than two are left.
         """
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         cells = np.concatenate([self.same, self.different])
@@ -141,10 +153,14 @@ class ScoredPairs:
             same: Floats = drawn[: len(self.same)].astype(np.float64)
             different: Floats = drawn[len(self.same) :].astype(np.float64)
             if same.any() and different.any():
-                values.append(statistic(same, different))
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-        value = statistic(self.same, self.different)
-        return value, normal_interval(value, deviation)
+                values.append(
+                    [statistic(same, different) for statistic in self._statistics.values()]
+                )
+        if len(values) < 2:
+            return dict.fromkeys(self._statistics, math.nan)
+        columns = zip(*values, strict=True)
+        deviations = [float(np.std(column, ddof=1)) for column in columns]
+        return dict(zip(self._statistics, deviations, strict=True))
 
 
 def equal_error_rate(same: Floats, different: Floats) -> float:

@@ -23,15 +23,17 @@ from components.evaluator.eval_config import (
     refusals,
 )
 from components.evaluator.extractors import (
+    COLUMNS,
     IMAGES_PER_BATCH,
+    by_trial,
     join_pieces,
-    keep_what_is_measured,
     split_by_trial_set,
     unpacked,
 )
 from components.evaluator.settings import EvaluateSettings, Threshold
 from data_ingest.records import features
 from data_ingest.records.features import Pair, serialize_pair
+from serving.saved_model.contract import SERVING
 
 PROTOCOLS = {("official", 20), ("within", 5)}
 OFFICIAL = "official_20way_accuracy"
@@ -45,17 +47,14 @@ class ToyModel(tf.Module):
         super().__init__()
         self.slope = tf.Variable(slope)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
-    def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec = {
-            name: tf.io.FixedLenFeature([], tf.string)
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name=name)
             for name in (features.IMAGE_A, features.IMAGE_B)
-        }
-        image = {
-            name: tf.strings.to_number(value)
-            for name, value in tf.io.parse_example(examples, spec).items()
-        }
-        distance = tf.abs(image[features.IMAGE_A] - image[features.IMAGE_B])
+        ]
+    )
+    def score(self, image_a: tf.Tensor, image_b: tf.Tensor) -> dict[str, tf.Tensor]:
+        distance = tf.abs(tf.strings.to_number(image_a) - tf.strings.to_number(image_b))
         logit = 2 - distance * self.slope
         return {"logit": logit, "score": tf.sigmoid(logit)}
 
@@ -65,7 +64,7 @@ def toy_model(directory: Path, slope: float) -> standard_artifacts.Model:
     tf.saved_model.save(
         module,
         str(directory / "Format-Serving"),
-        signatures={"examples": module.examples},
+        signatures={SERVING: module.score},
     )
     return artifact(standard_artifacts.Model(), directory)
 
@@ -311,7 +310,7 @@ def test_figures_and_thresholds_tell_random_from_skilled_forgeries(
 def test_a_worse_eer_with_skilled_forgeries_is_told_from_a_better_one() -> None:
     asked = EvaluateSettings(thresholds={"eer_skilled": Threshold(max_drop=0.01)})
     config = eval_config(asked, {("skilled", 0)})
-    figures = config.metrics_specs[1].metrics
+    figures = config.metrics_specs[0].metrics
     (gate,) = [gate for figure in figures for gate in figure.per_slice_thresholds]
     assert gate.threshold.change_threshold.direction == config_pb2.LOWER_IS_BETTER
     assert dict(gate.slicing_specs[0].feature_values) == {"protocol": "skilled", "way": "0"}
@@ -346,10 +345,10 @@ def test_a_piece_takes_the_room_of_its_distinct_images() -> None:
     ]
     batch = record_batch(pairs)
     records = [[serialize_pair(pair)] for pair in pairs]
-    batch = batch.append_column("__RAW_RECORD__", pa.array(records, pa.list_(pa.binary())))
-    ((_, piece),) = split_by_trial_set({"arrow_record_batch": batch})
+    whole = batch.append_column("__RAW_RECORD__", pa.array(records, pa.list_(pa.binary())))
+    ((_, piece),) = split_by_trial_set({"arrow_record_batch": whole})
     assert len(piece) < 2 * sum(map(len, images))
-    assert unpacked(piece).column("__RAW_RECORD__").to_pylist() == records
+    assert unpacked(piece) == batch.select(COLUMNS)
 
 
 def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
@@ -365,26 +364,48 @@ def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
         assert len({image for (image,) in images}) <= IMAGES_PER_BATCH
 
 
-def test_only_pairs_outside_trials_are_given_another_query_and_images_are_dropped() -> None:
+def test_a_batch_is_taken_apart_by_trial() -> None:
+    """And outside trials by protocol and group."""
     columns = {
-        "trial": [[b"official/run01/item01"], [b""]],
-        "protocol": [[b"official"], [b"verification"]],
-        "way": [[20], [0]],
-        "group_a": [[b"run01"], [b"Greek"]],
-        "image_a": [[b"a"], [b"b"]],
+        "trial": [[b"o/run01/item01"], [b""], [b"o/run01/item01"], [b""], [b"o/run01/item02"]],
+        "protocol": [[b"official"], [b"verification"]] * 2 + [[b"official"]],
+        "way": [[20], [0]] * 2 + [[20]],
+        "group_a": [[b"run01"], [b"Greek"], [b"run01"], [b"Latin"], [b"run01"]],
+        "image_a": [[b"a"]] * 5,
     }
-    kept = keep_what_is_measured(
-        {
-            "features": {name: np.array(values) for name, values in columns.items()},
-            "input": np.array([b"record 1", b"record 2"]),
-            "labels": np.array([[1], [0]]),
-        }
-    )
-    assert set(kept) == {"features", "labels"}
-    assert set(kept["features"]) == {"trial", "protocol", "way", "group_a"}
-    (trial,), (query,) = kept["features"]["trial"]
-    assert trial == b"official/run01/item01"
-    assert query.startswith(b"no trial/")
+    logits = np.arange(5, dtype=np.float32)
+    parts = [
+        *by_trial(
+            {
+                "features": {name: np.array(values) for name, values in columns.items()},
+                "input": None,
+                "labels": {"candidate": np.array([[1], [0], [0], [1], [1]])},
+                "predictions": {"candidate": {"logit": logits}, "baseline": {"logit": -logits}},
+            }
+        )
+    ]
+    found = [
+        (
+            {name: value.tolist() for name, value in part["features"].items()},
+            part["labels"]["candidate"].tolist(),
+            [part["predictions"][model]["logit"].tolist() for model in ("candidate", "baseline")],
+        )
+        for part in parts
+    ]
+    names = ("trial", "protocol", "way", "group_a")
+    assert [tuple(named[name][0] for name in names) for named, *_ in found] == [
+        (b"o/run01/item01", b"official", 20, b"run01"),
+        (b"", b"verification", 0, b"Greek"),
+        (b"", b"verification", 0, b"Latin"),
+        (b"o/run01/item02", b"official", 20, b"run01"),
+    ]
+    assert [rest for _, *rest in found] == [
+        [[1, 0], [[0, 2], [0, -2]]],
+        [[0], [[1], [-1]]],
+        [[1], [[3], [-3]]],
+        [[1], [[4], [-4]]],
+    ]
+    assert {*parts[0]} == {"features", "labels", "predictions"}
 
 
 def record_batch(pairs: list[Pair]) -> pa.RecordBatch:

@@ -13,19 +13,19 @@ from components.evaluator.settings import VERIFICATION_METRICS
 from components.evaluator.statistics import trial_credit
 
 
-def extracts(labels: Any, logits: Any, way: int) -> dict[str, Any]:
-    """What TFMA hands to a metric: one trial, or one pair."""
+def extracts(labels: Any, logits: Any, way: int, trial: bytes = b"one") -> dict[str, Any]:
+    """What TFMA hands to a metric: pairs of one trial, or some outside trials."""
     return {
-        "features": {"way": np.full(len(labels), way)},
+        "features": {"way": np.array([way]), "trial": np.array([trial])},
         "labels": np.array(labels),
         "predictions": {"logit": np.array(logits, np.float32), "score": np.zeros(len(labels))},
     }
 
 
 def computed(metric: Any, queries: list[dict[str, Any]], *, workers: int = 1) -> dict[str, float]:
-    """Runs a metric's computations over queries dealt out to some workers."""
+    """Runs a metric's computations over extracts dealt out to some workers."""
     results: dict[Any, Any] = {}
-    for computation in metric.computations(query_key="trial", model_names=[""]):
+    for computation in metric.computations(model_names=[""]):
         if hasattr(computation, "combiner"):
             combiner = computation.combiner
             parts = []
@@ -73,7 +73,7 @@ def test_accuracy_is_the_share_of_trials_whose_highest_logit_is_the_answer(
 def test_logits_decide_where_scores_have_saturated() -> None:
     logits = np.array([40.0, 41.0], np.float32)
     assert np.float32(1) / (1 + np.exp(-logits[0])) == np.float32(1) / (1 + np.exp(-logits[1]))
-    assert trial_credit(np.array([0, 1]), logits, np.array([2, 2])) == 1
+    assert trial_credit(np.array([0, 1]), logits, 2) == 1
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,21 @@ def test_a_malformed_trial_is_lost_and_counted(labels: list[int], way: int) -> N
     assert found["one_shot_accuracy"] == 0.5
     assert found["one_shot_accuracy/n"] == 2
     assert found["one_shot_accuracy/malformed"] == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_trial_that_comes_in_parts_is_one_trial(workers: int) -> None:
+    parts = [
+        extracts([0], [0.0], 4, b"won"),
+        extracts([1, 0, 0], [1.0, 0, 0], 4, b"lost"),
+        extracts([0, 0, 1], [0.0, 0.0, 1.0], 4, b"won"),
+        extracts([0], [2.0], 4, b"lost"),
+        trial(way=4, answer=2, logits=[0, 0, 1, 0]),
+    ]
+    found = computed(OneShotAccuracy(), parts, workers=workers)
+    assert found["one_shot_accuracy"] == pytest.approx(2 / 3)
+    assert found["one_shot_accuracy/n"] == 3
+    assert found["one_shot_accuracy/malformed"] == 0
 
 
 @pytest.mark.parametrize("logits", [[math.nan, 0, 0], [0, math.nan, math.nan], [math.nan] * 3])
@@ -117,11 +132,6 @@ def test_every_verification_figure_comes_with_n_and_interval_even_without_data(n
     assert found[f"{name}/n"] == 0
     for key in (name, f"{name}/ci_low", f"{name}/ci_high"):
         assert math.isnan(found[key])
-
-
-def test_one_shot_accuracy_without_a_query_key_is_an_error() -> None:
-    with pytest.raises(ValueError, match="query_key"):
-        OneShotAccuracy().computations(model_names=[""])
 
 
 def test_an_unknown_verification_figure_is_an_error() -> None:
