@@ -96,6 +96,8 @@ def _by_beam(inputs: Inputs, settings: PairSettings, out: Path, workers: int) ->
     options = PipelineOptions(BeamSettings(workers=workers).pipeline_args())
     with Pipeline(options=options) as pipeline:
         write_pairs(pipeline, inputs, settings, directory=str(out), max_rejected_share=1.0)
+    while any(file.read_text() for file in Path("/proc/self/task").glob("*/children")):
+        time.sleep(0.05)  # Workers are counted when they have ended.
     splits = json.loads((out / "sampling.json").read_bytes())["splits"].values()
     return sum(kind["pairs"] for split in splits for kind in split["pairs"])
 
