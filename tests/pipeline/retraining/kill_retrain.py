@@ -138,8 +138,10 @@ def kill(output: Path, outcome: Outcome, *, after: Sequence[float], moments: ran
         history = RunHistory(metadata.connection())
         reached = [run for run in history.runs() if run.span == number]
         nodes = history.nodes(reached[0].run_id) if reached else []
+        if reached and reached[0].is_whole:
+            outcome.after_the_end += 1
+            break
         outcome.kills += 1
-        outcome.after_the_end += bool(reached and reached[0].is_whole)
         outcome.interrupted[f"after {nodes[-1].node_id if nodes else 'nothing'}"] += 1
     done = subprocess.run(
         command(output, *argv), cwd=CHECKOUT, capture_output=True, text=True, check=False
