@@ -85,7 +85,7 @@ bench-serving: setup ## the local server and the gallery, against the bare model
 	$(BIN)/python -m benchmarks.bench_serving $(ARGS)
 	$(BIN)/python -m benchmarks.bench_gallery
 
-bench-growth: setup ## seconds and memory of each step of a run as images, pairs and trials grow; --pairs and --plot by ARGS
+bench-growth: setup ## processor time and memory of each step of a run as images, pairs and trials grow; --pairs and --plot by ARGS
 	$(BIN)/python -m benchmarks.bench_growth $(ARGS)
 
 bench-ingest: setup ## pair records by Beam against a plain loop: rate, memory, size; --pairs, --workers and --plot by ARGS

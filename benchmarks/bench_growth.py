@@ -1,4 +1,4 @@
-"""Times each step of a run, and takes its memory, as images, pairs and trials grow.
+"""Takes processor time and memory of each step of a run as images, pairs and trials grow.
 
     python -m benchmarks.bench_growth --pairs 10000 100000 1000000 --json growth.json --plot g.png
 
@@ -8,6 +8,7 @@ For each N pairs to train on: generated drawings, N / 10 in N / 100 classes, and
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from ml_metadata import MetadataStore
@@ -42,25 +44,36 @@ class Result:
     step: str
     pairs: int
     """To train on."""
-    seconds: float
+    cpu_seconds: float
+    """Of all processes, at whatever else the machine had to do."""
     memory_gb: float
     """GiB that all processes of the run had together, at most."""
 
 
+class Sample(NamedTuple):
+    """What a run and its processes have at a moment."""
+
+    when: float
+    """Seconds since 1970."""
+    cpu_seconds: float
+    """Since its start, in user and system mode."""
+    memory_gb: float
+
+
 class Sampler(threading.Thread):
-    """Takes the memory of a process and its descendants, every 0.2 seconds, while it runs."""
+    """Watches a process and its descendants, five times a second, while it runs."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         super().__init__(daemon=True)
         self._process = process
-        self.samples: list[tuple[float, float]] = []
-        """Seconds since 1970, and GiB."""
+        self.samples: list[Sample] = []
         self.start()
 
     def run(self) -> None:
         while self._process.poll() is None:
-            total = sum(_resident(pid) for pid in _tree(self._process.pid))
-            self.samples.append((time.time(), total / 1024))
+            tree = [*_tree(self._process.pid)]
+            cpu, memory = sum(map(_cpu_seconds, tree)), sum(map(_resident, tree))
+            self.samples.append(Sample(time.time(), cpu, memory / 1024))
             time.sleep(0.2)
 
 
@@ -80,6 +93,15 @@ def _resident(pid: int) -> float:
         return memory_of(pid).resident
     except (OSError, KeyError):  # has ended
         return 0.0
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process, and of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(pairs: int, folder: Path, *, steps: int) -> list[Result]:
@@ -104,9 +126,7 @@ def measure(pairs: int, folder: Path, *, steps: int) -> list[Result]:
     return list(_results(pairs, workspace, sampler.samples))
 
 
-def _results(
-    pairs: int, workspace: Workspace, samples: Sequence[tuple[float, float]]
-) -> Iterator[Result]:
+def _results(pairs: int, workspace: Workspace, samples: Sequence[Sample]) -> Iterator[Result]:
     store = MetadataStore(locate(MetadataSettings(), workspace).connection())
     for execution in store.get_executions():
         names = {context.name for context in store.get_contexts_by_execution(execution.id)}
@@ -115,8 +135,10 @@ def _results(
             continue
         start = execution.create_time_since_epoch / 1000
         end = execution.last_update_time_since_epoch / 1000
-        memory = max((gb for when, gb in samples if start <= when <= end), default=0.0)
-        yield Result(step, pairs, end - start, memory)
+        during = [sample for sample in samples if start <= sample.when <= end]
+        if during:
+            cpu = max(one.cpu_seconds for one in during) - during[0].cpu_seconds
+            yield Result(step, pairs, cpu, max(one.memory_gb for one in during))
 
 
 def show(results: Sequence[Result]) -> None:
@@ -124,17 +146,17 @@ def show(results: Sequence[Result]) -> None:
     table = Table("step", title="A run as its data grows")
     sizes = sorted({one.pairs for one in results})
     for pairs in sizes:
-        table.add_column(f"{pairs:,} pairs: s", justify="right")
+        table.add_column(f"{pairs:,} pairs: CPU s", justify="right")
         table.add_column("GiB", justify="right")
     for step in STEPS:
         found = {one.pairs: one for one in results if one.step == step}
-        cells = [(f"{found[n].seconds:.0f}", f"{found[n].memory_gb:.2f}") for n in sizes]
+        cells = [(f"{found[n].cpu_seconds:.0f}", f"{found[n].memory_gb:.2f}") for n in sizes]
         table.add_row(step, *(text for pair in cells for text in pair))
     Console(stderr=True, width=120).print(table)
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """Draws seconds and memory of each step over the number of pairs."""
+    """Draws processor time and memory of each step over the number of pairs."""
     by_step = defaultdict(list)
     for one in sorted(results, key=lambda one: one.pairs):
         by_step[one.step].append(one)
@@ -142,9 +164,9 @@ def plot(results: Sequence[Result], path: Path) -> None:
     seconds, memory = figure.subplots(1, 2)
     for step, own in by_step.items():
         pairs = [one.pairs for one in own]
-        seconds.plot(pairs, [one.seconds for one in own], marker="o", label=step)
+        seconds.plot(pairs, [one.cpu_seconds for one in own], marker="o", label=step)
         memory.plot(pairs, [one.memory_gb for one in own], marker="o", label=step)
-    for axes, title in ((seconds, "seconds"), (memory, "memory of all processes, GiB")):
+    for axes, title in ((seconds, "processor time, s"), (memory, "memory of all processes, GiB")):
         axes.set(xscale="log", xlabel="pairs to train on", title=title)
         axes.grid(alpha=0.3)
     seconds.set_yscale("log")

@@ -24,7 +24,6 @@ from components.evaluator.settings import (
     trials_of,
 )
 from data_ingest.records import features
-from serving.saved_model.contract import SERVING
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +72,7 @@ def eval_config(
         for name in VERIFICATION_METRICS
     ]
     return config_pb2.EvalConfig(
-        model_specs=[
-            config_pb2.ModelSpec(
-                signature_name=SERVING, label_key=features.LABEL, prediction_key="score"
-            )
-        ],
+        model_specs=[config_pb2.ModelSpec(label_key=features.LABEL, prediction_key="score")],
         slicing_specs=[
             config_pb2.SlicingSpec(),
             config_pb2.SlicingSpec(feature_keys=[features.PROTOCOL]),

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
@@ -15,6 +16,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import json_utils, proto_utils
 
+from components.evaluator import extractors
 from components.evaluator.eval_config import (
     EXTRACTORS_MODULE,
     eval_config,
@@ -23,17 +25,15 @@ from components.evaluator.eval_config import (
     refusals,
 )
 from components.evaluator.extractors import (
-    COLUMNS,
     IMAGES_PER_BATCH,
+    MEASURED_FEATURES,
+    EmbedAndMatch,
     by_trial,
-    join_pieces,
-    split_by_trial_set,
-    unpacked,
 )
 from components.evaluator.settings import EvaluateSettings, Threshold
 from data_ingest.records import features
 from data_ingest.records.features import Pair, serialize_pair
-from serving.saved_model.contract import SERVING
+from serving.saved_model.contract import EMBED, MATCH
 
 PROTOCOLS = {("official", 20), ("within", 5)}
 OFFICIAL = "official_20way_accuracy"
@@ -47,15 +47,17 @@ class ToyModel(tf.Module):
         super().__init__()
         self.slope = tf.Variable(slope)
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
+    def embed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": tf.strings.to_number(image)[:, tf.newaxis]}
+
     @tf.function(
         input_signature=[
-            tf.TensorSpec([None], tf.string, name=name)
-            for name in (features.IMAGE_A, features.IMAGE_B)
+            tf.TensorSpec([None, 1], tf.float32, name=f"embedding_{side}") for side in "ab"
         ]
     )
-    def score(self, image_a: tf.Tensor, image_b: tf.Tensor) -> dict[str, tf.Tensor]:
-        distance = tf.abs(tf.strings.to_number(image_a) - tf.strings.to_number(image_b))
-        logit = 2 - distance * self.slope
+    def match(self, embedding_a: tf.Tensor, embedding_b: tf.Tensor) -> dict[str, tf.Tensor]:
+        logit = 2 - tf.abs(embedding_a - embedding_b)[:, 0] * self.slope
         return {"logit": logit, "score": tf.sigmoid(logit)}
 
 
@@ -64,7 +66,7 @@ def toy_model(directory: Path, slope: float) -> standard_artifacts.Model:
     tf.saved_model.save(
         module,
         str(directory / "Format-Serving"),
-        signatures={SERVING: module.score},
+        signatures={EMBED: module.embed, MATCH: module.match},
     )
     return artifact(standard_artifacts.Model(), directory)
 
@@ -323,45 +325,62 @@ def test_the_source_hash_is_part_of_the_configuration() -> None:
     assert one != other
 
 
-def test_batches_bring_records_of_a_trial_set_together() -> None:
-    pairs = [*trial_pairs("official", 20, 60, wrong=0)]
-    rows = np.random.default_rng(0).permutation(len(pairs))
-    batch = record_batch([pairs[row] for row in rows])
-    pieces: dict[bytes, list[pa.RecordBatch]] = {}
-    for key, piece in split_by_trial_set({"arrow_record_batch": batch}):
-        pieces.setdefault(key, []).append(unpacked(piece))
-    assert sorted(pieces) == [b"official/set0", b"official/set1", b"official/set2"]
-    joined = [batch for of_key in pieces.values() for batch in join_pieces(of_key)]
-    assert [batch.num_rows for batch in joined] == [400, 400, 400]
+class CountedModel:
+    """Embeds images as numbers, and says in which calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[bytes]] = []
+        self.signatures = {EMBED: self.embed, MATCH: self.match}
+
+    def embed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        self.calls.append(image.numpy().tolist())
+        return {"embedding": tf.strings.to_number(image)[:, tf.newaxis]}
+
+    def match(self, embedding_a: tf.Tensor, embedding_b: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logit": (embedding_a - embedding_b)[:, 0]}
 
 
-def test_a_piece_takes_the_room_of_its_distinct_images() -> None:
-    """However many pairs of the trial set have them, and without a copy beside the record."""
-    random = np.random.default_rng(1)
-    images = [random.bytes(20_000) for _ in range(40)]
-    pairs = [
-        pair._replace(image_a=images[at % 20], image_b=images[20 + at // 20])
-        for at, pair in enumerate(trial_pairs("official", 20, 6, wrong=0))
-    ]
-    batch = record_batch(pairs)
-    records = [[serialize_pair(pair)] for pair in pairs]
-    whole = batch.append_column("__RAW_RECORD__", pa.array(records, pa.list_(pa.binary())))
-    ((_, piece),) = split_by_trial_set({"arrow_record_batch": whole})
-    assert len(piece) < 2 * sum(map(len, images))
-    assert unpacked(piece) == batch.select(COLUMNS)
+@pytest.fixture
+def counted() -> tuple[EmbedAndMatch, CountedModel]:
+    model, step = CountedModel(), EmbedAndMatch({})
+    step._model_loaders = {"": SimpleNamespace(load=lambda **_: model)}
+    step.setup()
+    return step, model
 
 
-def test_no_batch_holds_more_distinct_images_than_allowed() -> None:
-    template = next(verification_pairs())
-    pairs = [
-        template._replace(image_a=b"%d" % (2 * n), image_b=b"%d" % (2 * n + 1)) for n in range(1000)
-    ]
-    split = split_by_trial_set({"arrow_record_batch": record_batch(pairs)})
-    joined = [*join_pieces(unpacked(piece) for _, piece in split)]
-    assert sum(batch.num_rows for batch in joined) == 1000
-    for batch in joined:
-        images = batch.column("image_a").to_pylist() + batch.column("image_b").to_pylist()
-        assert len({image for (image,) in images}) <= IMAGES_PER_BATCH
+def batch_of(images: list[tuple[int, int]]) -> dict[str, Any]:
+    columns = {name: np.array([[b""]] * len(images)) for name in MEASURED_FEATURES}
+    for side, name in enumerate((features.IMAGE_A, features.IMAGE_B)):
+        columns[name] = np.array([[b"%d" % pair[side]] for pair in images])
+    return {"features": columns, "labels": np.zeros((len(images), 1)), "arrow_record_batch": None}
+
+
+def test_an_image_is_embedded_once_in_whichever_batches_it_is(
+    counted: tuple[EmbedAndMatch, CountedModel],
+) -> None:
+    step, model = counted
+    (first,) = step.process(batch_of([(1, 2), (3, 1)]))
+    (second,) = step.process(batch_of([(2, 4), (1, 3)]))
+    assert model.calls == [[b"1", b"3", b"2"], [b"4"]]
+    assert first["predictions"]["logit"].tolist() == [-1, 2]
+    assert second["predictions"]["logit"].tolist() == [-2, -2]
+    assert {*first} == {"features", "labels", "predictions"}
+    assert {*first["features"]} == {*MEASURED_FEATURES}
+
+
+def test_calls_and_what_is_kept_are_bounded(
+    counted: tuple[EmbedAndMatch, CountedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, model = counted
+    monkeypatch.setattr(extractors, "_KEPT_BYTES", 4 * 100)
+    pairs = [(n, n + 1000) for n in range(600)]
+    (scored,) = step.process(batch_of(pairs))
+    assert scored["predictions"]["logit"].tolist() == [-1000] * 600
+    assert max(map(len, model.calls)) == IMAGES_PER_BATCH
+    assert sum(map(len, model.calls)) == 1200
+    (scored,) = step.process(batch_of([(0, 1599)]))
+    assert scored["predictions"]["logit"].tolist() == [-1599]
+    assert model.calls[-1] == [b"0"], "the oldest has gone, the newest not"
 
 
 def test_a_batch_is_taken_apart_by_trial() -> None:
@@ -406,11 +425,3 @@ def test_a_batch_is_taken_apart_by_trial() -> None:
         [[1], [[4], [-4]]],
     ]
     assert {*parts[0]} == {"features", "labels", "predictions"}
-
-
-def record_batch(pairs: list[Pair]) -> pa.RecordBatch:
-    columns = {
-        name: pa.array([[value.encode() if isinstance(value, str) else value] for value in values])
-        for name, values in zip(Pair._fields, zip(*pairs, strict=True), strict=True)
-    }
-    return pa.RecordBatch.from_pydict(columns)
