@@ -17,7 +17,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "pipeline": ["deploy/*", "deploy/beam/*"],
-        "pipeline.runs": ["*.jinja"],
+        "pipeline.reports": ["*.jinja"],
         "serving": ["deploy/*", "deploy/kubernetes/*"],
     },
     install_requires=[
@@ -34,6 +34,7 @@ setup(
         "pyyaml",
         "rich",
         "scikit-image",  # HOG and LBP, which a model is compared with
+        "scikit-learn",  # t-SNE, for the map of embeddings in the report
         "scipy",
         "tensorboard",  # has tf.summary.scalar, which writes the training's curves
         "tensorflow==2.21.0",
@@ -79,7 +80,6 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
-            "scikit-learn",
             "setuptools",  # builds the editable install without a download of its own
             "types-grpcio",
             "types-protobuf",

@@ -24,14 +24,15 @@ from tfx.types import standard_component_specs as specs
 from tfx.utils import proto_utils
 
 from data_ingest.errors import InputError, ReadError, shown
-from data_ingest.records.catalog import told_noise, told_reasons
-from data_ingest.records.read import list_inputs
-from data_ingest.records.write import (
+from data_ingest.records.catalog import (
     COPIES_FILE,
     REJECTED_FILE,
     SUMMARY_FILE,
-    write_pairs,
+    told_noise,
+    told_reasons,
 )
+from data_ingest.records.read import list_inputs
+from data_ingest.records.write import write_pairs
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
 from data_ingest.sources.dataset import Dataset

@@ -86,8 +86,8 @@ def eval_config(
     )
 
 
-def read_metrics(evaluation_uri: str) -> dict[str, Any]:
-    """The candidate's figures by the names of summary.json, sorted.
+def read_metrics(evaluation_uri: str, *, baseline: bool = False) -> dict[str, Any]:
+    """The candidate's (or the baseline model's) figures by the names of summary.json, sorted.
 
     Each figure `f` comes with `f_ci95` ([low, high]) and `f_n`; figures without data are absent.
     One-shot figures are `<protocol>_<way>way_accuracy`, with `..._malformed` where trials were;
@@ -97,7 +97,9 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
 
     Args:
       evaluation_uri: the Evaluator's `evaluation` artifact.
+      baseline: whether to read those of the model before; none where there was none.
     """
+    wanted = (tfma.BASELINE_KEY,) if baseline else ("", tfma.CANDIDATE_KEY)
     figures: dict[str, Any] = {}
     per_group: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for of_slice in tfma.load_metrics(evaluation_uri):
@@ -105,7 +107,7 @@ def read_metrics(evaluation_uri: str) -> dict[str, Any]:
         values = {
             pair.key.name: pair.value.double_value.value
             for pair in of_slice.metric_keys_and_values
-            if pair.key.model_name in ("", tfma.CANDIDATE_KEY) and not pair.key.is_diff
+            if pair.key.model_name in wanted and not pair.key.is_diff
         }
         if not trials:
             for name in VERIFICATION_METRICS:

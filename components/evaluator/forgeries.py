@@ -1,7 +1,7 @@
 """Verifies signatures by one and more genuine references, random and skilled forgeries apart."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,19 +15,15 @@ from components.evaluator.statistics import (
     BOOTSTRAP_REPLICATES,
     BOOTSTRAP_SEED,
     Interval,
-    ScoredPairs,
     area_under_roc,
     equal_error_rate,
     error_rates,
     normal_interval,
 )
 from data_ingest.durable import write_atomically
-from data_ingest.records.features import read_pairs, split_files
-from data_ingest.records.unsound import naming_unsound
 from data_ingest.sampling.draws import Draws, Flags, Ints
 from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_RANDOM, PROTOCOL_SKILLED
-from serving.saved_model.loader import LoadedModel
+from data_ingest.sampling.protocols import PROTOCOL_RANDOM, PROTOCOL_SKILLED
 
 REFERENCES: Final = (1, 5, 10)
 DRAWS: Final = 10
@@ -236,7 +232,7 @@ def _figures(drawn: Comparisons, logits: Floats) -> Iterator[Verification]:
             (value, normal_interval(value, float(deviation)))
             for value, deviation in zip(values, spread, strict=True)
         )
-        roc = _roc(counts.of(0, everybody), counts.of(kind, everybody))
+        curve = roc(counts.of(0, everybody), counts.of(kind, everybody))
         at = int(np.argmin(np.abs(FALSE_ACCEPT_RATES - 0.01)))
         yield Verification(
             references=drawn.references.shape[1],
@@ -250,8 +246,8 @@ def _figures(drawn: Comparisons, logits: Floats) -> Iterator[Verification]:
             auc_ci95=auc[1],
             accuracy=accuracy[0],
             accuracy_ci95=accuracy[1],
-            tar_at_1_percent_far=roc[at][1],
-            roc=roc,
+            tar_at_1_percent_far=curve[at][1],
+            roc=curve,
         )
 
 
@@ -265,58 +261,12 @@ def _accepted(drawn: Comparisons, logits: Floats, counts: _Counts, writers: int)
     return accepted
 
 
-def _roc(same: Floats, different: Floats) -> Roc:
+def roc(same: Floats, different: Floats) -> Roc:
+    """The ROC curve of pairs as `equal_error_rate` takes them."""
     rejected, accepted = error_rates(same, different)
     # False accepts fall along the curve: the first point that is low enough has the most true ones.
     first = np.searchsorted(-accepted, -FALSE_ACCEPT_RATES - 1e-12)
     return list(zip(FALSE_ACCEPT_RATES.tolist(), (1 - rejected[first]).tolist(), strict=True))
-
-
-def recorded_roc(model: Path, examples: Path) -> dict[str, Roc]:
-    """ROC curves over the recorded pairs of signatures (one reference), by kind of forgery.
-
-    Args:
-      model: folder of a SavedModel.
-      examples: URI of an Examples artifact with a `one_shot` split.
-
-    Raises:
-      InputError: as `naming_unsound`.
-    """
-    numbers: dict[bytes, int] = {}
-    pairs: dict[str, list[tuple[int, int, int]]] = {}
-    split = examples / f"Split-{ONE_SHOT_SPLIT}"
-    with naming_unsound(split_files(split)):
-        for pair in read_pairs(split):
-            if pair.protocol in FORGERIES:
-                both = (pair.image_a, pair.image_b)
-                one, other = (numbers.setdefault(image, len(numbers)) for image in both)
-                pairs.setdefault(pair.protocol, []).append((one, other, pair.label))
-    if not numbers:
-        return {}
-    curves = {}
-    with LoadedModel(model) as loaded:
-        recogniser = ModelRecogniser(loaded, [*numbers].__getitem__, (), others=numbers.values())
-        for protocol, of_kind in sorted(pairs.items()):
-            first, second, labels = np.array(of_kind, np.int64).T
-            scored = ScoredPairs(recogniser.verify(second, first[:, np.newaxis]), labels)
-            curves[protocol] = _roc(scored.same, scored.different)
-    return curves
-
-
-def roc_figure(curves: Mapping[str, Mapping[str, Roc]]) -> Figure:
-    """A panel a kind of forgery, with its curves by what they are of."""
-    picture = Figure(figsize=(9, 4.2), layout="constrained")
-    panels = picture.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    for axes, (forgeries, named) in zip(panels, curves.items(), strict=True):
-        for label, roc in named.items():
-            axes.plot(*zip(*roc, strict=True), label=label)
-        axes.set_xscale("log")
-        axes.set_title(f"{forgeries} forgeries")
-        axes.set_xlabel("share of forgeries accepted")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    panels[0].set_ylabel("share of genuine signatures accepted")
-    return picture
 
 
 def draw_roc(figures: Sequence[Verification], path: Path) -> None:
@@ -330,6 +280,17 @@ def draw_roc(figures: Sequence[Verification], path: Path) -> None:
         images = "reference" if one.references == 1 else "references"
         label = f"{one.references} {images}, EER {100 * one.eer:.1f} %"
         curves.setdefault(one.forgeries, {})[label] = one.roc
+    picture = Figure(figsize=(9, 4.2), layout="constrained")
+    panels = picture.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (forgeries, named) in zip(panels, curves.items(), strict=True):
+        for label, curve in named.items():
+            axes.plot(*zip(*curve, strict=True), label=label)
+        axes.set_xscale("log")
+        axes.set_title(f"{forgeries} forgeries")
+        axes.set_xlabel("share of forgeries accepted")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0].set_ylabel("share of genuine signatures accepted")
     buffer = io.BytesIO()
-    roc_figure(curves).savefig(buffer, format="png", dpi=120)
+    picture.savefig(buffer, format="png", dpi=120)
     write_atomically(path, buffer.getvalue())

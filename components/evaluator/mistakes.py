@@ -1,27 +1,21 @@
-"""Finds a model's worst mistakes, and the classes that it takes for each other; draws these."""
+"""Finds the classes that a model takes for each other, and draws them."""
 
 import io
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.special import expit
 
 from components.evaluator.baselines import Picture, picture
-from components.evaluator.recognisers import ModelRecogniser, Wrong, answer
+from components.evaluator.recognisers import Wrong
 from components.evaluator.statistics import wilson_interval
-from components.evaluator.trials import TrialImages, recorded_trials
+from components.evaluator.trials import TrialImages
 from data_ingest.durable import write_atomically
-from data_ingest.records.features import split_files
-from data_ingest.records.unsound import naming_unsound
-from data_ingest.sampling.index import ImageIndex
-from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, PROTOCOL_OFFICIAL, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial
-from serving.saved_model.loader import LoadedModel
 
 _ACROSS: Final = 2
 """Confusions side by side in the picture."""
@@ -49,17 +43,22 @@ class Confusion:
 
 
 def most_confused(
-    images: TrialImages, trials: Iterable[Trial], wrong: Sequence[Wrong], *, most: int
+    class_of: Callable[[int], str], trials: Iterable[Trial], wrong: Sequence[Wrong], *, most: int
 ) -> list[Confusion]:
     """The pairs of classes with the greatest share of mistakes, at most `most` of them.
 
     Shares of few trials are uncertain, so what orders them is the lower end of their 95 % interval.
+
+    Args:
+      class_of: gives the class of an image by the number that trials have for it.
+      trials: that were answered.
+      wrong: those that were not won.
+      most: how many at the most.
     """
-    index = images.index
-    worst: dict[tuple[int, int], Wrong] = {}
-    mistakes: Counter[tuple[int, int]] = Counter()
+    worst: dict[tuple[str, str], Wrong] = {}
+    mistakes: Counter[tuple[str, str]] = Counter()
     for one in wrong:
-        pair = _pair(index, one.trial, one.chosen)
+        pair = _pair(class_of, one.trial, one.chosen)
         mistakes[pair] += 1
         if pair not in worst or one.margin > worst[pair].margin:
             worst[pair] = one
@@ -67,16 +66,15 @@ def most_confused(
         pair
         for trial in trials
         for position in range(trial.way)
-        if (pair := _pair(index, trial, position)) in mistakes
+        if (pair := _pair(class_of, trial, position)) in mistakes
     )
     share = {pair: wilson_interval(count, asked[pair])[0] for pair, count in mistakes.items()}
     found = []
     for pair in sorted(mistakes, key=lambda pair: (-share[pair], pair))[:most]:
         trial = worst[pair].trial
         right, chosen = (trial.support[at][0] for at in (trial.answer, worst[pair].chosen))
-        names = (index.classes[pair[0]], index.classes[pair[1]])
         rows = (trial.query, right, chosen)
-        found.append(Confusion(names, mistakes[pair], asked[pair], rows))
+        found.append(Confusion(pair, mistakes[pair], asked[pair], rows))
     return found
 
 
@@ -105,59 +103,6 @@ def draw_confusions(confusions: Sequence[Confusion], images: TrialImages, path: 
     write_atomically(path, buffer.getvalue())
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A wrongly answered trial. Images are encoded, scores in [0, 1]."""
-
-    trial: str
-    query: bytes
-    chosen: bytes
-    correct: bytes
-    chosen_score: float
-    correct_score: float
-
-
-def hardest_mistakes(*, model: Path, examples: Path, most: int) -> list[Mistake]:
-    """The official (else within-group) trials answered wrongly with the greatest margin.
-
-    A trial whose right candidate ties with a wrong one counts as wrong, by no margin.
-
-    Args:
-      model: folder of a SavedModel.
-      examples: URI of an Examples artifact with a `one_shot` split.
-      most: how many at the most.
-
-    Raises:
-      InputError: as `naming_unsound`.
-    """
-    with naming_unsound(split_files(examples / f"Split-{ONE_SHOT_SPLIT}")):
-        recorded = recorded_trials(examples)
-        of_protocol: dict[str, list[list[Trial]]] = defaultdict(list)
-        for (protocol, _), trials in recorded.trials.items():
-            of_protocol[protocol].append(trials)
-        parts = of_protocol[PROTOCOL_OFFICIAL] or of_protocol[PROTOCOL_WITHIN]
-        if not parts:
-            return []
-        image = recorded.images.__getitem__
-        with LoadedModel(model) as loaded:
-            every = [trial for part in parts for trial in part]
-            recogniser = ModelRecogniser(loaded, image, every)
-            wrong = [one for part in parts for one in answer(recogniser, part).wrong]
-    # By logit: scores near 1 are equal. A model that says NaN has no margin.
-    wrong = sorted((one for one in wrong if one.margin >= 0), key=lambda one: -one.margin)
-    return [
-        Mistake(
-            trial=one.trial.trial_id,
-            query=image(one.trial.query),
-            chosen=image(one.trial.support[one.chosen][0]),
-            correct=image(one.trial.support[one.trial.answer][0]),
-            chosen_score=float(expit(one.chosen_nearness)),
-            correct_score=float(expit(one.right_nearness)),
-        )
-        for one in wrong[:most]
-    ]
-
-
 def _in_colour(shown: Picture) -> Picture:
     return np.broadcast_to(shown, (*shown.shape[:2], 3))
 
@@ -169,7 +114,6 @@ def _title(confusion: Confusion) -> str:
     return f"{first}, {second}\n{confusion.mistakes} of {confusion.trials} trials"
 
 
-def _pair(index: ImageIndex, trial: Trial, position: int) -> tuple[int, int]:
-    asked = int(index.row_class[trial.query])
-    other = int(index.row_class[trial.support[position][0]])
+def _pair(class_of: Callable[[int], str], trial: Trial, position: int) -> tuple[str, str]:
+    asked, other = class_of(trial.query), class_of(trial.support[position][0])
     return min(asked, other), max(asked, other)

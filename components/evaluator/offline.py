@@ -124,7 +124,7 @@ def evaluate_model(model: Path, trials: TrialSets, *, slow_baselines: bool = Fal
         )
         results.append(result)
     wrong = [one for of_way in answers.values() for one in of_way.wrong]
-    confusions = most_confused(images, everything, wrong, most=_MOST_CONFUSIONS)
+    confusions = most_confused(images.index.class_name, everything, wrong, most=_MOST_CONFUSIONS)
     return Evaluation(model, trials, results, confusions, verification)
 
 

@@ -103,6 +103,11 @@ class ModelRecogniser:
             }
             yield from self._model.run("match", pairs)["logit"].reshape(len(part), way)
 
+    def vectors(self, images: Sequence[int]) -> Floats:
+        """Embeddings of images by their numbers, `float32[N, D]`."""
+        found: Floats = self._vectors[self._position[list(images)]]
+        return found
+
     def verify(self, queries: Ints, references: Ints) -> Floats:
         """Logits of images and what they claim to be, `float32[N]`.
 

@@ -185,6 +185,8 @@ class RecordedTrials:
 
     images: list[bytes]
     """Distinct ones, encoded; by the numbers that the trials have for them."""
+    classes: list[str]
+    """Of each, `<group>/<class>`."""
     trials: dict[tuple[str, int], list[Trial]]
     """By protocol and way."""
     pairs: dict[str, list[tuple[int, int, int]]]
@@ -200,11 +202,15 @@ def recorded_trials(examples: Path) -> RecordedTrials:
       examples: URI of an Examples artifact.
     """
     numbers: dict[bytes, int] = {}
+    classes: list[str] = []
     recorded: dict[tuple[str, int, str], list[tuple[int, int, int]]] = {}
     single: dict[str, list[tuple[int, int, int]]] = {}
     for pair in read_pairs(examples / f"Split-{ONE_SHOT_SPLIT}"):
         query = numbers.setdefault(pair.image_a, len(numbers))
         candidate = numbers.setdefault(pair.image_b, len(numbers))
+        for image, name in ((query, pair.class_a), (candidate, pair.class_b)):
+            if image == len(classes):
+                classes.append(name)
         if pair.trial:
             of_trial = recorded.setdefault((pair.protocol, pair.way, pair.trial), [])
         else:
@@ -217,4 +223,4 @@ def recorded_trials(examples: Path) -> RecordedTrials:
             support = tuple((candidate,) for candidate in candidates)
             trial = Trial(name, queries[0], support, labels.index(1))
             trials.setdefault((protocol, way), []).append(trial)
-    return RecordedTrials(list(numbers), trials, single)
+    return RecordedTrials(list(numbers), classes, trials, single)

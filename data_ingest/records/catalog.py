@@ -22,6 +22,10 @@ RUNS: Final = "runs"
 
 TWO_CLASSES: Final = "same image in two classes"
 """Of such an image's reason the beginning; the end names the other file."""
+SUMMARY_FILE: Final = "sampling.json"
+"""Beside the records, as are the next two: what there is of them."""
+REJECTED_FILE: Final = "rejected.jsonl"
+COPIES_FILE: Final = "copies.jsonl"
 _TOLD: Final = 8
 _REMEDIES: Final = {
     reason: f" (`pip install 'siamese-oneshot[{extra}]'`, in a checkout `make setup`)"

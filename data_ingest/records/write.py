@@ -17,7 +17,14 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
-from data_ingest.records.catalog import build_catalog, count_reasons, in_two_classes
+from data_ingest.records.catalog import (
+    COPIES_FILE,
+    REJECTED_FILE,
+    SUMMARY_FILE,
+    build_catalog,
+    count_reasons,
+    in_two_classes,
+)
 from data_ingest.records.features import Pair, serialize_pair
 from data_ingest.records.plan import Plan, Shard, Stream, make_plan
 from data_ingest.records.read import NAMESPACE, Inputs, ReadImages, read_block, written_whole
@@ -25,9 +32,6 @@ from data_ingest.sampling.pairs import Pairs
 from data_ingest.settings import PairSettings
 from data_ingest.sources.kinds import Crop, Kind, form_of
 
-SUMMARY_FILE: Final = "sampling.json"
-REJECTED_FILE: Final = "rejected.jsonl"
-COPIES_FILE: Final = "copies.jsonl"
 _BLOCKS: Final = "blocks"
 """Folder of the images while records are written."""
 _NAMED: Final = 20

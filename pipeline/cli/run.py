@@ -13,7 +13,7 @@ from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, 
 from pipeline.runs.logs import run_logging
 from pipeline.runs.processes import none_left_behind, why_stopped
 from pipeline.runs.status import ExitCode, Status
-from pipeline.runs.workspace import new_run_id
+from pipeline.runs.workspace import Workspace, new_run_id
 
 if TYPE_CHECKING:
     from pipeline.runs.history import RunRecord
@@ -27,9 +27,17 @@ def add_parsers(commands: Any) -> None:
     runs = add_command(commands, "runs", _runs, OUTPUT, CONFIGURED, text="history of runs")
     runs.add_argument("--limit", type=count, default=20, help="newest runs shown (%(default)s)")
     report = add_command(
-        commands, "report", _report, OUTPUT, text="write (again) the report of a run"
+        commands,
+        "report",
+        _report,
+        OUTPUT,
+        CONFIGURED,
+        text="write (again) the report of a run, and the index of all",
     )
     report.add_argument("run_id", nargs="?", default="latest", help="run id (%(default)s)")
+    report.add_argument(
+        "--compare", metavar="RUN", help="id of the run to compare with (the one before it)"
+    )
 
 
 def _run(context: Context) -> ExitCode:
@@ -104,14 +112,22 @@ def _row(record: "RunRecord") -> tuple[str, ...]:
 
 
 def _report(context: Context) -> None:
-    run_dir = context.workspace.run_dir(context.options.run_id).resolve()
+    workspace, options = context.workspace, context.options
+    run_id = _judged(workspace, options.run_id)
+    compare = None if options.compare is None else _judged(workspace, options.compare)
+    with context.quiet_libraries():
+        from pipeline.reports.index import report_on
+
+        report, index = report_on(workspace, run_id, context.history(), compare=compare)
+    context.show({"report": str(report), "index": str(index)}, f"{report}\n{index}")
+
+
+def _judged(workspace: Workspace, run_id: str) -> str:
+    """The id of a run that has a summary; `latest` is the last one's."""
+    run_dir = workspace.run_dir(run_id).resolve()
     if not (run_dir / "summary.json").is_file():
         raise InputError(
             f"{run_dir}: no summary.json here; `oneshot runs` lists the runs, and only a "
             "finished one has a report"
         )
-    with context.quiet_libraries():
-        from pipeline.runs.report import write_report
-
-        path = write_report(run_dir)
-    context.show({"report": str(path)}, str(path))
+    return run_dir.name

@@ -245,7 +245,8 @@ class _Folder:
             # Of a run that never got as far as the history there is only the time.
             old = folder.name in recorded or _newest(folder) < self.since
             needed = folder.name in self._repeated_runs | self._reported_runs
-            if old and not needed and not folder.is_symlink():
+            # Beside them are the link to the latest and the index.
+            if old and not needed and folder.is_dir() and not folder.is_symlink():
                 yield "run", folder
         for folder in workspace.checkpoints.glob("*"):
             if _newest(folder) < self.since:

@@ -104,8 +104,9 @@ def run_followed(
 
     Arguments, result and errors are those of `pipeline.runners.local.run_pipeline`.
     """
+    from pipeline.reports.index import try_to_report_on
     from pipeline.runners.local import run_pipeline
-    from pipeline.runs.report import try_to_write_report
+    from pipeline.runs.history import RunHistory
 
     store = MetadataStore(metadata.connection())
     with Promotions(workspace, store, settings=config.push).followed():
@@ -118,7 +119,7 @@ def run_followed(
             check_lease=check_lease,
         )
     if run.is_judged:
-        try_to_write_report(workspace.run_dir(run.run_id))
+        try_to_report_on(workspace, run.run_id, RunHistory(metadata.connection()))
     return run
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from google.protobuf import json_format
 from tfx.dsl.io import fileio
 
-from data_ingest.records.write import SUMMARY_FILE
+from data_ingest.records.catalog import SUMMARY_FILE
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from pipeline.config import PipelineConfig, validated
 from pipeline.runners.cluster import NEWEST

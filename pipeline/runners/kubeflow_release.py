@@ -29,10 +29,10 @@ from components.evaluator.settings import EvaluateSettings
 from components.pusher.pushed_models import is_pushed, pushed_version
 from data_ingest.sources.dataset import Dataset
 from pipeline.releases.promotion import Promotions
+from pipeline.reports.report import write_report
 from pipeline.runners.kubeflow_parameters import protocols_in, sampled
 from pipeline.runs.history import NodeRun
 from pipeline.runs.metadata_store import locate
-from pipeline.runs.report import write_report
 from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import MetadataSettings, PushSettings
@@ -119,7 +119,7 @@ def Report(  # noqa: N802
             seconds=sum(node.seconds for node in nodes),
             asked=evidence(settings, protocols_in(sampling)),
         )
-        written = write_report(workspace.run_dir(run_id))
+        written = write_report(workspace, run_id)
         Path(report.uri).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(written, report.uri)
 

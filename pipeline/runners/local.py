@@ -33,6 +33,8 @@ from pipeline.runs.summarize import summarize
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import JUDGED_STAGES, BeamSettings
 
+MAKES_A_MODEL: Final = {"dataset", "pairs", "train", "evaluate", "gate"}
+"""Sections of the configuration that a report shows: none of them has a secret."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ def run_pipeline(
                 workspace=workspace,
                 seconds=time.time() - started,
                 asked=asked,
+                config=config.model_dump(mode="json", include=MAKES_A_MODEL),
             )
             done = replace(
                 done,

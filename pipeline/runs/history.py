@@ -87,6 +87,8 @@ class NodeRun:
     """What the work took, in the run that did it."""
     outputs: dict[str, Artifact]
     """By key; of several under one key the first."""
+    inputs: tuple[int, ...] = ()
+    """Ids of the artifacts that it read."""
 
 
 class RunHistory:
@@ -166,13 +168,18 @@ class RunHistory:
     def _node_run(self, execution: Execution) -> NodeRun:
         cached = execution.last_known_state == Execution.CACHED
         outputs: dict[str, Artifact] = {}
+        inputs = []
         for event in self._store.get_events_by_execution_ids([execution.id]):
             key = event.path.steps[0].key if event.path.steps else ""
-            if event.type in _OUTPUT and key not in outputs:
+            if event.type not in _OUTPUT:
+                inputs.append(event.artifact_id)
+            elif key not in outputs:
                 (outputs[key],) = self._store.get_artifacts_by_id([event.artifact_id])
         done = self._source(outputs.values()) if cached else execution
         milliseconds = done.last_update_time_since_epoch - done.create_time_since_epoch
-        return NodeRun(self._node_id(execution), cached, milliseconds / 1000, outputs)
+        return NodeRun(
+            self._node_id(execution), cached, milliseconds / 1000, outputs, tuple(inputs)
+        )
 
     def _source(self, outputs: Iterable[Artifact]) -> Execution:
         """The execution that made outputs which the cache gave out; an empty one if it is gone."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata as package_metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from components.evaluator.baselines import pixel_nearest_neighbour_accuracy
@@ -20,14 +21,13 @@ from components.pusher.pushed_models import (
 )
 from components.serving_gate.component import REPORT as GATE_REPORT
 from data_ingest.durable import write_atomically
-from data_ingest.records.catalog import told_reasons
-from data_ingest.records.write import REJECTED_FILE
-from data_ingest.records.write import SUMMARY_FILE as SAMPLING_FILE
+from data_ingest.records.catalog import REJECTED_FILE, told_reasons
+from data_ingest.records.catalog import SUMMARY_FILE as SAMPLING_FILE
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from data_ingest.sources.dataset import Dataset
 from pipeline.runs.history import NodeRun
-from pipeline.runs.report import carry_over
 from pipeline.runs.summary import (
+    EXAMINATION_FILE,
     SUMMARY_FILE,
     RunSummary,
     accuracy_names,
@@ -57,6 +57,7 @@ def summarize(
     workspace: Workspace,
     seconds: float,
     asked: Evidence,
+    config: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunSummary:
     """Gathers the figures of a finished run from its nodes and writes `summary.json`.
 
@@ -67,6 +68,7 @@ def summarize(
       workspace: where everything is.
       seconds: what it took.
       asked: what its model was judged by, as far as the names of the images told.
+      config: sections of the configuration, as JSON values.
     """
     outputs = {(n.node_id, key): artifact for n in nodes for key, artifact in n.outputs.items()}
     artifacts = {
@@ -86,9 +88,13 @@ def summarize(
     if earlier is None:
         metrics = read_metrics(artifacts["evaluation"])
         per_group = metrics.pop("per_group")
+        before = read_metrics(artifacts["evaluation"], baseline=True)
+        del before["per_group"]
     else:
-        metrics, per_group = earlier.metrics, earlier.per_group
-        carry_over(workspace.run_dir(earlier.run_id), workspace.run_dir(run_id))
+        metrics, per_group, before = earlier.metrics, earlier.per_group, earlier.before
+        examination = workspace.run_dir(earlier.run_id) / EXAMINATION_FILE
+        if examination.is_file():
+            write_atomically(workspace.run_dir(run_id) / EXAMINATION_FILE, examination.read_bytes())
     sampling = read_json(Path(artifacts["examples"]) / SAMPLING_FILE)
     images = sampling.get("images", {})
     comparison = read_json(Path(artifacts["evaluation"]) / COMPARISON_FILE)
@@ -137,6 +143,8 @@ def summarize(
         ],
         lacking=without_trials,
         images=images,
+        before=before,
+        config=dict(config),
     )
     write_atomically(
         workspace.run_dir(run_id) / SUMMARY_FILE,

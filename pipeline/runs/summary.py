@@ -17,6 +17,8 @@ from data_ingest.records.catalog import told_noise
 from pipeline.runs.workspace import Workspace
 
 SUMMARY_FILE = "summary.json"
+EXAMINATION_FILE = "examination.json"
+"""What the model made of its trials and pairs, for the report: finding that out takes a minute."""
 # Within-alphabet 20-way accuracy on Omniglot, as given in Koch et al. 2015, table 2.
 KOCH_2015_ACCURACY = 0.920
 HUMAN_ACCURACY = 0.955
@@ -37,6 +39,8 @@ class RunSummary:
     which images were left out. `baselines` are figures of recognisers without learning, by figure
     and name. `images` counts what was read, left out as copies and rejected, and names the first
     copies (`copies`) and the first files that hold one image in two classes (`in_two_classes`).
+    `before` are the figures, on the same trials, of the model that this one was compared with;
+    `config` are the sections of the configuration that make the model.
     """
 
     run_id: str
@@ -60,6 +64,8 @@ class RunSummary:
     notes: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
     images: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def headline(self) -> tuple[str, float | None]:
@@ -158,6 +164,7 @@ def print_summary(summary: RunSummary, console: Console, *, workspace: Workspace
     for one, other in summary.images.get("in_two_classes", []):
         console.print(told_noise(one, other), soft_wrap=True, markup=False, style="bold red")
     console.print(f"Report   {workspace.latest_run / 'report.html'}", soft_wrap=True)
+    console.print(f"All runs {workspace.runs / 'index.html'}", soft_wrap=True)
     if summary.pushed_version is None:
         console.print("[bold]Not blessed, so not pushed[/]:", soft_wrap=True)
         for reason in summary.refusals:

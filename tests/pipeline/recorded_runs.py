@@ -202,8 +202,20 @@ class RecordedRuns:
         execution = _Execution(type_id=self._type("execution", name), last_known_state=state)
         pairs = [(a, _Event(artifact_id=a.id, type=_Event.INPUT)) for a in inputs]
         pairs += [(a, _Event(artifact_id=a.id, type=_Event.OUTPUT)) for a in outputs]
-        number, _, _ = self.store.put_execution(execution, pairs, [context])
+        number, _, _ = self.store.put_execution(
+            execution, pairs, [context, self._node_context(name)]
+        )
         return int(number)
+
+    def _node_context(self, name: str) -> metadata_store_pb2.Context:
+        """As TFX has one for every node, named after pipeline and node."""
+        context = self.store.get_context_by_type_and_name("node", f"oneshot.{name}")
+        if context is None:
+            kind = self.store.put_context_type(metadata_store_pb2.ContextType(name="node"))
+            context = metadata_store_pb2.Context(type_id=kind, name=f"oneshot.{name}")
+            self.store.put_contexts([context])
+            context = self.store.get_context_by_type_and_name("node", f"oneshot.{name}")
+        return context
 
     def _live(self, kind: str) -> list[_Artifact]:
         return [a for a in self.store.get_artifacts_by_type(kind) if a.state == _Artifact.LIVE]

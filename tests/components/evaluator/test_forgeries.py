@@ -1,27 +1,24 @@
 """Signatures by several references: what is compared, and what the figures make of it."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from components.evaluator import forgeries
 from components.evaluator.forgeries import (
     DRAWS,
     REFERENCES,
     Verification,
     draw_comparisons,
     draw_roc,
-    recorded_roc,
     verify_signatures,
 )
 from components.evaluator.recognisers import ModelRecogniser
 from data_ingest.sampling.index import ImageIndex
 from tests.data_ingest.sampling_strategies import omniglot_like, signatures
-from tests.pair_records import make_pairs, write_records
 
 Floats = npt.NDArray[np.float64]
 
@@ -140,37 +137,3 @@ def test_the_roc_curves_are_drawn(tmp_path: Path) -> None:
     with Image.open(tmp_path / "roc.png") as picture:
         assert picture.format == "PNG"
         assert np.ptp(np.asarray(picture.convert("L"))) > 100
-
-
-def test_the_roc_of_recorded_pairs_is_apart_by_the_kind_of_forgery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Numbers:
-        """Embeds an image, which is the text of a number, as that."""
-
-        def __init__(self, directory: Path) -> None: ...
-
-        def __enter__(self) -> "Numbers":
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def run(self, signature: str, inputs: dict[str, Any]) -> dict[str, Any]:
-            if signature == "embed":
-                return {"embedding": np.array([[float(image)] for image in inputs["image"]])}
-            return {"logit": -np.abs(inputs["embedding_a"] - inputs["embedding_b"])}
-
-    template = make_pairs(groups=1, classes=2, pairs=1)[0]._replace(image_a=b"0")
-    made = [("verification", b"9", 0)]
-    for protocol, forged in (("random", b"5"), ("skilled", b"1")):
-        made += [(protocol, forged, 0), *((protocol, genuine, 1) for genuine in (b"0.5", b"2"))]
-    pairs = [
-        template._replace(protocol=protocol, image_b=image, label=label)
-        for protocol, image, label in made
-    ]
-    monkeypatch.setattr(forgeries, "LoadedModel", Numbers)
-    write_records(tmp_path / "Split-one_shot", pairs)
-    curves = recorded_roc(tmp_path, tmp_path)
-    assert {kind: roc[0][1] for kind, roc in curves.items()} == {"random": 1, "skilled": 0.5}
-    write_records(tmp_path / "other" / "Split-one_shot", pairs[:1])
-    assert recorded_roc(tmp_path, tmp_path / "other") == {}

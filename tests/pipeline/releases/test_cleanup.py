@@ -96,6 +96,15 @@ def test_what_is_neither_recent_nor_among_the_newest_goes(folder: Folder) -> Non
     folder.check_consistency()
 
 
+def test_the_index_of_runs_stays(folder: Folder) -> None:
+    folder.day(data=1)
+    index = folder.workspace.runs / "index.html"
+    index.write_text("all runs")
+    os.utime(index, (1.0, 1.0))
+    folder.gc(keep_versions=1, keep_days=0)
+    assert index.is_file()
+
+
 def test_the_labelled_the_loaded_and_the_way_back_stay_with_model_and_report(
     folder: Folder,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run at its end and in its report."""
+"""What a person sees of a run at its end."""
 
 import io
 import json
@@ -7,11 +7,9 @@ import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE, lack_of_evidence
-from pipeline.runs.report import write_report
 from pipeline.runs.summary import SUMMARY_FILE, RunSummary, asked_of, print_summary, read_summary
 from pipeline.runs.workspace import Workspace
 
@@ -48,14 +46,8 @@ def printed(summary: RunSummary, folder: Path) -> str:
     return console.file.getvalue()
 
 
-def reported(summary: RunSummary, folder: Path) -> str:
-    (folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary)))
-    return write_report(folder).read_text()
-
-
-@pytest.mark.parametrize("shown", [printed, reported])
-def test_what_was_asked_of_each_figure_is_said_beside_it(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    text = shown(SUMMARY, tmp_path)
+def test_what_was_asked_of_each_figure_is_said_beside_it(tmp_path: Path) -> None:
+    text = printed(SUMMARY, tmp_path)
     assert "≥ 60.9 %" in text
     assert "≥ 0.75" in text
     assert SUMMARY.notes[0] in text
@@ -63,52 +55,45 @@ def test_what_was_asked_of_each_figure_is_said_beside_it(shown, tmp_path: Path) 
     assert NOT_ENOUGH_EVIDENCE not in text
 
 
-@pytest.mark.parametrize("shown", [printed, reported])
-def test_cached_steps_keep_the_seconds_of_the_run_that_did_them(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_cached_steps_keep_the_seconds_of_the_run_that_did_them(tmp_path: Path) -> None:
     seconds = {"Trainer": 42.0, "Evaluator": 7.0, "total": 51.0}
-    text = shown(replace(SUMMARY, seconds=seconds, cached=["Trainer"], run_seconds=9.0), tmp_path)
+    text = printed(replace(SUMMARY, seconds=seconds, cached=["Trainer"], run_seconds=9.0), tmp_path)
     told = "This run took 9 s; cached steps were done by an earlier one."
     assert told in text
     assert "51" in text
-    if shown is printed:
-        assert re.search(r"Trainer +│ +42.0 │ +cached │", text)
-        assert re.search(r"Evaluator +│ +7.0 │ +│", text)
-    assert told not in shown(SUMMARY, tmp_path)
+    assert re.search(r"Trainer +│ +42.0 │ +cached │", text)
+    assert re.search(r"Evaluator +│ +7.0 │ +│", text)
+    assert told not in printed(SUMMARY, tmp_path)
 
 
-@pytest.mark.parametrize("shown", [printed, reported])
-def test_figures_of_either_kind_of_forgery_are_shown(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_figures_of_either_kind_of_forgery_are_printed(tmp_path: Path) -> None:
     figures = {"eer_random": 0.0625, "auc_skilled": 0.8125, "eer_skilled": 0.25}
     limits = {"eer_skilled": {"max": 0.125}, "auc_skilled": {"min": 0.9}}
-    text = shown(replace(SUMMARY, metrics=SUMMARY.metrics | figures, thresholds=limits), tmp_path)
+    text = printed(replace(SUMMARY, metrics=SUMMARY.metrics | figures, thresholds=limits), tmp_path)
     for told in ("eer random", "eer skilled", "auc skilled", "0.8125", "≤ 12.5 %", "≥ 0.9"):
         assert told in text
 
 
-@pytest.mark.parametrize("shown", [printed, reported])
-def test_a_lack_of_evidence_is_said_in_large_letters(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_lack_of_evidence_is_said_in_large_letters(tmp_path: Path) -> None:
     lacking = replace(SUMMARY, lacking=["within_30way_accuracy"], refusals=[LACK])
-    text = shown(lacking, tmp_path)
+    text = printed(lacking, tmp_path)
     assert LACK in text
-    assert ('class="warning"' in text) == (shown is reported)
 
 
-@pytest.mark.parametrize("shown", [printed, reported])
-def test_label_noise_is_named_with_both_files(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    text = shown(SUMMARY, tmp_path)
+def test_label_noise_is_named_with_both_files(tmp_path: Path) -> None:
+    text = printed(SUMMARY, tmp_path)
     assert "/d/a/2.png" in text
     assert "/d/b/[x].png" in text
-    assert ("/d/a/copy.png" in text) == (shown is reported)
+    assert "/d/a/copy.png" not in text
 
 
-@pytest.mark.parametrize("shown", [printed, reported])
-def test_baselines_stand_beside_the_figures_that_they_have(shown, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_baselines_stand_beside_the_figures_that_they_have(tmp_path: Path) -> None:
     figures = {FIGURE: {"pixel_1nn": 0.111, "hog": 0.422}, "auc": {"hog": 0.7123}}
-    text = shown(replace(SUMMARY, baselines=figures), tmp_path)
+    text = printed(replace(SUMMARY, baselines=figures), tmp_path)
     for told in ("HOG", "42.2 %", "0.7123"):
         assert told in text
     for told in ("pixel 1-NN", "11.1 %"):
-        assert (told in text) == (shown is reported)
+        assert told not in text
     assert "LBP" not in text
 
 

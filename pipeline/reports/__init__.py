@@ -1,0 +1,1 @@
+"""What people read of runs: a report of each, and an index of all."""
