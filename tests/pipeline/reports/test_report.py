@@ -10,6 +10,7 @@ import pytest
 from components.evaluator import examination
 from components.evaluator.evidence import NOT_ENOUGH_EVIDENCE, lack_of_evidence
 from pipeline.reports.index import report_on
+from pipeline.reports.lineage import lineage
 from pipeline.reports.report import write_report
 from pipeline.runs.workspace import Workspace
 from tests.pipeline.recorded_runs import RecordedRuns
@@ -158,6 +159,18 @@ def test_figures_of_either_kind_of_forgery_are_told(
     assert "AUC, area under the ROC curve, random forgeries" in told
     assert "81.2 %" in told
     assert "EER, equal error rate, skilled forgeries at most 12.5 % 25.0 % none no" in told
+
+
+def test_the_drawing_says_what_was_made_from_what(runs: tuple[RecordedRuns, str, str]) -> None:
+    recorded, _, second = runs
+    boxes, arrows = lineage(recorded.history.nodes(second))
+    assert {("PairExampleGen", "Trainer"), ("Trainer", "Evaluator"), ("Evaluator", "Pusher")} < set(
+        arrows
+    )
+    told = {box["id"]: box for box in boxes}
+    assert told["PairExampleGen"]["layer"] < told["Trainer"]["layer"] < told["Pusher"]["layer"]
+    assert told["PairExampleGen"]["cached"]
+    assert not told["Trainer"]["cached"]
 
 
 def test_markup_in_a_name_is_text(runs: tuple[RecordedRuns, str, str], tmp_path: Path) -> None:
