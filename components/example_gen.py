@@ -24,6 +24,7 @@ from tfx.types import standard_component_specs as specs
 from tfx.utils import proto_utils
 
 from data_ingest.errors import InputError, ReadError, shown
+from data_ingest.progress import step
 from data_ingest.records.catalog import (
     COPIES_FILE,
     REJECTED_FILE,
@@ -31,7 +32,7 @@ from data_ingest.records.catalog import (
     told_noise,
     told_reasons,
 )
-from data_ingest.records.read import list_inputs
+from data_ingest.records.read import READING, list_inputs
 from data_ingest.records.write import write_pairs
 from data_ingest.sampling.protocols import SPLITS
 from data_ingest.settings import PairSettings
@@ -82,8 +83,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             inputs = list_inputs(
                 _dataset(exec_properties).containers(), writer_pattern=config[_WRITER_PATTERN]
             )
-            _log.info("Reading %d images", sum(len(portion.images) for portion in inputs.portions))
-            with self._make_beam_pipeline() as pipeline:
+            images = sum(len(portion.images) for portion in inputs.portions)
+            _log.info("Reading %d images", images)
+            with step(READING, images), self._make_beam_pipeline() as pipeline:
                 write_pairs(
                     pipeline,
                     inputs,

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.spatial import KDTree
 from skimage.feature import hog, local_binary_pattern
 
-from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, answer, told
+from components.evaluator.recognisers import EncodedImage, Floats, Recogniser, answer
 from components.evaluator.settings import (
     BASELINE_TITLES,
     FORGERY_METRICS,
@@ -22,6 +22,7 @@ from components.evaluator.settings import (
 )
 from components.evaluator.statistics import ScoredPairs, equal_error_rate
 from components.evaluator.trials import RecordedTrials, recorded_trials
+from data_ingest.progress import counted
 from data_ingest.records.features import split_files
 from data_ingest.records.unsound import naming_unsound
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
@@ -63,7 +64,7 @@ class Baseline:
         features = self._kept_features(encoded)
 
         def nearness(trials: Sequence[Trial]) -> Iterator[Floats]:
-            for trial in told(trials, f"trials by {self.title}", total=len(trials)):
+            for trial in counted(trials, f"Answering trials by {self.title}", len(trials)):
                 query, *support = (features(image) for image in trial.images)
                 distances = np.array(self.distances(query, support))
                 yield -distances.reshape(trial.way, -1).min(axis=1)

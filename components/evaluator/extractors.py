@@ -19,10 +19,12 @@ from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.utils import model_util
 from tfx_bsl.tfxio import tensor_adapter
 
+from data_ingest.progress import advance
 from data_ingest.records import features
 from serving.saved_model.contract import EMBED, MATCH
 
 IMAGES_PER_BATCH: Final = 256
+SCORING: Final = "Scoring pairs"
 MEASURED_FEATURES: Final = (features.TRIAL, features.PROTOCOL, features.WAY, features.GROUP_A)
 _KEPT_BYTES: Final = 128 * 2**20
 """Of embeddings, by model and worker."""
@@ -72,6 +74,7 @@ class EmbedAndMatch(model_util.DoFnWithModels):
                 embedding_a=tf.constant(a), embedding_b=tf.constant(b)
             )
             predictions[name] = {key: value.numpy() for key, value in matched.items()}
+        advance(SCORING, len(images) // 2)
         yield {
             constants.FEATURES_KEY: {name: of_batch[name] for name in MEASURED_FEATURES},
             constants.LABELS_KEY: extracts[constants.LABELS_KEY],
@@ -117,6 +120,7 @@ def by_trial(extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 for key in (constants.LABELS_KEY, constants.PREDICTIONS_KEY)
             },
         }
+    advance("Evaluating", sum(map(len, rows.values())))
 
 
 def _rows(values: Any, rows: list[int]) -> Any:

@@ -1,25 +1,21 @@
 """Has recognisers answer one-shot trials: an exported model, or whatever else ranks the classes."""
 
-import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from components.evaluator.statistics import trial_credit
+from data_ingest.progress import counted
 from data_ingest.sampling.draws import Ints
 from data_ingest.sampling.trials import Trial
 from serving.saved_model.loader import LoadedModel
 
-_log = logging.getLogger(__name__)
 _BATCH: Final = 256
 _BATCH_BYTES: Final = 16 * 2**20
 _PAIRS_A_CALL: Final = 4096
 _VECTORS_A_CALL: Final = 32_768
-_SECONDS_A_LINE: Final = 5.0
-T = TypeVar("T")
 
 Floats = npt.NDArray[np.floating[Any]]
 EncodedImage = Callable[[int], bytes]
@@ -129,7 +125,8 @@ class ModelRecogniser:
 
 def embed(model: LoadedModel, encoded: EncodedImage, images: Sequence[int]) -> Floats:
     """Embeddings of images, `float32[N, D]`."""
-    batches = _batches(encoded(image) for image in told(images, "images", total=len(images)))
+    listed = counted(images, "Embedding images", len(images))
+    batches = _batches(encoded(image) for image in listed)
     return np.concatenate([model.run("embed", {"image": batch})["embedding"] for batch in batches])
 
 
@@ -143,13 +140,3 @@ def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
             batch = []
     if batch:
         yield batch
-
-
-def told(items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
-    """The items; how many are done is logged every few seconds."""
-    line = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - line >= _SECONDS_A_LINE:
-            _log.info("%s of %s %s", f"{done:,}", f"{total:,}", what)
-            line = time.monotonic()
-        yield item

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from data_ingest.errors import InputError, shown
+from data_ingest.progress import counted
 from data_ingest.records.catalog import Found, count_reasons, locate, told_reasons
 from data_ingest.records.features import read_pairs
 from data_ingest.sampling.index import ImageIndex
@@ -76,7 +77,8 @@ def sound_images(
     """
     found: dict[object, Found] = {}
     rejected: list[tuple[ImageFile, str]] = []
-    for position, file, data in reader.sound(files, rejected):
+    listed = counted(files, "Reading images", len(files))
+    for position, file, data in reader.sound(listed, rejected):
         one = Found.of(file, data, position)
         found.setdefault(position if copies else (file.class_name, one.digest), one)
     reasons = told_reasons(count_reasons((bad.member, reason) for bad, reason in rejected))

@@ -14,6 +14,7 @@ from components.trainer.model import HEAD, pair_logits
 from components.trainer.pair_data import PairData
 from components.trainer.recipe import Recipe
 from data_ingest.errors import InputError
+from data_ingest.progress import counted
 from data_ingest.sampling.pairs import PairSampler
 
 SHARE_OF_STEPS: Final = 8
@@ -173,7 +174,7 @@ def cross_fitted_correction(
     steps = max(1, recipe.steps // SHARE_OF_STEPS)
     short = recipe.model_copy(update={"steps": steps})
     logits = []
-    for fold, strangers in enumerate(unseen):
+    for fold, strangers in enumerate(counted(unseen, "Calibrating by trainings", folds)):
         _log.info(
             f"Calibration, training {fold + 1} of {folds}: {steps} steps without "
             f"{len(strangers.index.groups)} of {groups} groups"

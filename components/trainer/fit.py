@@ -34,6 +34,7 @@ from components.trainer.pair_data import Images, PairData
 from components.trainer.progress import Progress
 from components.trainer.recipe import Recipe
 from components.trainer.step import StepInput, TrainingStep
+from data_ingest.progress import step
 from data_ingest.sampling.protocols import PROTOCOL_BETWEEN, PROTOCOL_WITHIN
 from data_ingest.sampling.trials import Trial, draw_trials, largest_way
 
@@ -134,6 +135,7 @@ def fit(
     checkpoint_every: int = 100,
     log_dir: Path | None = None,
     code_version: str = "",
+    name: str = "Training",
 ) -> Fit:
     """Trains the model.
 
@@ -149,6 +151,7 @@ def fit(
       checkpoint_every: steps between checkpoints.
       log_dir: where TensorBoard scalars go; None: nowhere.
       code_version: a checkpoint of another version is not continued.
+      name: what it is called while it goes on.
 
     Raises:
       TrainingDiverged: the loss became NaN or infinite.
@@ -186,11 +189,7 @@ def fit(
     resumed_from = at.step
     if resumed_from:
         _log.info(f"Training goes on from the checkpoint of step {resumed_from}.")
-    progress = Progress(
-        first=at.step,
-        last=recipe.steps,
-        images_per_step=recipe.images_per_batch * accelerator.replicas,
-    )
+    images_per_step = recipe.images_per_batch * accelerator.replicas
     started = time.monotonic() - at.seconds
 
     def prepared(step: int) -> StepInput:
@@ -202,7 +201,11 @@ def fit(
         StopSignals() as stop,
         _writer(log_dir).as_default(),
         contextlib.closing(prefetched(prepared, range(at.step, recipe.steps))) as inputs,
+        step(name, recipe.steps, done=at.step, logged=False) as shown,
     ):
+        progress = Progress(
+            shown, first=at.step, last=recipe.steps, images_per_step=images_per_step
+        )
         while at.step < recipe.steps and not at.patience_is_over(recipe):
             loss = training_step.run(next(inputs))
             at.step += 1
@@ -281,7 +284,8 @@ def fit_stages(
         nothing = everything.take(np.empty(0, np.int64))
         chosen = fits[0].model.get_weights()
         log_dir = log_dir / "refit" if log_dir else None
-        fits.append(fit(last, everything, nothing, initial_weights=chosen, log_dir=log_dir, **how))
+        how = {**how, "initial_weights": chosen, "log_dir": log_dir, "name": "Refit"}
+        fits.append(fit(last, everything, nothing, **how))
     return fits
 
 

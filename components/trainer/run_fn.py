@@ -21,6 +21,7 @@ from components.trainer.pair_data import PairData, read_pair_data
 from components.trainer.pretrained import APPLICATIONS, exported_folder, fingerprint, is_path
 from components.trainer.recipe import Recipe, TrainSettings
 from data_ingest.errors import InputError
+from data_ingest.progress import step
 from data_ingest.sources.kinds import Kind, form_of
 from serving.saved_model.contract import EXTRA, KERAS_MODEL, Preprocessing
 from serving.saved_model.export import export_model
@@ -102,37 +103,39 @@ def run_fn(fn_args: FnArgs) -> None:
     if len(fits) > 1:
         refit = {"steps": fits[1].facts.steps, "seconds": fits[1].facts.seconds}
     trials = f"{facts.validation_protocol}_{facts.validation_way}way"
-    export_model(
-        fits[-1].model,
-        Path(fn_args.serving_model_dir),
-        preprocessing=preprocessing,
-        card={
-            "dataset": config.get("dataset"),
-            "kind": config["kind"],
-            "max_side": form_of(config["kind"], config.get("max_side")).max_side,
-            "crop": config.get("crop"),
-            "source_hash": config.get("source_hash"),
-            "recipe": recipe.model_dump(mode="json"),
-            "backbone": backbone_facts(recipe),
-            "data": {"train": _summary(train), "eval": _summary(held_out)},
-            "metrics": {
-                f"eval_{trials}_accuracy": facts.best_validation_accuracy,
-                "eval_verification_accuracy": calibration.accuracy,
+    with step("Exporting the model"):
+        export_model(
+            fits[-1].model,
+            Path(fn_args.serving_model_dir),
+            preprocessing=preprocessing,
+            card={
+                "dataset": config.get("dataset"),
+                "kind": config["kind"],
+                "max_side": form_of(config["kind"], config.get("max_side")).max_side,
+                "crop": config.get("crop"),
+                "source_hash": config.get("source_hash"),
+                "recipe": recipe.model_dump(mode="json"),
+                "backbone": backbone_facts(recipe),
+                "data": {"train": _summary(train), "eval": _summary(held_out)},
+                "metrics": {
+                    f"eval_{trials}_accuracy": facts.best_validation_accuracy,
+                    "eval_verification_accuracy": calibration.accuracy,
+                },
+                "calibration": calibration._asdict(),
+                "training": {
+                    "steps": facts.steps,
+                    "best_step": facts.best_step,
+                    "refit": refit,
+                    "device": facts.device,
+                    "warm_start_from": base_model,
+                },
             },
-            "calibration": calibration._asdict(),
-            "training": {
-                "steps": facts.steps,
-                "best_step": facts.best_step,
-                "refit": refit,
-                "device": facts.device,
-                "warm_start_from": base_model,
-            },
-        },
-        warmup_images=held_out.samples,
-        # Of the model before a refit: to one after it, held-out classes are no strangers any more.
-        impostors=impostors(fits[0].model, held_out),
-        trained_on=seen([train, held_out], *_origins(recipe, base_model)),
-    )
+            warmup_images=held_out.samples,
+            # Of the model before a refit: to one after it, held-out classes are no strangers
+            # any more.
+            impostors=impostors(fits[0].model, held_out),
+            trained_on=seen([train, held_out], *_origins(recipe, base_model)),
+        )
     told = [*remarks(facts.history, way=facts.validation_way, classes=facts.validation_classes)]
     written = {
         **asdict(facts),
@@ -227,7 +230,8 @@ def backbone_facts(recipe: Recipe) -> dict[str, str] | None:
 
 
 def _read(name: str, patterns: list[str], preprocessing: Preprocessing) -> PairData:
-    data = read_pair_data(patterns, preprocessing)
+    with step(f"Reading pairs ({name.lower()} data)"):
+        data = read_pair_data(patterns, preprocessing)
     _log.info(
         f"{name} data: {len(data.labels)} pairs of {len(data.index)} images, "
         f"{len(data.index.classes)} classes, {len(data.index.groups)} groups"

@@ -12,6 +12,7 @@ import tensorflow as tf
 from apache_beam.metrics import Metrics
 
 from data_ingest.errors import InputError
+from data_ingest.progress import advance
 from data_ingest.records.catalog import RUNS, Catalog, CatalogPart, Found, Rejected, build_catalog
 from data_ingest.records.plan import make_plan
 from data_ingest.sampling.index import ImageRef
@@ -28,6 +29,7 @@ from data_ingest.sources.layout import (
 NAMESPACE: Final = "oneshot"
 """Of all counters."""
 
+READING: Final = "Reading images"
 _PORTION_IMAGES: Final = 512
 _BLOCK_BYTES: Final = 8 * 2**20
 _MAX_BLOCKS: Final = _PORTION_IMAGES
@@ -173,6 +175,7 @@ class ReadImages(beam.DoFn):
                 write_block(self._blocks, block, images)
                 block, images, held = block + 1, [], 0
         self._read.inc(len(portion.images))
+        advance(READING, len(portion.images))
         for _, reason in rejected:
             Metrics.counter(NAMESPACE, f"images_rejected/{reason}").inc()
         if images:

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
+from data_ingest.progress import advance
 from data_ingest.records.catalog import (
     COPIES_FILE,
     REJECTED_FILE,
@@ -103,6 +104,8 @@ def _write_shard(shard: Shard, plan: Plan, directory: str) -> Iterator[tuple[_Co
         found = read_block(f"{directory}/{_BLOCKS}", int(number), position[here].tolist())
         images.update(zip(rows[here].tolist(), found, strict=True))
     write_file(directory, shard, _records(stream, drawn, images))
+    total = sum(one.pairs for one in plan.streams)
+    advance("Writing pairs", shard.stop - shard.start, total)
     for value in (0, 1):
         pairs = int(np.count_nonzero(drawn.label == value))
         name = f"pairs/{stream.split}/{stream.protocol}/{value}"

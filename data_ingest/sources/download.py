@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 from urllib.parse import urljoin
 
 import httpx
-from tqdm import tqdm
 
 from data_ingest.durable import locked, rename_durably, synchronize
 from data_ingest.errors import InputError, naming
+from data_ingest.progress import step
 from data_ingest.sources.layout import list_images
 
 _CHUNK: Final = 2**16
@@ -187,14 +187,7 @@ def _continue_part(client: httpx.Client, url: str, part: Path) -> bool:
         with (
             naming(part),
             part.open("ab" if have else "wb") as stream,
-            tqdm(
-                total=total,
-                initial=have,
-                desc=part.name.removesuffix(".part"),
-                unit="B",
-                unit_scale=True,
-                disable=None,
-            ) as progress,
+            step(f"Downloading {part.name.removesuffix('.part')}", total, done=have) as one,
         ):
             # No chunk size: httpx would hold back, and on a lost connection drop, the last bytes.
             for chunk in response.iter_raw():
@@ -205,7 +198,7 @@ def _continue_part(client: httpx.Client, url: str, part: Path) -> bool:
                         "see that dataset.download_url is right"
                     )
                 stream.write(chunk)
-                progress.update(len(chunk))
+                one.advance(len(chunk))
     return total is None or part.stat().st_size == total
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_ingest.durable import replacing
+from data_ingest.progress import counted
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -58,7 +59,8 @@ def write_glyphs(
       first_alphabet: number of the first alphabet.
     """
     with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-        for number in range(first_alphabet, first_alphabet + alphabets):
+        numbers = range(first_alphabet, first_alphabet + alphabets)
+        for number in counted(numbers, "Generating glyphs", alphabets):
             drawn = draw_alphabet(number, characters=characters, writers=writers, seed=seed)
             for character, drawings in enumerate(drawn, start=1):
                 folder = f"{path.stem}/Generated_{number:02}/character{character:02}"

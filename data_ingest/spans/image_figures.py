@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data_ingest.progress import counted
 from data_ingest.sampling.draws import Draws, Ints, stable_hash
 from data_ingest.sources.images import upright
 from data_ingest.sources.layout import ImageFile, ImageReader, list_images
@@ -107,7 +108,8 @@ def measure_images(spans: Sequence[Sequence[Path]], *, limit: int) -> ImageFigur
     strokes: list[npt.NDArray[np.float32]] = []
     rejected: list[tuple[ImageFile, str]] = []
     with ImageReader() as reader:
-        for at, file, data in reader.sound((file for file, _ in chosen), rejected):
+        counting = counted((file for file, _ in chosen), "Measuring images", len(chosen))
+        for at, file, data in reader.sound(counting, rejected):
             gray, statistics = _measured(data)
             measured.append({**statistics._asdict(), "class_size": chosen[at][1]})
             strokes.append(stroke_directions(gray))

@@ -1,16 +1,16 @@
 """Reading the images of a new span, each of them checked, and writing them as zips."""
 
 import hashlib
-import logging
 import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from data_ingest.errors import InputError, naming
+from data_ingest.progress import counted
 from data_ingest.records.catalog import (
     IMAGES,
     TWO_CLASSES,
@@ -26,9 +26,6 @@ from data_ingest.sources.containers import open_zip
 from data_ingest.sources.images import ImageRejected, image_digest
 from data_ingest.sources.kinds import Form
 from data_ingest.sources.layout import ImageFile, ImageReader, normal_form
-
-_PROGRESS_EVERY: Final = 10_000
-_log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -102,11 +99,10 @@ def read_images(files: Sequence[ImageFile], form: Form) -> Reading:
     sound: list[NewImage] = []
     rejected: list[tuple[ImageFile, str]] = []
     with ImageReader(form) as reader:
-        for listing, file, data in reader.sound(files, rejected):
+        listed = counted(files, "Checking images", len(files))
+        for _, file, data in reader.sound(listed, rejected):
             entry = Entry(file.uri, len(data), zlib.crc32(data))
             sound.append(NewImage(file, Found.of(file, data, len(sound)), entry))
-            if listing % _PROGRESS_EVERY == _PROGRESS_EVERY - 1:
-                _log.info("Checked %d of %d images", listing + 1, len(files))
     unusable = [Rejected(IMAGES, bad.path, reason) for bad, reason in rejected]
     return Reading(sound, unusable, form)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import ConfigDict, Field
 
 from data_ingest.errors import InputError, reading
+from data_ingest.progress import counted
 from data_ingest.sampling.index import Unit
 from data_ingest.settings import Settings
 from data_ingest.sources.kinds import Kind
@@ -109,7 +110,9 @@ class Span(Settings):
         rejected: list[tuple[ImageFile, str]] = []
         with ImageReader() as reader:
             for container in self.containers:
-                for _ in reader.sound(list_images(container), rejected):
+                files = list_images(container)
+                listed = counted(files, f"Checking images of span {self.number}", len(files))
+                for _ in reader.sound(listed, rejected):
                     pass
         return [RejectedImage(file=bad.path, reason=reason) for bad, reason in rejected]
 

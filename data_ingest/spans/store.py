@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from data_ingest.durable import locked, rename_durably, synchronize, write_atomically
 from data_ingest.errors import InputError
 from data_ingest.paths import absolute
+from data_ingest.progress import counted
 from data_ingest.records.catalog import BACKGROUND, EVALUATION
 from data_ingest.sampling.splits import split_index, unit_of
 from data_ingest.settings import PairSettings
@@ -317,8 +318,7 @@ def _check(spans: Sequence[Span], used: Mapping[Side, Sequence[Span]]) -> None:
     for span in spans:
         span.check()
     zips = [(span, side) for side in SIDES for span in used[side] if span.container(side)]
-    _log.info("Checking the bytes of %d files of spans", len(zips))
-    for span, side in zips:
+    for span, side in counted(zips, "Checking the bytes of spans", len(zips)):
         span.check_bytes(side)
 
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from rich.console import RenderableType
 
 from data_ingest.errors import InputError
+from data_ingest.progress import step
 from data_ingest.sources.kinds import Crop
 from pipeline.cli.gallery_images import Rejected, cohort, is_container, read_image, told
 from pipeline.cli.gallery_many import enroll_folder, identify_many
 from pipeline.cli.gallery_outlook import outlook_document, outlook_told, seen_in_training
-from pipeline.cli.gallery_session import advise, images_told, open_session, progress
+from pipeline.cli.gallery_session import advise, images_told, open_session
 from pipeline.cli.shared import Context, Handler, add_command, count, table, typed_path
 from pipeline.runs.status import ExitCode
 
@@ -237,13 +238,10 @@ def _status(context: Context) -> None:
     from serving.gallery.outlook import Outlook
     from serving.gallery.records import reply_of
 
-    with open_session(context) as (gallery, console), progress(console) as bars:
+    with open_session(context) as (gallery, _), step("Asking about those enrolled") as asking:
         status = gallery.status()
-        bar = bars.add_task("asking about those enrolled")
         try:
-            outlook: Outlook | str = gallery.outlook(
-                lambda done, total: bars.update(bar, completed=done, total=total)
-            )
+            outlook: Outlook | str = gallery.outlook(asking.at)
         except ServingError as error:
             outlook = error.message
     reply = reply_of(status)
@@ -258,9 +256,8 @@ def _status(context: Context) -> None:
 
 
 def _rebuild(context: Context) -> None:
-    with open_session(context) as (gallery, console), progress(console) as bars:
-        bar = bars.add_task("embedding")
-        rebuilt = gallery.rebuild(lambda done, total: bars.update(bar, completed=done, total=total))
+    with open_session(context) as (gallery, _), step("Embedding images") as embedding:
+        rebuilt = gallery.rebuild(embedding.at)
     text = (
         f"the gallery is of version {rebuilt.version} already"
         if rebuilt.before == rebuilt.version
@@ -283,7 +280,8 @@ def _calibrate(context: Context) -> None:
                 raise InputError(
                     f"--images {images}: none of the images can be used: {told(rejected)}"
                 )
-        status = gallery.calibrate(outsiders)
+        with step("Calibrating"):
+            status = gallery.calibrate(outsiders)
     advise(f"images left out: {told(rejected)}" if rejected else None)
     calibration = calibration_of(status)
     bound = status.threshold.logit

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from data_ingest.errors import InputError, naming
+from data_ingest.progress import counted
 
 if TYPE_CHECKING:
     from data_ingest.sources.kinds import Crop
@@ -105,9 +106,10 @@ def cohort(container: Path, rejected: Rejected, crop: "Crop | None") -> "list[Co
     if crop is not None:
         return [CohortImage(one.name, one.content) for one in pictures(files, rejected, crop)]
     with ImageReader() as reader:
+        listed = counted(files, "Reading images", len(files))
         return [
             CohortImage(file.class_name, reader.read(file))
-            for _, file, _ in reader.sound(files, rejected)
+            for _, file, _ in reader.sound(listed, rejected)
         ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from data_ingest.errors import InputError
+from data_ingest.progress import step
 from pipeline.cli.gallery_images import (
     Picture,
     Question,
@@ -17,7 +18,7 @@ from pipeline.cli.gallery_images import (
     questions,
     told,
 )
-from pipeline.cli.gallery_session import advise, images_told, open_session, progress
+from pipeline.cli.gallery_session import advise, images_told, open_session
 from pipeline.cli.shared import Context, print_json, table
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def enroll_folder(context: Context) -> None:
     files = images_of_names(container, rejected)
     names: set[str] = set()
     added = known = 0
-    with open_session(context) as (gallery, console), progress(console) as bars:
-        bar = bars.add_task("enrolling", total=len(files) + len(rejected))
+    total = len(files) + len(rejected)
+    with open_session(context) as (gallery, _), step("Enrolling", total) as enrolling:
         found = pictures(files, rejected, gallery.crop)
         while batch := list(itertools.islice(found, _BATCH)):
             new = _enroll_batch(gallery, batch)
             names |= {one.name for one in batch}
             added, known = added + new, known + len(batch) - new
-            bars.update(bar, completed=added + known + len(rejected))
+            enrolling.at(added + known + len(rejected))
         advice = gallery.status().threshold.advice
     if not names:
         raise InputError(f"--images {container}: none of the images can be used: {told(rejected)}")
@@ -76,12 +77,14 @@ def identify_many(context: Context) -> None:
 
     files = images_anywhere(context.options.images)
     answers: list[tuple[Question, Identification | None]] = []
-    with open_session(context, in_memory=True) as (gallery, console), progress(console) as bars:
-        bar = bars.add_task("embedding", total=len(files))
+    with (
+        open_session(context, in_memory=True) as (gallery, _),
+        step("Embedding images", len(files)) as embedding,
+    ):
         asked = questions(files, gallery.crop)
         while batch := list(itertools.islice(asked, _BATCH)):
             answers += _identified(gallery, batch, limit=context.options.limit)
-            bars.update(bar, completed=len(answers))
+            embedding.at(len(answers))
         advice = gallery.status().threshold.advice
     advise(advice)
     if context.options.json:

@@ -6,9 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import Progress
-
 from data_ingest.errors import InputError
 from pipeline.cli.shared import Context
 
@@ -21,13 +18,6 @@ def advise(advice: str | None) -> None:
     """What is to be known besides; apart from the answer, which scripts read."""
     if advice is not None:
         print(f"note: {advice}", file=sys.stderr)
-
-
-def progress(console: TextIO) -> Progress:
-    """A bar on the console that is gone when the work is done."""
-    shown = Console(file=console)
-    # Where nobody looks on, rich leaves an empty line.
-    return Progress(console=shown, transient=True, disable=not shown.is_terminal)
 
 
 @contextmanager

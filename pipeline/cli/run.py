@@ -10,6 +10,7 @@ from rich.console import Console
 
 from data_ingest.errors import InputError
 from pipeline.cli.shared import CONFIGURED, DATA, OUTPUT, Context, add_command, count, table
+from pipeline.runs.live import loading_tfx
 from pipeline.runs.logs import run_logging
 from pipeline.runs.processes import none_left_behind, why_stopped
 from pipeline.runs.status import ExitCode, Status
@@ -62,10 +63,11 @@ def _run(context: Context) -> ExitCode:
         with run_logging(log_file, verbose=context.options.verbose, secrets=metadata.secrets):
             _log.info("Data     %s", dataset.description)
             _log.info("Log      %s", log_file)
-            _log.info("Loading  TensorFlow and TFX")
             try:
-                from pipeline.retraining.worker import run_followed
-                from pipeline.runs.history import RunRecord
+                with loading_tfx():
+                    import pipeline.runners.local  # noqa: F401
+                    from pipeline.retraining.worker import run_followed
+                    from pipeline.runs.history import RunRecord
 
                 run = RunRecord(run_id=run_id, state=Status.RUNNING, started=time.time())
                 with none_left_behind():

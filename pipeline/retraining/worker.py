@@ -18,12 +18,14 @@ from dataclasses import replace
 from ml_metadata import MetadataStore
 
 from data_ingest.errors import InputError
+from data_ingest.progress import step
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.releases.promotion import Promotions
 from pipeline.retraining.job import Job
 from pipeline.retraining.outcome import Outcome
 from pipeline.runs.history import RunRecord
+from pipeline.runs.live import loading_tfx
 from pipeline.runs.logs import run_logging
 from pipeline.runs.metadata_store import MetadataLocation, parse_url
 from pipeline.runs.processes import SignalledError
@@ -61,9 +63,10 @@ def _run(job: Job) -> Outcome:
     with run_logging(log_file, verbose=job.verbose, secrets=metadata.secrets):
         _log.info("Data     %s", job.dataset.description)
         _log.info("Log      %s", log_file)
-        _log.info("Loading  TensorFlow and TFX")
         try:
-            from pipeline.retraining.drift import check_drift
+            with loading_tfx():
+                import pipeline.runners.local  # noqa: F401
+                from pipeline.retraining.drift import check_drift
 
             if job.check_drift:
                 assert span is not None
@@ -119,7 +122,8 @@ def run_followed(
             check_lease=check_lease,
         )
     if run.is_judged:
-        try_to_report_on(workspace, run.run_id, RunHistory(metadata.connection()))
+        with step("Writing the report"):
+            try_to_report_on(workspace, run.run_id, RunHistory(metadata.connection()))
     return run
 
 

@@ -20,12 +20,14 @@ from tfx.orchestration.portable.data_types import ExecutionInfo
 from components.evaluator.evidence import evidence, tell_of_evidence
 from components.trainer.pretrained import is_path, model_file
 from data_ingest.errors import InputError, ReadError
+from data_ingest.progress import INSTEAD_OF_VIEW, step
 from data_ingest.records.read import expected_protocols
 from data_ingest.sources.dataset import Dataset
 from pipeline.config import PipelineConfig
 from pipeline.dag import create_pipeline
 from pipeline.runners.beam import check_job_server, told_of_job
 from pipeline.runs.history import SQLITE_FULL, RunHistory, RunRecord
+from pipeline.runs.live import CACHED, NOW
 from pipeline.runs.metadata_store import MetadataLocation, remember
 from pipeline.runs.repair import restore_models
 from pipeline.runs.status import Status
@@ -110,15 +112,16 @@ def run_pipeline(
             LocalDagRunner().run_with_ir(ir)
         done = replace(record, state=Status.DONE)
         if done.is_judged:
-            summary = summarize(
-                nodes=history.nodes(run.run_id),
-                run_id=run.run_id,
-                dataset=dataset,
-                workspace=workspace,
-                seconds=time.time() - started,
-                asked=asked,
-                config=config.model_dump(mode="json", include=MAKES_A_MODEL),
-            )
+            with step("Summing up"):
+                summary = summarize(
+                    nodes=history.nodes(run.run_id),
+                    run_id=run.run_id,
+                    dataset=dataset,
+                    workspace=workspace,
+                    seconds=time.time() - started,
+                    asked=asked,
+                    config=config.model_dump(mode="json", include=MAKES_A_MODEL),
+                )
             done = replace(
                 done,
                 accuracy=summary.headline[1],
@@ -231,7 +234,7 @@ def own_arguments_hidden() -> Iterator[None]:
 
 @contextmanager
 def announced_nodes(nodes: Sequence[str], check_lease: Callable[[], object]) -> Iterator[None]:
-    """Logs when each node starts and how long it took; none starts without the lease.
+    """Tells when each node starts and how long it took; none starts without the lease.
 
     TFX 1.21 offers no hook for that (tensorflow/tfx#2452), so a method of LocalDagRunner's private
     launcher is replaced meanwhile. tests/pipeline/runners/test_local.py fails where TFX no longer
@@ -244,14 +247,30 @@ def announced_nodes(nodes: Sequence[str], check_lease: Callable[[], object]) -> 
         logging.getLogger("absl").setLevel(logging.INFO)
         check_lease()
         node = node_launcher._pipeline_node.node_info.id
-        _log.info("[%d/%d] %s", nodes.index(node) + 1, len(nodes), node)
-        started = time.monotonic()
-        execution = original(node_launcher)
-        _log.info("      done in %.1f s", time.monotonic() - started)
+        place = f"[{nodes.index(node) + 1}/{len(nodes)}] {node}"
+        _log.info("%s", place, extra=INSTEAD_OF_VIEW)
+        whole.parts[node] = NOW
+        with step(node) as one:
+            try:
+                execution = original(node_launcher)
+            except BaseException:
+                whole.parts[node] = "not finished"
+                raise
+            cached = _is_cached(node_launcher, execution)
+            whole.parts[node] = CACHED if cached else f"{one.seconds:.1f} s"
+        told = "from the cache" if cached else f"done in {one.seconds:.1f} s"
+        _log.info("      %s", told, extra=INSTEAD_OF_VIEW)
         return execution
 
     launcher.Launcher.launch = launch
     try:
-        yield
+        with step("Run", parts=nodes, logged=False) as whole:
+            yield
     finally:
         launcher.Launcher.launch = original
+
+
+def _is_cached(node_launcher: launcher.Launcher, execution: ExecutionInfo | None) -> bool:
+    """Whether a node that is done had nothing to do; Resolvers and Importers are never cached."""
+    runs_itself = node_launcher._system_node_handler is not None
+    return not runs_itself and execution is not None and not execution.execution_output_uri

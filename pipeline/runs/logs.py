@@ -4,19 +4,23 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
 from pipeline.fingerprint import OUR_PACKAGES
+from pipeline.runs.live import LiveHandler, is_terminal
 
 
 @contextmanager
 def console_logging(
     stream: TextIO, *, verbose: bool = False, secrets: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Our own progress lines go to `stream`; with `verbose` every library's lines do too."""
-    handler = logging.StreamHandler(stream)
+    """Our own lines go to `stream`; with `verbose` every library's lines do too.
+
+    On a terminal what is being done is shown below them.
+    """
+    handler = LiveHandler(stream) if is_terminal(stream) else logging.StreamHandler(stream)
     handler.setFormatter(_ConsoleFormatter(secrets=secrets))
     loggers = [logging.getLogger(name) for name in (("",) if verbose else OUR_PACKAGES)]
     levels = [logger.level for logger in loggers]
@@ -24,7 +28,8 @@ def console_logging(
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
-        yield
+        with handler.shown() if isinstance(handler, LiveHandler) else nullcontext():
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)

@@ -1,5 +1,6 @@
 """TFX's nodes that read examples."""
 
+import json
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,8 +10,10 @@ from tensorflow_data_validation.statistics.generators import time_stats_generato
 from tfx.components.evaluator import executor as evaluator_executor
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
+from tfx_bsl.tfxio import tf_example_record
 
 from components import examples_readers
+from components.evaluator import extractors
 from components.example_validator import stats_options
 from components.examples_readers import EvaluatorExecutor, StatisticsExecutor
 from data_ingest.errors import InputError
@@ -131,3 +134,30 @@ def test_a_model_that_does_not_beat_the_baselines_loses_its_blessing(
     assert {path.name for path in tmp_path.glob("*BLESSED")} == {
         "BLESSED" if blessed else "NOT_BLESSED"
     }
+
+
+def test_statistics_and_evaluation_tell_how_far_they_are(
+    context: base_beam_executor.BaseBeamExecutor.Context,
+    examples: standard_artifacts.Examples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[tuple[str, int]] = []
+    for module in (examples_readers, extractors):
+        monkeypatch.setattr(
+            module, "advance", lambda name, count, total=None: counted.append((name, count))
+        )
+    original = tf_example_record._DecodeBatchExamplesDoFn.process
+    pairs = len(make_pairs(groups=1, classes=2))
+    statistics = standard_artifacts.ExampleStatistics()
+    statistics.uri = str(tmp_path / "statistics")
+    StatisticsExecutor(context).Do({"examples": [examples]}, {"statistics": [statistics]}, {})
+    assert sum(count for _, count in counted) == len(SPLITS) * pairs
+    assert {name for name, _ in counted} == {"Taking statistics"}
+    assert tf_example_record._DecodeBatchExamplesDoFn.process is original
+    assert examples_readers._pairs(examples, SPLITS) is None
+    kinds = {"pairs": [{"pairs": 3}, {"pairs": 4}]}
+    summary = {"splits": dict.fromkeys(SPLITS, kinds)}
+    Path(examples.uri, "sampling.json").write_text(json.dumps(summary), "utf-8")
+    assert examples_readers._pairs(examples, SPLITS) == 7 * len(SPLITS)
+    assert examples_readers._pairs(examples, ["one_shot"]) == 7

@@ -138,6 +138,8 @@ def test_an_unchanged_second_run_is_all_cached_and_pushes_nothing(
     assert summary["pushed_version"] == first["pushed_version"]
     assert versions(output) == [first["pushed_version"]]
     assert summary["metrics"] == first["metrics"]
+    log = (output / "runs" / summary["run_id"] / "run.log").read_text("utf-8")
+    assert log.count("pipeline.runners.local:       from the cache") == len(NODES) + 1
     # What the work took is not forgotten.
     assert {node: summary["seconds"][node] for node in NODES} == {
         node: first["seconds"][node] for node in NODES

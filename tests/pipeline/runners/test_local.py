@@ -1,6 +1,7 @@
 """What `pipeline.runners.local` replaces in TFX is still what LocalDagRunner calls."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tfx import v1 as tfx
 from tfx.orchestration.portable import launcher
 
 from data_ingest.errors import InputError, ReadError
+from data_ingest.progress import running
 from pipeline.runners.local import RunFailedError, _ending, _for_people, announced_nodes
 from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
@@ -31,14 +33,24 @@ def test_every_node_is_announced_once_the_lease_has_been_checked(
     )
     original = launcher.Launcher.launch
     checked: list[bool] = []
+    parts: dict[str, str] = {}
+
+    def check_lease() -> None:
+        checked.append(True)
+        (run,) = running()
+        parts.update(run.parts)
+
     with (
         caplog.at_level(logging.INFO, "pipeline.runners.local"),
-        announced_nodes(["First", "Second"], lambda: checked.append(True)),
+        announced_nodes(["First", "Second"], check_lease),
     ):
         tfx.orchestration.LocalDagRunner().run(pipeline)
     assert len(checked) == 2
     said = [one.getMessage() for one in caplog.records if one.name == "pipeline.runners.local"]
     assert sorted(said[::2]) == ["[1/2] First", "[2/2] Second"]
+    assert all(re.fullmatch(r" +done in \d+\.\d s", line) for line in said[1::2])
+    assert re.fullmatch(r"\d+\.\d s", parts["First"])
+    assert parts.keys() == {"First", "Second"}
     assert launcher.Launcher.launch is original
 
 
