@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from pathlib import Path
 
 from host import SetupError
 
+Share = Callable[[], float]
 Run = Callable[[Sequence[str], Mapping[str, str]], None]
+SECONDS_A_LINE = 10
 AGAIN = "then run the same command again: what was downloaded is kept."
 CHECK_NETWORK = (
     "Check the network and the free disk space (behind a mirror or proxy set UV_DEFAULT_INDEX, "
@@ -56,18 +59,53 @@ def only_one(lock: Path) -> Iterator[None]:
 
 
 @contextmanager
-def step(name: str, *, remedy: str = "") -> Iterator[None]:
-    """Says how long a part of the set-up took, or how to go on if it fails."""
+def step(name: str, *, remedy: str = "", share: Share | None = None) -> Iterator[None]:
+    """Says how far a part of the set-up is, and how long it took or how to go on if it fails.
+
+    Args:
+        name: what is done.
+        remedy: what to do if it fails.
+        share: asked now and then how much of it is done, from 0 to 1.
+    """
     started = time.monotonic()
-    print(f"  {name}: ", end="", file=sys.stderr, flush=True)
+    write(f"  {name}: ")
     try:
-        yield
+        with told_meanwhile(name, share):
+            yield
     except SetupError as error:
         say("failed")
         if "Hash mismatch" in str(error):
             remedy = WRONG_FILE
         raise SetupError(f"{error}\n{remedy}".rstrip()) from error
     say(f"{time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def told_meanwhile(name: str, share: Share | None) -> Iterator[None]:
+    """Every second on a terminal, where the line is replaced; else every ten, behind the name."""
+    over = threading.Event()
+    terminal = sys.stderr.isatty()
+    started = time.monotonic()
+
+    def tell() -> None:
+        first = None if share is None else share()
+        while not over.wait(1 if terminal else SECONDS_A_LINE):
+            seconds = time.monotonic() - started
+            told = f"{seconds:.0f} s so far"
+            if share is not None and (done := share()) > (first or 0):
+                left = seconds * (1 - done) / (done - (first or 0))
+                told = f"{done:.0%}, {left:.0f} s left"
+            write(f"\r  {name}: {told:<20}" if terminal else f"{told}; ")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        if terminal:
+            write(f"\r  {name}: {'':<20}\r  {name}: ")
 
 
 def exit_code(set_up: Callable[[], None]) -> int:
@@ -87,4 +125,8 @@ def exit_code(set_up: Callable[[], None]) -> int:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    write(f"{text}\n")
+
+
+def write(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)

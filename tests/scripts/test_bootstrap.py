@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import pty
+import py_compile
 import re
 import shutil
 import subprocess
@@ -20,11 +22,12 @@ import pytest
 import bootstrap
 import environment
 import host
+import steps
 import uv_download
 from airflow_environment import LOCK_FILE
-from environment import NEWER_GLIBC_WHEELS, Setup, split_pins
+from environment import NEWER_GLIBC_WHEELS, Setup, compiled_share, split_pins
 from host import SetupError, uv_environment
-from steps import exit_code, only_one, run_quietly
+from steps import exit_code, only_one, run_quietly, step
 from tests.scripts.elf_builder import shared_object
 
 _SCRIPTS = Path(environment.__file__).parent
@@ -465,3 +468,56 @@ def test_another_file_under_the_name_of_uv_is_not_run(
     with pytest.raises(OSError, match="not the file expected"):
         uv_download.download_uv(tmp_path / "uv", {"UV_DEFAULT_INDEX": "https://mirror/simple"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bytecode_is_counted_by_some_of_the_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "SAMPLED", 4)
+    modules = [tmp_path / f"m{number}.py" for number in range(20)]
+    for path in (*modules, tmp_path / "own_test.py"):
+        path.touch()
+    share = compiled_share(tmp_path)
+    assert share() == 0
+    for path in modules[:10]:
+        py_compile.compile(str(path))
+    assert 0 < share() < 1
+    for path in modules[10:]:
+        py_compile.compile(str(path))
+    assert share() == 1
+    assert compiled_share(tmp_path / "none")() == 0
+
+
+def told_of_a_step(stream: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that is half done from the second look on, and ends at the fourth."""
+    looks = []
+    enough = threading.Event()
+
+    def share() -> float:
+        looks.append(True)
+        if len(looks) == 4:
+            enough.set()
+        return 0.5 * (len(looks) > 2)
+
+    monkeypatch.setattr(steps, "SECONDS_A_LINE", 0.01)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with step("bytecode", share=share):
+        assert enough.wait(60)
+
+
+def test_a_long_step_tells_how_far_it_is_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    told_of_a_step(log, monkeypatch)
+    assert re.fullmatch(r"  bytecode: 0 s so far; (50%, \d s left; )+\d s\n", log.getvalue()), (
+        log.getvalue()
+    )
+
+
+def test_a_long_step_tells_how_far_it_is_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = pty.openpty()
+    with os.fdopen(its, "w") as terminal:
+        told_of_a_step(terminal, monkeypatch)
+        shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert re.search(r"\r  bytecode: 50%, \d s left +\r", shown)
+    assert re.search(r"\r  bytecode: \d s\r\n$", shown)
