@@ -27,6 +27,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.trainer.batches import training_feed
+from components.trainer.board import show_batch
 from components.trainer.checkpoints import FitCheckpoint, StopSignals
 from components.trainer.devices import Accelerator
 from components.trainer.model import build_model, changing, embed_all, embedding_function
@@ -149,7 +150,7 @@ def fit(
       initial_weights: of a warm start, in the order of `model.get_weights()`.
       checkpoint_dir: folder, local or `gs://…`, that outlives the process; None: no checkpoints.
       checkpoint_every: steps between checkpoints.
-      log_dir: where TensorBoard scalars go; None: nowhere.
+      log_dir: where curves and some batches go, for TensorBoard; None: nowhere.
       code_version: a checkpoint of another version is not continued.
       name: what it is called while it goes on.
 
@@ -207,7 +208,10 @@ def fit(
             shown, first=at.step, last=recipe.steps, images_per_step=images_per_step
         )
         while at.step < recipe.steps and not at.patience_is_over(recipe):
-            loss = training_step.run(next(inputs))
+            ready = next(inputs)
+            if log_dir is not None and (at.step == resumed_from or at.step % validate_every == 0):
+                show_batch(training_step.shown(ready), at.step)
+            loss = training_step.run(ready)
             at.step += 1
             last = at.step == recipe.steps
             logs = progress.step(at.step, loss) or last

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from components.trainer.board import projected, write_projector
 from components.trainer.calibration import calibrate, cross_fitted_correction, scale_head
 from components.trainer.contact_sheet import CONTACT_SHEET, contact_sheet
 from components.trainer.devices import choose_accelerator
@@ -136,6 +137,10 @@ def run_fn(fn_args: FnArgs) -> None:
             impostors=impostors(fits[0].model, held_out),
             trained_on=seen([train, held_out], *_origins(recipe, base_model)),
         )
+    strangers = held_out.take(projected(held_out))
+    # As of the impostors: by the model to which they are strangers.
+    vectors = embed_all(embedding_function(fits[0].model), strangers.images)
+    write_projector(log_dir, strangers, vectors)
     told = [*remarks(facts.history, way=facts.validation_way, classes=facts.validation_classes)]
     written = {
         **asdict(facts),

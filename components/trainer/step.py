@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from components.trainer import koch2015, muon
@@ -152,6 +154,11 @@ class TrainingStep:
             # Early averages would otherwise be mostly the random weights of the start.
             momentum=tf.constant(min(self._recipe.ema, (1 + step) / (10 + step))),
         )
+
+    def shown(self, ready: StepInput) -> npt.NDArray[np.float32]:
+        """What the network is shown in a step, distorted, by one replica: `float32[N, H, W, C]`."""
+        images, _, maps, hues, seed = ready.replicas[0]
+        return np.asarray(self.distort(images, maps, hues, seed))
 
     def run(self, ready: StepInput) -> tf.Tensor:
         """Makes the step; returns the loss before it, `float32[]`, not waited for."""

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final
 
 from data_ingest.errors import InputError
@@ -25,6 +26,7 @@ from pipeline.cli import (
     run,
     serve,
     spans,
+    tensorboard,
     worker_pool,
 )
 from pipeline.cli.shared import Context, on_signals
@@ -33,7 +35,7 @@ from pipeline.runs.status import ExitCode
 
 _GOES_ON: Final = "the same command continues from the last finished step"
 _GROUPS = (
-    *(run, evaluate, spans, retrain, releases, serve, gallery),
+    *(run, tensorboard, evaluate, spans, retrain, releases, serve, gallery),
     *(compile_group, worker_pool, doctor),
 )
 
@@ -80,7 +82,16 @@ def _run(options: argparse.Namespace) -> int:
 def command_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="oneshot", description="Trains, proves and serves a one-shot recogniser."
+        prog="oneshot",
+        description="Trains, proves and serves a one-shot recogniser: it tells how alike two "
+        "images are, so that one image of a new class is enough.",
+        epilog="`oneshot COMMAND --help` tells more of a command. A first run: `oneshot run`.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"oneshot {version('siamese-oneshot')}",
+        help="show the version and exit",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in _GROUPS:

@@ -1,6 +1,7 @@
 """What TFX's Trainer runs, from records to an exported model."""
 
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.serving_gate.component import keras_scorer
 from components.trainer import fit as fitting
@@ -78,10 +80,20 @@ def test_run_fn_leaves_a_model_facts_and_tensorboard_logs(finished: Path) -> Non
     assert (facts["validation_classes"], facts["remarks"]) == (10, [])
     assert [entry["step"] for entry in facts["history"]] == [3, 6]
     assert facts["device"]
-    assert list((finished / "model_run").glob("events.out.tfevents.*"))
+    events = EventAccumulator(str(finished / "model_run"))
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"train/loss", "train/batch", "validation/one_shot_accuracy"} <= tags
+    assert [event.step for event in events.Tensors("train/batch")] == [0, 3]
+    width, height, png = events.Tensors("train/batch")[0].tensor_proto.string_val
+    side = tiny_settings().recipe("drawing").image_size
+    assert (int(width), int(height)) == (8 * side, 8 * side)
+    with Image.open(io.BytesIO(png)) as batch:
+        assert np.asarray(batch)[:side].max() > 128
     with Image.open(finished / "model_run" / "contact_sheet.png") as sheet:
         assert min(sheet.size) > 300
     assert (finished / "model" / "Format-Serving" / "saved_model.pb").is_file()
+    assert (finished / "model_run" / "projector_config.pbtxt").is_file()
 
 
 def test_the_model_card_says_what_the_model_was_made_of(finished: Path) -> None:

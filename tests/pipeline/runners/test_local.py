@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import OutputArtifact
+from tfx.dsl.component.experimental.decorators import component
 from tfx.orchestration.portable import launcher
 
 from data_ingest.errors import InputError, ReadError
-from data_ingest.progress import running
+from data_ingest.progress import running, watched
 from pipeline.runners.local import RunFailedError, _ending, _for_people, announced_nodes
 from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
@@ -52,6 +54,42 @@ def test_every_node_is_announced_once_the_lease_has_been_checked(
     assert re.fullmatch(r"\d+\.\d s", parts["First"])
     assert parts.keys() == {"First", "Second"}
     assert launcher.Launcher.launch is original
+
+
+@component
+def Makes(model: OutputArtifact[tfx.types.standard_artifacts.Model]) -> None:  # noqa: N802
+    Path(model.uri).mkdir(parents=True, exist_ok=True)
+
+
+def test_a_node_from_the_cache_is_told_as_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run() -> dict[str, str]:
+        """How the one node went."""
+        went: dict[str, str] = {}
+
+        def changed() -> None:
+            for one in running():
+                went.update(one.parts)
+
+        pipeline = tfx.dsl.Pipeline(
+            pipeline_name="tiny",
+            pipeline_root=str(tmp_path / "root"),
+            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+                str(tmp_path / "metadata.db")
+            ),
+            components=[Makes()],
+            enable_cache=True,
+        )
+        with watched(changed), announced_nodes(["Makes"], lambda: None):
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        return went
+
+    caplog.set_level(logging.INFO, "pipeline.runners.local")
+    assert re.fullmatch(r"\d+\.\d s", run()["Makes"])
+    assert run() == {"Makes": "cached"}
+    said = [one.getMessage() for one in caplog.records if one.name == "pipeline.runners.local"]
+    assert said[-1] == "      from the cache"
 
 
 @pytest.mark.parametrize(
