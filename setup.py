@@ -36,13 +36,12 @@ setup(
         "scikit-image",  # HOG and LBP, which a model is compared with
         "scikit-learn",  # t-SNE, for the map of embeddings in the report
         "scipy",
-        "tensorboard",  # has tf.summary.scalar, which writes the training's curves
+        "tensorboard",  # tf.summary writes a training's curves with it
         "tensorflow==2.21.0",
         "tensorflow-data-validation==1.21.0",
         "tensorflow-model-analysis==0.52.0",
         "tensorflow-serving-api==2.19.1",
         "tfx==1.21.0",
-        "tqdm",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.21.0"],
@@ -85,7 +84,6 @@ setup(
             "types-grpcio",
             "types-protobuf",
             "types-pyyaml",
-            "types-tqdm",
         ],
     },
     entry_points={"console_scripts": ["oneshot=pipeline.cli.main:main"]},
