@@ -36,9 +36,14 @@ def add_parsers(commands: Any) -> None:
         DATA,
         text="write the pipeline for Kubeflow Pipelines or Vertex AI",
     )
-    parser.add_argument("--runner", choices=("kubeflow",), default="kubeflow", help="(%(default)s)")
     parser.add_argument(
-        "--out", type=named_path, required=True, metavar="FILE", help="what is written"
+        "--runner",
+        choices=("kubeflow",),
+        default="kubeflow",
+        help="what runs it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=named_path, required=True, metavar="FILE", help="the file to write"
     )
     parser.add_argument(
         "--format",
@@ -47,7 +52,10 @@ def add_parsers(commands: Any) -> None:
         "for Vertex AI's API (by the name of FILE, otherwise yaml, with --vertex json)",
     )
     parser.add_argument(
-        "--image", type=_name, default=DEFAULT_IMAGE, help="container image (%(default)s)"
+        "--image",
+        type=_name,
+        default=DEFAULT_IMAGE,
+        help="container image of all steps (default: %(default)s)",
     )
     parser.add_argument("--vertex", action="store_true", help="for Vertex AI")
     parser.add_argument(
@@ -76,7 +84,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--gpu", type=_name, metavar="TYPE", help="GPU of the Trainer, e.g. nvidia-tesla-t4"
     )
-    parser.add_argument("--gpus", type=int, help="number of GPUs (1)")
+    parser.add_argument("--gpus", type=int, help="how many GPUs (default: 1)")
     parser.add_argument(
         "--schedule",
         metavar="CRON",

@@ -74,7 +74,13 @@ class Check:
 def add_parsers(commands: Any) -> None:
     """Adds the command to those of `oneshot`."""
     parser = add_command(
-        commands, "doctor", _doctor, OUTPUT, CONFIGURED, DATA, text="what would stop a run here"
+        commands,
+        "doctor",
+        _doctor,
+        OUTPUT,
+        CONFIGURED,
+        DATA,
+        text="find out what would stop a run here",
     )
     parser.add_argument(
         "--contact-sheet",
@@ -90,6 +96,11 @@ def add_parsers(commands: Any) -> None:
 
 
 def _doctor(context: Context) -> ExitCode:
+    """Looks at what is installed, the devices, the data, the disk and the output folder, and says
+    what would stop a run and what to do about it.
+
+    Exit code 1: something would.
+    """
     config, output = context.config, context.workspace.root
     if context.options.repair:
         return _repair(context)

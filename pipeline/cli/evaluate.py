@@ -28,17 +28,22 @@ _MOST_COLUMNS: Final = 8
 def add_parsers(commands: Any) -> None:
     """Adds the command to those of `oneshot`."""
     parser = add_command(
-        commands, "evaluate", _evaluate, text="one-shot accuracy of an exported model on any images"
+        commands,
+        "evaluate",
+        _evaluate,
+        text="measure the one-shot accuracy of a model on any images",
     )
     parser.add_argument(
         "--model",
         type=named_path,
         required=True,
-        help="folder of a version, or of versions, of which the newest is taken",
+        help="folder of a version, or of several, of which the newest is taken",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--images", type=named_path, help="folder or zip of images, drawn from at random"
+        "--images",
+        type=named_path,
+        help="folder or zip of images; trials are drawn from them at random",
     )
     source.add_argument(
         "--official",
@@ -51,44 +56,47 @@ def add_parsers(commands: Any) -> None:
         type=_ways,
         nargs="+",
         metavar="N",
-        help="candidates a trial; several numbers (5 10 20 40) or a range (5..40) give a row each "
-        "(20)",
+        help="candidates of a trial; several numbers (5 10 20) or a range (5..40) give a row each "
+        "(default: 20)",
     )
     parser.add_argument(
-        "--shots", type=int, metavar="N", help="support images of each candidate class (1)"
+        "--shots", type=int, metavar="N", help="reference images of each candidate (default: 1)"
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="trials of each way (400)")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the trials (1)")
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="how many trials for each --way (default: 400)"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the random trials (default: 1)"
+    )
     parser.add_argument(
         "--writer-pattern",
         type=_writer_pattern,
         metavar="REGEX",
-        help="is searched for in file names; its one group is who drew the image (known of "
-        "Omniglot's and generated images only)",
+        help="regular expression for file names whose one group is who drew the image (default: "
+        "known of Omniglot and generated images alone)",
     )
     parser.add_argument(
         "--crop",
         choices=get_args(Crop),
-        help="of each photo of --images its one face (as the model was trained)",
+        help="cut the one face out of each photo of --images (default: as the model was trained)",
     )
     parser.add_argument(
         "--baselines",
         action="store_true",
-        help="beside pixels, HOG and LBP, which answer the same trials without learning, Modified "
-        "Hausdorff distance, which takes long and errs on 38.75 %% of the published trials; of "
-        "drawings alone",
+        help="compare with Modified Hausdorff distance, too: slow, for drawings alone (pixels, HOG "
+        "and LBP are always compared with)",
     )
     parser.add_argument(
         "--confusions",
         type=named_path,
         metavar="FILE.png",
-        help="picture of the classes that are most often taken for each other",
+        help="draw the classes that are most often taken for each other",
     )
     parser.add_argument(
         "--roc",
         type=named_path,
         metavar="FILE.png",
-        help="picture of the ROC curves of signatures, with random and with skilled forgeries",
+        help="draw the ROC curves of signatures, with random and with skilled forgeries",
     )
 
 

@@ -37,7 +37,7 @@ _BASES: Final = {
 
 def add_parsers(commands: Any) -> None:
     """Adds the group to the commands of `oneshot`."""
-    gallery = commands.add_parser("gallery", help="recognise identities by one image of each")
+    gallery = commands.add_parser("gallery", help="recognise people or things by one image of each")
     actions = gallery.add_subparsers(required=True, metavar="ACTION")
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
@@ -45,27 +45,27 @@ def add_parsers(commands: Any) -> None:
         default="output/gallery.db",
         metavar="FILE_OR_URL",
         help="SQLite file, or postgresql://user@host/database with the password in PGPASSWORD or "
-        "~/.pgpass (%(default)s)",
+        "~/.pgpass (default: %(default)s)",
     )
     where.add_argument(
         "--model",
         default="output/serving_model/siamese",
         metavar="DIR_OR_URL",
         help="folder of pushed versions or of one version, or http://host:port of a server "
-        "(%(default)s)",
+        "(default: %(default)s)",
     )
     where.add_argument(
         "--false-accept-rate",
         type=float,
         metavar="F",
-        help="chance that an outsider is taken for someone (0.01)",
+        help="chance that an outsider is taken for someone (default: 0.01)",
     )
 
     where.add_argument(
         "--crop",
         choices=get_args(Crop),
-        help="of each photo its one face (as the gallery began; a new one as its model was "
-        "trained)",
+        help="cut the one face out of each photo (default: as the gallery began; a new one as its "
+        "model was trained)",
     )
 
     def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
@@ -74,8 +74,10 @@ def add_parsers(commands: Any) -> None:
     enroll = add("enroll", _enroll, "enrol images under a name, one or more, or a folder of names")
     enroll.usage = "%(prog)s [options] (NAME IMAGE [IMAGE ...] | --images DIR_OR_ZIP)"
     named = [
-        enroll.add_argument("name", metavar="NAME"),
-        enroll.add_argument("files", metavar="IMAGE", type=typed_path, nargs="+"),
+        enroll.add_argument("name", metavar="NAME", help="who is in the images"),
+        enroll.add_argument(
+            "files", metavar="IMAGE", type=typed_path, nargs="+", help="images; one is enough"
+        ),
     ]
     enroll.add_argument(
         "--images",
@@ -85,25 +87,39 @@ def add_parsers(commands: Any) -> None:
         help="in place of NAME and IMAGE: many names, <name>/<image>; doing it again adds what is "
         "new",
     )
-    identify = add("identify", _identify, "who is this? of an image, or of each in a folder")
-    identify.add_argument("images", metavar="IMAGE_OR_DIR", type=typed_path, nargs="+")
+    identify = add("identify", _identify, "say who is in an image, or in each image of a folder")
     identify.add_argument(
-        "--limit", type=_limit, default=5, help="candidates shown, at most 100 (%(default)s)"
+        "images",
+        metavar="IMAGE_OR_DIR",
+        type=typed_path,
+        nargs="+",
+        help="images, folders and zips",
     )
-    verify = add("verify", _verify, "is this the identity of that name? exit code 0 yes, 4 no")
-    verify.add_argument("name", metavar="NAME")
-    verify.add_argument("image", metavar="IMAGE", type=typed_path)
+    identify.add_argument(
+        "--limit",
+        type=_limit,
+        default=5,
+        help="how many candidates to show, at most 100 (default: %(default)s)",
+    )
+    verify = add("verify", _verify, "say whether an image is of that name; exit code 0 yes, 4 no")
+    verify.add_argument("name", metavar="NAME", help="who it is said to be")
+    verify.add_argument("image", metavar="IMAGE", type=typed_path, help="the image")
     remove = add("remove", _remove, "forget a name, its images and its vectors")
-    remove.add_argument("name", metavar="NAME")
-    add("list", _list, "who is enrolled")
-    add("status", _status, "what it holds, what it is calibrated on, how many it would recognise")
+    remove.add_argument("name", metavar="NAME", help="who is to be forgotten")
+    add("list", _list, "list who is enrolled")
+    add(
+        "status",
+        _status,
+        "tell what it holds and is calibrated on, and how many it would recognise",
+    )
     add("rebuild", _rebuild, "move to the newest model; interrupted, it continues")
     calibrate = add("calibrate", _calibrate, "learn how alike different identities look")
     calibrate.add_argument(
         "--images",
         type=typed_path,
         metavar="DIR_OR_ZIP",
-        help="of outsiders, who are not enrolled, <outsider>/<image> (those enrolled)",
+        help="images of outsiders, who are not enrolled, <outsider>/<image> (default: use those "
+        "enrolled)",
     )
     add("erase", _erase, "clear the database's files of what was removed (PostgreSQL: slow)")
 

@@ -27,11 +27,11 @@ def add_parsers(commands: Any) -> None:
         _promote,
         OUTPUT,
         CONFIGURED,
-        text="give a version a label; without VERSION: versions, labels and their history",
+        text="label a version stable or canary, or list versions and labels",
     )
     promote.add_argument("version", nargs="?", type=int, metavar="VERSION")
-    promote.add_argument("--label", choices=LABELS, help="what the version becomes")
-    promote.add_argument("--why", default="", help="for the history")
+    promote.add_argument("--label", choices=LABELS, help="the label")
+    promote.add_argument("--why", default="", help="why, for the history")
 
     rollback = add_command(
         commands,
@@ -39,12 +39,15 @@ def add_parsers(commands: Any) -> None:
         _rollback,
         OUTPUT,
         CONFIGURED,
-        text="take the stable version out of service and return to the one before it",
+        text="go back to the stable version before this one",
     )
     rollback.add_argument(
-        "--label", choices=LABELS, default=STABLE, help="whose version is bad (%(default)s)"
+        "--label",
+        choices=LABELS,
+        default=STABLE,
+        help="label of the version that is bad (default: %(default)s)",
     )
-    rollback.add_argument("--why", default="", help="for the history")
+    rollback.add_argument("--why", default="", help="why, for the history")
 
     gc = add_command(
         commands,
@@ -54,9 +57,23 @@ def add_parsers(commands: Any) -> None:
         CONFIGURED,
         text="remove old versions, artifacts, reports, logs and checkpoints",
     )
-    gc.add_argument("--keep-versions", type=int, default=5, metavar="N", help="(%(default)s)")
-    gc.add_argument("--keep-days", type=float, default=30.0, metavar="DAYS", help="(%(default)g)")
-    gc.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    gc.add_argument(
+        "--keep-versions",
+        type=int,
+        default=5,
+        metavar="N",
+        help="how many of the newest versions stay (default: %(default)s)",
+    )
+    gc.add_argument(
+        "--keep-days",
+        type=float,
+        default=30.0,
+        metavar="DAYS",
+        help="what is younger stays (default: %(default)g)",
+    )
+    gc.add_argument(
+        "--dry-run", action="store_true", help="tell what would be removed, and remove nothing"
+    )
 
 
 def _promote(context: Context) -> None:

@@ -24,39 +24,40 @@ def add_parsers(commands: Any) -> None:
         _retrain,
         OUTPUT,
         CONFIGURED,
-        text="train on the spans that have landed, and promote the model if it is blessed",
+        text="train on the newest spans, and promote the model if it is good; for schedulers",
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--span", type=int, metavar="N", help="the last span to train on")
+    which.add_argument("--span", type=int, metavar="N", help="train on spans up to this one")
     which.add_argument(
         "--if-new",
         action="store_true",
-        help="the newest span, if no model has been trained on it yet",
+        help="train on spans up to the newest, unless that has been done",
     )
     parser.add_argument(
         "--timeout",
         type=_seconds,
         default="12h",
         metavar="TIME",
-        help="give up after this time, for example 90m or 2h (%(default)s)",
+        help="give up after this time, such as 90m or 2h (default: %(default)s)",
     )
     parser.add_argument(
         "--overrun",
         choices=("skip", "replace"),
         default="skip",
-        help="if another retraining is under way: skip this one, or end that one (%(default)s)",
+        help="if another retraining is under way: skip this one, or replace that one (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--stage",
         choices=STAGES,
         default="push",
-        help="how far to go; push, the default, is all the way",
+        help="how far to go (default: push, which is all the way)",
     )
     parser.add_argument(
         "--no-failure-notice",
         action="store_false",
         dest="tell_failure",
-        help="whoever calls this tries again, and tells of the failure if that is no use",
+        help="send no notice of a failure: whoever calls this tries again, and tells people",
     )
 
     notify = add_command(
@@ -64,12 +65,16 @@ def add_parsers(commands: Any) -> None:
         "notify",
         _notify,
         CONFIGURED,
-        text="tell whom the settings name, from a scheduler or to try the settings",
+        text="tell people of something by mail or webhook, or try the settings for it",
     )
-    notify.add_argument("event", choices=EVENTS)
-    notify.add_argument("title", help="one line")
+    notify.add_argument("event", choices=EVENTS, help="what has happened")
+    notify.add_argument("title", help="what to say, in one line")
     notify.add_argument(
-        "--detail", action="append", default=[], metavar="KEY=VALUE", help="repeatable"
+        "--detail",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a fact to add; may be given several times",
     )
 
 
@@ -123,9 +128,10 @@ def _seconds(text: str) -> float:
 
 
 def _notify(context: Context) -> ExitCode:
-    """Sends a notice by webhook and mail, as `notify` in the configuration says.
+    """Sends a notice by webhook and mail to those whom `notify` in the configuration names. To try
+    the settings: oneshot notify failed "a test".
 
-    Exit code 1 where that did not succeed, or where nobody is to be told of such an event.
+    Exit code 1: it could not be sent, or nobody is to be told of such an event.
     """
     from pipeline.retraining.notify import Notice, Notifier
 

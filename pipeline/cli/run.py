@@ -24,9 +24,29 @@ _log = logging.getLogger(__name__)
 
 def add_parsers(commands: Any) -> None:
     """Adds the group to the commands of `oneshot`."""
-    add_command(commands, "run", _run, OUTPUT, CONFIGURED, DATA, text="images to a pushed model")
-    runs = add_command(commands, "runs", _runs, OUTPUT, CONFIGURED, text="history of runs")
-    runs.add_argument("--limit", type=count, default=20, help="newest runs shown (%(default)s)")
+    add_command(
+        commands,
+        "run",
+        _run,
+        OUTPUT,
+        CONFIGURED,
+        DATA,
+        text="train on images, judge the model, and push it if it is good",
+    )
+    runs = add_command(
+        commands,
+        "runs",
+        _runs,
+        OUTPUT,
+        CONFIGURED,
+        text="list the runs: data, accuracy, what became of the model",
+    )
+    runs.add_argument(
+        "--limit",
+        type=count,
+        default=20,
+        help="how many of the newest to show (default: %(default)s)",
+    )
     report = add_command(
         commands,
         "report",
@@ -42,6 +62,13 @@ def add_parsers(commands: Any) -> None:
 
 
 def _run(context: Context) -> ExitCode:
+    """Turns images into a model that TF Serving can use: reads and pairs the images, trains, judges
+    the model on classes that it never saw, and pushes it to <output>/serving_model if it is good
+    enough and no worse than the one before it.
+
+    Steps whose data and settings have not changed come from the cache. Interrupt it at any time:
+    the same command goes on. Exit code 3: the model is not good enough, and was not pushed.
+    """
     config, workspace, metadata = context.config, context.workspace, context.metadata
     # A wrong path or an unreadable archive is told before TensorFlow loads.
     from data_ingest.sources.dataset import refuse_wildcards

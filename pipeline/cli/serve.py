@@ -55,29 +55,34 @@ def add_parsers(commands: Any) -> None:
     def switch(name: str, text: str, *, default: bool) -> None:
         flag(name, text, type=_boolean, nargs="?", const=True, default=default)
 
-    flag("port", "gRPC, 0: any free port (%(default)s)", type=int, default=8500)
-    flag("rest_api_port", "REST, 0: any free port (%(default)s)", type=int, default=8501)
-    flag("host", "address to listen on (%(default)s)", default="127.0.0.1")
-    flag("model_name", f"({MODEL_NAME})")
+    flag("port", "port of gRPC; 0: any that is free (default: %(default)s)", type=int, default=8500)
+    flag(
+        "rest_api_port",
+        "port of REST; 0: any that is free (default: %(default)s)",
+        type=int,
+        default=8501,
+    )
+    flag("host", "address to listen on (default: %(default)s)", default="127.0.0.1")
+    flag("model_name", f"name of the model (default: {MODEL_NAME})")
     flag(
         "model_base_path",
-        "folder of the version folders (OUTPUT/serving_model/NAME)",
+        "folder of the version folders (default: OUTPUT/serving_model/NAME)",
         type=named_path,
     )
     flag(
         "model_config_file",
-        "ModelServerConfig in text format, instead of name and base path",
+        "file with a ModelServerConfig as text, instead of name and base path",
         type=named_path,
     )
     flag(
         "model_config_file_poll_wait_seconds",
-        "read the file again that often, 0: never (%(default)s)",
+        "seconds between looks at that file; 0: never again (default: %(default)s)",
         type=_not_negative,
         default=0.0,
     )
     flag(
         "file_system_poll_wait_seconds",
-        "look for new versions that often (%(default)s)",
+        "seconds between looks for new versions (default: %(default)s)",
         type=_positive,
         default=1.0,
     )
@@ -88,29 +93,41 @@ def add_parsers(commands: Any) -> None:
     )
     switch(
         "enable_model_warmup",
-        "replay warm-up requests before a version is served (%(default)s)",
+        "replay warm-up requests before a version is served (default: %(default)s)",
         default=True,
     )
-    switch("enable_batching", "merge the requests of a moment (%(default)s)", default=True)
-    flag("batching_parameters_file", "BatchingParameters in text format", type=named_path)
-    flag("rest_api_timeout_in_ms", "(%(default)s)", type=_positive, default=30000.0)
+    switch("enable_batching", "merge the requests of a moment (default: %(default)s)", default=True)
+    flag("batching_parameters_file", "file with BatchingParameters as text", type=named_path)
+    flag(
+        "rest_api_timeout_in_ms",
+        "milliseconds that a request may take (default: %(default)s)",
+        type=_positive,
+        default=30000.0,
+    )
     flag(
         "gallery",
         "also serve this gallery under /v1/gallery: SQLite file, or postgresql://...",
         metavar="FILE_OR_URL",
     )
-    flag("max_body_bytes", "largest request (%(default)s)", type=count, default=64 * 2**20)
+    flag(
+        "max_body_bytes",
+        "bytes of the largest request (default: %(default)s)",
+        type=count,
+        default=64 * 2**20,
+    )
     flag(
         "token_file",
         "file with a token that every request must bring as 'Authorization: Bearer TOKEN'; "
         f"or set {TOKEN_VARIABLE}",
         type=named_path,
     )
-    flag("tls_certificate", "PEM file; answers TLS only, see --tls_key", type=named_path)
-    flag("tls_key", "PEM file", type=named_path)
+    flag(
+        "tls_certificate", "PEM file with a certificate; then only TLS is answered", type=named_path
+    )
+    flag("tls_key", "PEM file with the key of that certificate", type=named_path)
     flag(
         "shutdown_seconds",
-        "given to requests under way when the server is stopped (%(default)s)",
+        "seconds that requests under way get when the server is stopped (default: %(default)s)",
         type=_not_negative,
         default=30.0,
     )

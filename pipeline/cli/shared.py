@@ -200,10 +200,17 @@ def _options(*names: str, **settings: Any) -> argparse.ArgumentParser:
 
 
 OUTPUT = _options(
-    "--output", type=named_path, default="output", help="folder of all results (%(default)s)"
+    "--output",
+    type=named_path,
+    default="output",
+    metavar="DIR",
+    help="folder of all results (default: %(default)s)",
 )
 CONFIGURED = _options(
-    "--config", type=named_path, help="YAML file (pipeline_config.yaml where there is one)"
+    "--config",
+    type=named_path,
+    metavar="FILE",
+    help="settings, YAML (default: pipeline_config.yaml of this folder, if there is one)",
 )
 CONFIGURED.add_argument(
     "--set",
@@ -211,8 +218,15 @@ CONFIGURED.add_argument(
     default=[],
     metavar="KEY=VALUE",
     dest="overrides",
-    help="override one key, e.g. train.steps=500; repeatable",
+    help="change one setting, such as train.steps=500; may be given several times",
 )
-DATA = _options("--data", type=named_path, help="folder or zip of images, <group>/<class>/<image>")
-_COMMON = _options("--json", action="store_true", help="machine-readable result on stdout")
-_COMMON.add_argument("-v", "--verbose", action="store_true", help="show every library's log")
+DATA = _options(
+    "--data",
+    type=named_path,
+    metavar="DIR_OR_ZIP",
+    help="your images, <class>/<image> or <group>/<class>/<image> (default: Omniglot)",
+)
+_COMMON = _options("--json", action="store_true", help="print the result as JSON")
+_COMMON.add_argument(
+    "-v", "--verbose", action="store_true", help="show the logs of all libraries, too"
+)

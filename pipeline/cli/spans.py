@@ -28,52 +28,65 @@ _NAMED: Final = 5
 def add_parsers(commands: Any) -> None:
     """Adds the group to the commands of `oneshot`."""
     ingest = add_command(
-        commands, "ingest", _ingest, OUTPUT, CONFIGURED, text="land new images as a span, for good"
+        commands,
+        "ingest",
+        _ingest,
+        OUTPUT,
+        CONFIGURED,
+        text="check new images and keep them as a span, for retraining",
     )
     which = ingest.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--span", type=int, metavar="N", help="number of the span, greater than those before"
+        "--span", type=int, metavar="N", help="number of the span, greater than all before it"
     )
     which.add_argument(
         "--next",
         action="store_true",
-        help="the next number; nothing where the newest span holds these images already",
+        help="take the next number, unless the newest span holds these images already",
     )
     ingest.add_argument(
         "sources",
         type=named_path,
         nargs="+",
         metavar="DIR_OR_ZIP",
-        help="images, <group>/<class>/<image> or <class>/<image>",
+        help="folders or zips of images, <class>/<image> or <group>/<class>/<image>",
     )
 
-    spans = commands.add_parser("spans", help="list, exclude and readmit spans")
+    spans = commands.add_parser("spans", help="list and check spans, or leave one out")
     actions = spans.add_subparsers(required=True, metavar="ACTION")
-    add_command(actions, "list", _list, OUTPUT, text="which spans have landed")
+    add_command(actions, "list", _list, OUTPUT, text="list the spans that have landed")
     check = add_command(
         actions,
         "check",
         _check,
         OUTPUT,
-        text="read all images; which of them can no longer be used",
+        text="read all images, and name those that can no longer be used",
     )
-    check.add_argument("number", type=int, nargs="?", metavar="N", help="this span only")
+    check.add_argument(
+        "number", type=int, nargs="?", metavar="N", help="number of a span (default: all of them)"
+    )
     exclude = add_command(
         actions, "exclude", _exclude, OUTPUT, text="keep a span out of all later trainings"
     )
-    exclude.add_argument("number", type=int, metavar="N")
-    exclude.add_argument("--reason", required=True, help="for whoever lists the spans")
+    exclude.add_argument("number", type=int, metavar="N", help="number of the span")
+    exclude.add_argument("--reason", required=True, help="why, for whoever lists the spans")
     readmit = add_command(actions, "readmit", _readmit, OUTPUT, text="take `exclude` back")
-    readmit.add_argument("number", type=int, metavar="N")
+    readmit.add_argument("number", type=int, metavar="N", help="number of the span")
 
     drift = add_command(
-        commands, "drift", _drift, OUTPUT, CONFIGURED, text="compare a span with those before it"
+        commands,
+        "drift",
+        _drift,
+        OUTPUT,
+        CONFIGURED,
+        text="tell how a span differs from those before it",
     )
-    drift.add_argument("--span", type=int, required=True, metavar="N")
+    drift.add_argument("--span", type=int, required=True, metavar="N", help="number of the span")
     drift.add_argument(
         "--model",
         type=named_path,
-        help="folder of a SavedModel (the stable version, else the newest)",
+        metavar="DIR",
+        help="folder of the model (default: the stable version, else the newest)",
     )
 
 

@@ -15,11 +15,13 @@ def add_parsers(commands: Any) -> None:
     parser = add_command(
         commands, "worker-pool", _serve, text="start workers for Beam's job servers (Flink, Spark)"
     )
-    parser.add_argument("--port", type=_port, default=_PORT, help="0: any free one (%(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=_PORT, help="0: any free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; whoever reaches it can run any code here (%(default)s)",
+        help="address to listen on; whoever reaches it can run code here (default: %(default)s)",
     )
 
 

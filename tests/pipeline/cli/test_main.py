@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,32 @@ def test_help_is_given_without_tensorflow_tfx_or_beam() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for command in ("run", "evaluate", "serve", "gallery", "retrain", "promote", "doctor"):
         assert f"    {command} " in done.stdout
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["--version"])
+    assert end.value.code == 0
+    assert re.fullmatch(r"oneshot \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert {choice.dest for choice in action._choices_actions} == set(action.choices)
+            assert all(choice.help for choice in action._choices_actions)
+            for below in action.choices.values():
+                yield from commands_of(below)
+
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    for parser in commands_of(command_line.command_parser()):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                continue
+            assert action.help, (parser.prog, action.dest)
+            assert not action.help.startswith("("), (parser.prog, action.dest)
 
 
 @pytest.mark.parametrize(
