@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from rich.table import Table
 
 from data_ingest.errors import InputError
+from data_ingest.progress import step
 from data_ingest.sources.kinds import Crop
 from data_ingest.sources.writers import checked_pattern
 from pipeline.cli.shared import Context, add_command, named_path, table
@@ -144,16 +145,17 @@ def _evaluate(context: Context) -> None:
             raise InputError(f"{option} {path}: name a file that ends in .png")
     chosen = {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()}
     with context.quiet_libraries():
-        from components.evaluator.forgeries import draw_roc
-        from components.evaluator.mistakes import draw_confusions
-        from components.evaluator.offline import evaluate_model, find_model
-        from components.evaluator.trials import drawn_trials, official_trials
-        from data_ingest.sources.layout import (
-            ImageReader,
-            look_over,
-            refuse_useless_pattern,
-        )
-        from serving.saved_model.versions import read_crop, stored_as
+        with step("Loading TensorFlow"):
+            from components.evaluator.forgeries import draw_roc
+            from components.evaluator.mistakes import draw_confusions
+            from components.evaluator.offline import evaluate_model, find_model
+            from components.evaluator.trials import drawn_trials, official_trials
+            from data_ingest.sources.layout import (
+                ImageReader,
+                look_over,
+                refuse_useless_pattern,
+            )
+            from serving.saved_model.versions import read_crop, stored_as
 
         model = find_model(options.model)
         crop = None

@@ -157,7 +157,7 @@ def _enroll_one(context: Context) -> None:
 
     paths = context.options.files
     images = [read_image(path) for path in paths]
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         images = [_as_kept(image, path, gallery) for image, path in zip(images, paths, strict=True)]
         try:
             enrolment = gallery.enroll(context.options.name, images)
@@ -186,7 +186,7 @@ def _identify(context: Context) -> None:
         identify_many(context)
         return
     image = read_image(paths[0])
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         image = _as_kept(image, paths[0], gallery)
         found = gallery.identify(image, limit=context.options.limit)
         advice = gallery.status().threshold.advice
@@ -201,7 +201,7 @@ def _identify(context: Context) -> None:
 
 def _verify(context: Context) -> ExitCode:
     image = read_image(context.options.image)
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         image = _as_kept(image, context.options.image, gallery)
         found = gallery.verify(context.options.name, image)
     if found.same:
@@ -222,7 +222,7 @@ def _verify(context: Context) -> ExitCode:
 
 
 def _remove(context: Context) -> None:
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         removal = gallery.remove(context.options.name)
     if not removal.images:
         raise InputError(f"nobody is enrolled as {removal.name!r}; see `oneshot gallery list`")
@@ -235,7 +235,7 @@ def _remove(context: Context) -> None:
 def _list(context: Context) -> None:
     from serving.gallery.records import reply_of
 
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         identities: list[Identity] = []
         while page := gallery.identities(
             after=identities[-1].name if identities else "", limit=_PAGE
@@ -254,7 +254,7 @@ def _status(context: Context) -> None:
     from serving.gallery.outlook import Outlook
     from serving.gallery.records import reply_of
 
-    with open_session(context) as (gallery, _), step("Asking about those enrolled") as asking:
+    with open_session(context) as gallery, step("Asking about those enrolled") as asking:
         status = gallery.status()
         try:
             outlook: Outlook | str = gallery.outlook(asking.at)
@@ -272,7 +272,7 @@ def _status(context: Context) -> None:
 
 
 def _rebuild(context: Context) -> None:
-    with open_session(context) as (gallery, _), step("Embedding images") as embedding:
+    with open_session(context) as gallery, step("Embedding images") as embedding:
         rebuilt = gallery.rebuild(embedding.at)
     text = (
         f"the gallery is of version {rebuilt.version} already"
@@ -289,7 +289,7 @@ def _calibrate(context: Context) -> None:
     images = context.options.images
     outsiders = None
     rejected: Rejected = []
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         if images is not None:
             outsiders = cohort(images, rejected, gallery.crop)
             if not outsiders:
@@ -310,7 +310,7 @@ def _calibrate(context: Context) -> None:
 
 
 def _erase(context: Context) -> None:
-    with open_session(context) as (gallery, _):
+    with open_session(context) as gallery:
         erased = gallery.erase()
     if not erased:
         raise RuntimeError("another process keeps the database busy: try again later")

@@ -36,7 +36,7 @@ def enroll_folder(context: Context) -> None:
     names: set[str] = set()
     added = known = 0
     total = len(files) + len(rejected)
-    with open_session(context) as (gallery, _), step("Enrolling", total) as enrolling:
+    with open_session(context) as gallery, step("Enrolling", total) as enrolling:
         found = pictures(files, rejected, gallery.crop)
         while batch := list(itertools.islice(found, _BATCH)):
             new = _enroll_batch(gallery, batch)
@@ -78,7 +78,7 @@ def identify_many(context: Context) -> None:
     files = images_anywhere(context.options.images)
     answers: list[tuple[Question, Identification | None]] = []
     with (
-        open_session(context, in_memory=True) as (gallery, _),
+        open_session(context, in_memory=True) as gallery,
         step("Embedding images", len(files)) as embedding,
     ):
         asked = questions(files, gallery.crop)

@@ -4,9 +4,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from data_ingest.errors import InputError
+from data_ingest.progress import step
 from pipeline.cli.shared import Context
 
 if TYPE_CHECKING:
@@ -21,10 +22,8 @@ def advise(advice: str | None) -> None:
 
 
 @contextmanager
-def open_session(
-    context: Context, *, in_memory: bool = False
-) -> "Iterator[tuple[Gallery, TextIO]]":
-    """The gallery, and stderr, which is closed to TensorFlow's C++ code meanwhile.
+def open_session(context: Context, *, in_memory: bool = False) -> "Iterator[Gallery]":
+    """The gallery; stderr is closed to TensorFlow's C++ code meanwhile.
 
     One question is searched in the file: reading the whole gallery would take longer.
     """
@@ -33,7 +32,8 @@ def open_session(
     from serving.gallery.gallery import FALSE_ACCEPT_RATE
 
     rate = context.options.false_accept_rate
-    with context.quiet_libraries() as console:
+    # Loading the model takes most of the time.
+    with context.quiet_libraries(), step("Asking the gallery", logged=False):
         try:
             with open_gallery(
                 context.options.gallery,
@@ -42,7 +42,7 @@ def open_session(
                 in_memory=in_memory,
                 crop=context.options.crop,
             ) as gallery:
-                yield gallery, console
+                yield gallery
         except ServingError as error:
             if error.code in (
                 Code.INVALID_ARGUMENT,

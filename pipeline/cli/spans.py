@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import RenderableType
 
 from data_ingest.errors import InputError, shown
+from data_ingest.progress import step
 from data_ingest.records.catalog import (
     BACKGROUND,
     EVALUATION,
@@ -241,7 +242,8 @@ def _drift(context: Context) -> ExitCode:
     # Told before TensorFlow loads.
     _store(context).span(span)
     with context.quiet_libraries():
-        from pipeline.retraining.drift import check_drift
+        with step("Loading TensorFlow"):
+            from pipeline.retraining.drift import check_drift
 
         report = check_drift(config, context.workspace, span, model=context.options.model)
     context.show(report.document(), *_findings(report))
