@@ -29,7 +29,9 @@ def add_parsers(commands: Any) -> None:
         CONFIGURED,
         text="label a version stable or canary, or list versions and labels",
     )
-    promote.add_argument("version", nargs="?", type=int, metavar="VERSION")
+    promote.add_argument(
+        "version", nargs="?", type=int, metavar="VERSION", help="what to label (default: list them)"
+    )
     promote.add_argument("--label", choices=LABELS, help="the label")
     promote.add_argument("--why", default="", help="why, for the history")
 
