@@ -16,7 +16,6 @@ from data_ingest.sampling.protocols import ONE_SHOT_SPLIT
 from pipeline.cli.shared import CONFIGURED, OUTPUT, Context, add_command, on_signals, print_json
 from pipeline.runs.summary import SUMMARY_FILE, read_json
 from pipeline.runs.workspace import Workspace
-from serving.client import Client
 from serving.errors import ServingError
 from serving.saved_model.versions import newest_complete, read_crop
 
@@ -72,6 +71,7 @@ def _demo(context: Context) -> None:
         )
     try:
         with context.quiet_libraries():
+            from serving.client import Client
             from serving.demo.page import demo_page, serving
             from serving.demo.recogniser import Recogniser
 

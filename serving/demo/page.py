@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -20,31 +21,33 @@ from serving.gallery.records import Identification
 
 RATES: Final = [("1 %", 0.01), ("5 %", 0.05), ("20 %", 0.2)]
 EXAMPLES: Final = 6
+HOST: Final = "127.0.0.1"
 CANVAS: Final = (400, 400)
 SEEN_HEIGHT: Final = 140
 _HINT: Final = "Draw something, or give a file, a photo or one of the examples."
 _BOTH: Final = "Give two pictures."
 _CSS: Final = """
-.answers { list-style: none; padding: 0; }
-.answers li { display: flex; align-items: center; gap: .75rem; padding: .25rem 0; }
-.answers img { width: 48px; height: 48px; object-fit: contain; background: #fff; }
-.answers span { flex: 1; overflow-wrap: anywhere; }
-.answers b { width: 4.5em; text-align: right; }
+#answer h2 { overflow-wrap: anywhere; }
+#answer ol { list-style: none; padding: 0; }
+#answer li { display: flex; align-items: center; gap: .75rem; padding: .25rem 0; }
+#answer img { width: 48px; height: 48px; object-fit: contain; background: #fff; }
+#answer span { flex: 1; overflow-wrap: anywhere; }
+#answer b { width: 4.5em; text-align: right; }
 """
 
 
 def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
     """The page, to be served by `serving`. `about` says what is enrolled to begin with."""
 
-    def identify(image: bytes | None, version: str, rate: float) -> tuple[str, str, Any]:
+    def identify(image: bytes | None, version: str, rate: float) -> tuple[str, Any]:
         if image is None:
-            return _HINT, "", None
+            return _HINT, _enlarged(None)
         try:
             found = recogniser.identify(image, version=version, rate=rate)
             pixels = recogniser.seen(image, version=version)
         except ServingError as error:
-            return html.escape(error.message), "", None
-        return _verdict(found), _ranked(found, recogniser.known), _enlarged(pixels)
+            return html.escape(error.message), _enlarged(None)
+        return _answer(found, recogniser.known), _enlarged(pixels)
 
     def enroll(name: str, image: bytes | None, version: str) -> str:
         if image is None:
@@ -54,15 +57,15 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
         return ""
 
     def enrolled() -> tuple[Any, Any]:
-        known = recogniser.known
-        shown = [(_opened(images[0]), name) for name, images in known.items()]
-        return shown, gr.Dropdown(choices=list(known), value=None)
+        known = list(recogniser.known.items())[::-1]
+        shown = [(_opened(images[0]), name) for name, images in known]
+        return shown, gr.Dropdown(choices=[name for name, _ in known], value=None)
 
     def compare(one: bytes | None, other: bytes | None, version: str) -> str:
         if one is None or other is None:
             return _BOTH
         try:
-            return f"## {_percent(recogniser.compare(one, other, version=version))} alike"
+            return f"<h2>{_percent(recogniser.compare(one, other, version=version))} alike</h2>"
         except ServingError as error:
             return html.escape(error.message)
 
@@ -76,8 +79,7 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
         with gr.Tab("Who is it?"), gr.Row():
             asked = _picker(recogniser, "Picture")
             with gr.Column():
-                verdict = gr.Markdown(_HINT, elem_id="verdict")
-                ranked = gr.HTML()
+                answer = gr.HTML(_HINT, elem_id="answer")
                 name = gr.Textbox(
                     label="Enrol this picture as", placeholder="name", submit_btn="Enrol"
                 )
@@ -92,10 +94,14 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
         with gr.Tab("Compare two"):
             with gr.Row():
                 one, other = (_picker(recogniser, label) for label in ("One", "The other"))
-            alike = gr.Markdown(_BOTH, elem_id="alike")
+            alike = gr.HTML(_BOTH, elem_id="alike")
         with gr.Tab("Who is enrolled"):
             people = gr.Gallery(
-                label="The first picture of each", columns=5, allow_preview=False, format="png"
+                label="The first picture of each, the newest first",
+                columns=6,
+                allow_preview=False,
+                format="png",
+                buttons=[],
             )
             with gr.Row():
                 leaving = gr.Dropdown(label="Name", scale=3)
@@ -104,15 +110,15 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
             version = gr.Dropdown(recogniser.versions(), label="Version of the model")
             rate = gr.Dropdown(RATES, value=RATES[1][1], label="Chance that a stranger gets a name")
 
-        answer: dict[str, Any] = {"fn": identify, "inputs": [asked, version, rate]}
-        answer |= {"outputs": [verdict, ranked, seen], "show_progress": "hidden"}
+        asks: dict[str, Any] = {"fn": identify, "inputs": [asked, version, rate]}
+        asks |= {"outputs": [answer, seen], "show_progress": "hidden"}
         page.load(versions, outputs=version).then(enrolled, outputs=[people, leaving])
-        gr.on([asked.change, version.change, rate.change], **answer)
+        gr.on([asked.change, version.change, rate.change], **asks)
         for changed in (
             name.submit(enroll, [name, asked, version], name),
             forget.click(recogniser.forget, leaving),
         ):
-            changed.success(**answer).then(enrolled, outputs=[people, leaving])
+            changed.success(**asks).then(enrolled, outputs=[people, leaving])
         gr.on(
             [one.change, other.change, version.change],
             compare,
@@ -186,9 +192,12 @@ def serving(page: gr.Blocks, *, port: int) -> Iterator[str]:
     Raises:
       OSError: the port is taken.
     """
+    # Gradio asks itself whether it is there, which no proxy should be asked.
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, (excepted, HOST)))
     try:
         _, url, _ = page.launch(
-            server_name="127.0.0.1",
+            server_name=HOST,
             server_port=port or None,
             share=False,
             ssr_mode=False,
@@ -227,29 +236,24 @@ def _opened(image: bytes) -> Image.Image:
     return Image.open(io.BytesIO(image)).convert("RGB")
 
 
-def _verdict(found: Identification) -> str:
-    best = found.candidates[0] if found.candidates else None
-    if best is None:
-        return "## Unknown\nNobody is enrolled."
+def _answer(found: Identification, known: dict[str, list[bytes]]) -> str:
+    """The verdict, and who is most alike, best first."""
     needed = _percent(1 / (1 + math.exp(-found.threshold)))
-    if found.name is None:
-        return f"## Unknown\nNobody is alike enough: that takes {needed}."
-    return f"## {html.escape(found.name)}\n{_percent(best.score)} alike; {needed} is enough."
-
-
-def _ranked(found: Identification, known: dict[str, list[bytes]]) -> str:
     rows = []
     for one in found.candidates:
         image = base64.b64encode(known[one.name][0]).decode() if one.name in known else ""
-        name = html.escape(one.name)
         rows.append(
-            f'<li><img src="data:;base64,{image}" alt=""><span>{name}</span>'
+            f'<li><img src="data:;base64,{image}" alt=""><span>{html.escape(one.name)}</span>'
             f'<meter value="{one.score}"></meter><b>{_percent(one.score)}</b></li>'
         )
-    return f'<ol class="answers">{"".join(rows)}</ol>'
+    return (
+        f"<h2>{html.escape(found.name or 'Unknown')}</h2>"
+        f"<p>{needed} alike or more is taken for the same.</p><ol>{''.join(rows)}</ol>"
+    )
 
 
 def _percent(share: float) -> str:
     """A share in percent, with more digits where it is near 0 or 1."""
-    digits = 2 if min(share, 1 - share) < 0.01 else 1 if min(share, 1 - share) < 0.1 else 0
+    rest = min(share, 1 - share)
+    digits = 0 if rest >= 0.1 or rest < 0.00005 else 1 if rest >= 0.01 else 2
     return f"{100 * share:.{digits}f} %"

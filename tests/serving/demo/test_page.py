@@ -1,0 +1,162 @@
+"""The page of `oneshot demo` in a real browser: what a person does there with a mouse."""
+
+import contextlib
+import json
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from serving.demo.pictures import generated_pictures
+from tests.browser import OpenPage, OpensPage
+from tests.serving.demo.untrained import OLD, glyph
+
+pytest.importorskip("gradio", reason="the extra demo is not installed: no page to try")
+
+pytestmark = pytest.mark.timeout(1800)
+PATIENCE_MS = 600_000
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that gets every request to another machine, and the beginnings of these."""
+    asked: list[bytes] = []
+
+    class Recorder(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.request.recv(200))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Recorder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def url(models: Path, outside: tuple[str, list[bytes]]) -> Iterator[str]:
+    """The demo of `models`."""
+    command = [sys.executable, "-m", "pipeline.cli.main", "demo", "--json", "--port=0"]
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), outside[0])
+    with (
+        subprocess.Popen(
+            [*command, f"--output={models.parents[1]}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **proxies},
+        ) as process,
+        contextlib.ExitStack() as cleanup,
+    ):
+        cleanup.callback(process.kill)
+        said = json.loads(process.stdout.readline())  # type: ignore[union-attr]
+        yield said["page"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 0
+
+
+@pytest.fixture
+def demo(open_page: OpensPage, url: str, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
+    """The page, opened; a screenshot is kept of how each test leaves it."""
+    opened = open_page(url, **getattr(request, "param", {}))
+    opened.page.set_default_timeout(PATIENCE_MS)
+    opened.page.get_by_label("Enrol this picture as").wait_for()
+    yield opened
+    opened.screenshot(f"demo-{request.node.name}")
+    assert [asked for asked in opened.requests if not asked.startswith((url, f"blob:{url}"))] == []
+    assert opened.console_errors == []
+    assert not opened.scrolls_sideways
+
+
+@pytest.fixture
+def page(demo: OpenPage) -> Page:
+    return demo.page
+
+
+def verdict(page: Page, text: str) -> None:
+    """Waits until the page says so."""
+    expect(page.locator("#answer h2")).to_have_text(text, timeout=PATIENCE_MS)
+
+
+def draw(page: Page) -> None:
+    """A triangle with a tail, by mouse."""
+    canvas = page.locator("canvas:visible").first
+    canvas.wait_for()
+    box = canvas.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 50, y - 50)
+    page.mouse.down()
+    for right, down in ((50, -50), (0, 50), (-50, -50), (0, 0)):
+        page.mouse.move(x + right, y + down, steps=5)
+    page.mouse.up()
+
+
+def give(page: Page, image: bytes) -> None:
+    page.get_by_role("tab", name="File or camera").first.click()
+    file = {"name": "given.png", "mimeType": "image/png", "buffer": image}
+    page.locator("input[type=file]:not([disabled])").first.set_input_files(file)
+
+
+def test_a_drawing_is_enrolled_and_found_again(page: Page) -> None:
+    draw(page)
+    verdict(page, "Unknown")
+    name = page.get_by_label("Enrol this picture as")
+    name.fill("<b>triangle</b>")
+    name.press("Enter")
+    verdict(page, "<b>triangle</b>")
+    page.get_by_label("Clear canvas").click()
+    expect(page.locator("#answer")).to_contain_text("Draw something", timeout=PATIENCE_MS)
+    draw(page)
+    verdict(page, "<b>triangle</b>")
+
+
+def test_an_upload_is_identified_and_what_the_network_sees_is_shown(page: Page) -> None:
+    name, images = list(generated_pictures().enrolled.items())[3]
+    give(page, images[0])
+    verdict(page, name)
+    answers = page.locator("#answer li")
+    assert answers.count() == 5
+    assert name in answers.first.inner_text()
+    page.get_by_label("What the network sees").locator("img").wait_for()
+
+
+def test_a_stranger_is_unknown_also_to_the_other_version(page: Page) -> None:
+    give(page, glyph(0))
+    verdict(page, "Unknown")
+    page.get_by_label("Version of the model").click()
+    page.get_by_role("option", name=OLD).click()
+    verdict(page, "Unknown")
+
+
+def test_two_pictures_are_compared(page: Page) -> None:
+    page.get_by_role("tab", name="Compare two").click()
+    for side in (0, 1):
+        page.locator("[role=tab]:visible", has_text="File or camera").nth(side).click()
+        page.locator(".gallery-item:visible").nth(12 * side + side).click()
+    expect(page.locator("#alike")).to_contain_text("% alike", timeout=PATIENCE_MS)
+
+
+@pytest.mark.parametrize("demo", [{"scheme": "dark", "width": 390}], indirect=True, ids=["phone"])
+def test_who_is_enrolled_can_be_forgotten_on_a_phone_in_the_dark(page: Page) -> None:
+    name, images = list(generated_pictures().enrolled.items())[5]
+    give(page, images[0])
+    verdict(page, name)
+    page.get_by_role("tab", name="Who is enrolled").click()
+    page.get_by_label("Name", exact=True).click()
+    page.get_by_role("option", name=name).click()
+    page.get_by_role("button", name="Forget").click()
+    expect(page.locator(".caption-label", has_text=name)).to_have_count(0, timeout=PATIENCE_MS)
+    page.get_by_role("tab", name="Who is it?").click()
+    verdict(page, "Unknown")
+
+
+def test_the_command_asks_nothing_of_another_machine(
+    page: Page, outside: tuple[str, list[bytes]]
+) -> None:
+    assert outside[1] == []
