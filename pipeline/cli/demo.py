@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 VERSIONS: Final = 3
 """Newest versions to choose from."""
 TIMEOUT_SECONDS: Final = 60.0
-READY_SECONDS: Final = 600.0
+LOADING_SECONDS: Final = 600.0
+ANSWER_SECONDS: Final = 10.0
+"""Within which a server that runs already has to answer."""
 _log = logging.getLogger(__name__)
 
 
@@ -80,10 +82,8 @@ def _demo(context: Context) -> None:
         raise RuntimeError(f"{error}: `pip install 'siamese-oneshot[demo,serve]'`") from error
     if not flags.verbose:
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    stop = threading.Event()
     with ExitStack() as cleanup:
         cleanup.enter_context(context.progress())
-        cleanup.enter_context(on_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT))
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="oneshot-demo-")))
         # Where Gradio keeps what is uploaded.
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploaded")
@@ -95,11 +95,13 @@ def _demo(context: Context) -> None:
         recogniser = Recogniser(client, folder, pictures, models=models, crop=crop)
         cleanup.callback(recogniser.close)
         try:
-            client.wait_ready(timeout=READY_SECONDS)
+            client.wait_ready(timeout=LOADING_SECONDS if flags.server is None else ANSWER_SECONDS)
             recogniser.prepare()
         except ServingError as error:
             raise RuntimeError(f"{url}: {error.message}") from error
         page = cleanup.enter_context(serving(demo_page(recogniser, about=about), port=flags.port))
+        stop = threading.Event()
+        cleanup.enter_context(on_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT))
         _log.info("Page     %s (Ctrl-C ends it)", page)
         if flags.json:
             print_json({"page": page, "server": url}, indent=None)

@@ -85,12 +85,13 @@ class Recogniser:
             if image not in images:
                 images.append(image)
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str | None) -> None:
         """Removes a name; nothing happens where there is none."""
         with self._changing:
+            if name is None or self.known.pop(name, None) is None:
+                return
             for gallery in self._galleries.values():
                 gallery.remove(name)
-            self.known.pop(name, None)
 
     def compare(self, a: bytes, b: bytes, *, version: str) -> float:
         """The probability, in [0, 1], that both images show the same class."""

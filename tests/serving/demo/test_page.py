@@ -1,22 +1,14 @@
 """The page of `oneshot demo` in a real browser: what a person does there with a mouse."""
 
-import contextlib
-import json
-import os
-import signal
-import socketserver
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from serving.demo.pictures import generated_pictures
+from serving.demo.recogniser import Recogniser
 from tests.browser import OpenPage, OpensPage
-from tests.serving.demo.untrained import OLD, glyph
+from tests.serving.demo.pixel_model import OLD, PixelClient, glyph
 
 pytest.importorskip("gradio", reason="the extra demo is not installed: no page to try")
 
@@ -25,39 +17,17 @@ PATIENCE_MS = 600_000
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that gets every request to another machine, and the beginnings of these."""
-    asked: list[bytes] = []
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page, served in this process."""
+    from serving.demo.page import demo_page, serving
 
-    class Recorder(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            asked.append(self.request.recv(200))
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Recorder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def url(models: Path, outside: tuple[str, list[bytes]]) -> Iterator[str]:
-    """The demo of `models`."""
-    command = [sys.executable, "-m", "pipeline.cli.main", "demo", "--json", "--port=0"]
-    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), outside[0])
-    with (
-        subprocess.Popen(
-            [*command, f"--output={models.parents[1]}"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **proxies},
-        ) as process,
-        contextlib.ExitStack() as cleanup,
-    ):
-        cleanup.callback(process.kill)
-        said = json.loads(process.stdout.readline())  # type: ignore[union-attr]
-        yield said["page"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 0
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("GRADIO_TEMP_DIR", str(folder / "uploaded"))
+        recogniser = Recogniser(PixelClient(), folder, generated_pictures(), models=folder)  # type: ignore[arg-type]
+        with serving(demo_page(recogniser, about=""), port=0) as address:
+            yield address
+        recogniser.close()
 
 
 @pytest.fixture
@@ -116,14 +86,13 @@ def test_a_drawing_is_enrolled_and_found_again(page: Page) -> None:
     verdict(page, "<b>triangle</b>")
 
 
-def test_an_upload_is_identified_and_what_the_network_sees_is_shown(page: Page) -> None:
+def test_an_upload_is_identified(page: Page) -> None:
     name, images = list(generated_pictures().enrolled.items())[3]
     give(page, images[0])
     verdict(page, name)
     answers = page.locator("#answer li")
     assert answers.count() == 5
     assert name in answers.first.inner_text()
-    page.get_by_label("What the network sees").locator("img").wait_for()
 
 
 def test_a_stranger_is_unknown_also_to_the_other_version(page: Page) -> None:
@@ -154,9 +123,3 @@ def test_who_is_enrolled_can_be_forgotten_on_a_phone_in_the_dark(page: Page) -> 
     expect(page.locator(".caption-label", has_text=name)).to_have_count(0, timeout=PATIENCE_MS)
     page.get_by_role("tab", name="Who is it?").click()
     verdict(page, "Unknown")
-
-
-def test_the_command_asks_nothing_of_another_machine(
-    page: Page, outside: tuple[str, list[bytes]]
-) -> None:
-    assert outside[1] == []
