@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from serving.client import InvalidImage
 from serving.demo.pictures import generated_pictures
@@ -66,4 +67,4 @@ def test_what_the_network_sees_is_told_where_the_version_is_at_hand(recogniser: 
 
 def test_an_empty_canvas_is_no_picture(recogniser: Recogniser) -> None:
     with pytest.raises(InvalidImage, match="nothing is drawn"):
-        recogniser.encode(np.full((50, 50), 255, np.uint8))
+        recogniser.encode(Image.new("RGBA", (50, 50), "white"))
