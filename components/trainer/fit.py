@@ -4,7 +4,7 @@ The loop is written by hand, though `Model.fit` with a `train_step` gives the sa
 bit. Keras's `BackupAndRestore` (3.15) writes weights and epoch to two files: killed between them,
 60 steps became 80 and a weight was off by 2.8, while here variables and progress become visible
 together. `Model.fit` also costs 1.3 to 1.6 core-ms a step more, which is 1 % of a step of `fast`
-on a CPU, and a third of one on an H100 (docs/experiments.md).
+on a CPU, and a third of one on an H100 (docs/decisions.md).
 """
 
 import contextlib

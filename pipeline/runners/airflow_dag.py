@@ -2,7 +2,7 @@
 
 A file for Airflow's DAGs folder (a link to it will do). It needs Airflow and nothing else: TFX is
 imported by the programs that the tasks start, never by Airflow, whose limit of 30 s for reading a
-DAG file that import exceeds. docs/retraining.md tells how to set it up.
+DAG file that import exceeds. docs/airflow.md tells how to set it up.
 
 It runs by the clock, when an event of the asset `oneshot_spans` says that a span has landed, or
 both. A model that was pushed is an event of the asset `oneshot_model`, for other DAGs to follow.

@@ -1,1 +1,1 @@
-"""Deploying the model to TF Serving: see docs/serving.md."""
+"""Deploying the model to TF Serving: see docs/deployment.md."""

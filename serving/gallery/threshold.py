@@ -4,7 +4,7 @@ A stranger who is compared with M identities has M chances of being mistaken for
 of that in all, each comparison may accept a stranger with probability `f = 1 - (1 - F)^(1/M)`
 (comparisons taken as independent, which errs on the safe side: they are alike). So the threshold
 rises with the gallery; verification is a single comparison. What was measured of it is in
-docs/serving.md.
+docs/gallery.md and docs/limits.md.
 """
 
 import json

@@ -26,7 +26,7 @@ LAYOUT_LOCK: Final = 0x0551A9E5
 EF_SEARCH: Final = 240
 """Candidates that HNSW keeps while it searches: more find the nearest more surely, and slower.
 
-Among a million, 240 are the fewest tried that found 99.9 % of them, see docs/serving.md.
+Among a million, 240 are the fewest tried that found 99.9 % of them, see docs/speed.md.
 """
 MIN_PGVECTOR: Final = (0, 8)
 MAX_DIMENSIONS: Final = 2000
