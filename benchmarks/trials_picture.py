@@ -25,7 +25,7 @@ from data_ingest.sources.layout import ImageReader, list_images
 from serving.saved_model.loader import LoadedModel
 from serving.saved_model.versions import stored_as
 
-RIGHT: Final = 3
+RIGHT: Final = 2
 """Trials answered right in the picture; one that was not comes last."""
 GOOD, BAD, PLAIN = "#1a7f37", "#cf222e", "#d0d7de"
 

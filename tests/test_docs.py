@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,8 +14,11 @@ from PIL import Image
 from data_ingest.sources.kind_of_images import kind_of
 from data_ingest.sources.layout import list_images
 from tests.drawn_face import drawn_face
+from tests.test_documented_options import SOURCES, text_of
 
 ROOT = Path(__file__).parents[1]
+OF_OTHERS = {"Received message larger than max"}
+"""Messages of other programs that the page on troubleshooting explains."""
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
@@ -49,6 +54,29 @@ def test_what_security_is_said_to_be_held_by_is_there() -> None:
 
 def test_documents_have_links() -> None:
     assert sum(1 for document in DOCUMENTS for _ in links(document)) > 40
+
+
+@pytest.mark.timeout(1800)
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear what it printed"
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
+    )
+    accuracy = re.search(r"(\d+)% of 100 trials are right", printed)
+    assert accuracy, printed[-2000:]
+    assert int(accuracy[1]) > 40
+    assert len(re.findall(r"likeliest", printed)) == 10
+
+
+def test_messages_in_troubleshooting_are_those_of_the_program() -> None:
+    code = "".join(map(text_of, [*SOURCES, *ROOT.glob("scripts/*.py")]))
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.M)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 30
+    for message in messages:
+        assert message in code or message in OF_OTHERS, message
 
 
 def run_example(page: str) -> None:
