@@ -27,8 +27,8 @@ from tfx_bsl.tfxio import tf_example_record
 from components.evaluator.comparison import compare
 from components.evaluator.extractors import SCORING
 from data_ingest.progress import advance, step
+from data_ingest.records.catalog import SUMMARY_FILE
 from data_ingest.records.unsound import naming_unsound
-from data_ingest.records.write import SUMMARY_FILE
 from data_ingest.sampling.protocols import ONE_SHOT_SPLIT, SPLITS
 
 _BEAT_BASELINES: Final = "beat_baselines"
