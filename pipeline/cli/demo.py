@@ -39,13 +39,16 @@ def add_parsers(commands: Any) -> None:
         _demo,
         OUTPUT,
         CONFIGURED,
-        text="a page to try the model on: draw, upload, enrol, compare",
+        text="open a page to try the model on: draw, upload, enrol, compare",
     )
     parser.add_argument(
-        "--port", type=_port, default=7860, help="of the page, 0: any free port (%(default)s)"
+        "--port",
+        type=_port,
+        default=7860,
+        help="port of the page, 0: any free one (default: %(default)s)",
     )
     parser.add_argument(
-        "--server", metavar="URL", help="REST address of a server to ask (one is started)"
+        "--server", metavar="URL", help="REST address of a server to ask (default: start one)"
     )
 
 

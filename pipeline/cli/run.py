@@ -57,7 +57,9 @@ def add_parsers(commands: Any) -> None:
     )
     report.add_argument("run_id", nargs="?", default="latest", help="run id (%(default)s)")
     report.add_argument(
-        "--compare", metavar="RUN", help="id of the run to compare with (the one before it)"
+        "--compare",
+        metavar="RUN",
+        help="id of the run to compare with (default: the one before it)",
     )
 
 
