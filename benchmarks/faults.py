@@ -8,7 +8,6 @@ libfaketime`. Kills are in `tests.pipeline.retraining.kill_retrain`.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -27,23 +26,17 @@ from ml_metadata import MetadataStore
 from ml_metadata.errors import NotFoundError
 from ml_metadata.proto.metadata_store_pb2 import Artifact, ConnectionConfig, Event, Execution
 
-from data_ingest.settings import PairSettings
-from data_ingest.sources.glyphs import write_glyphs
 from data_ingest.spans.store import SpanStore
 from pipeline.runs.history import RunHistory
 from pipeline.runs.metadata_store import locate
 from pipeline.runs.workspace import Workspace
 from pipeline.settings import MetadataSettings
 from serving.deploy.models_config import STABLE, read_entry
+from tests.pipeline.retraining.kill_retrain import digest
+from tests.pipeline.retraining.start_together import CHECKOUT, TINY, land
+from tests.pipeline.tiny import as_options
 
-_CHECKOUT: Final = Path(__file__).parents[1]
-_SETTINGS: Final = {
-    "pairs": "{train_pairs: 200, eval_pairs: 80, verification_pairs: 80, ways: [5],"
-    " within_trials: 20, between_trials: 20}",
-    "train": "{widths: [8, 8, 8], image_size: 16, steps: 12, validate_every: 6,"
-    " checkpoint_every: 3, classes_per_batch: 6, images_per_class: 2}",
-    "evaluate": "{thresholds: {auc: {min: 0.05}}}",
-    "gate": "{latency_requests: 10}",
+_SETTINGS: Final = TINY | {
     "push": "{server_poll_seconds: 0}",
     "retrain": "{window: 2, lease_seconds: 60, attempts: 1}",
 }
@@ -62,29 +55,22 @@ class Folder:
 
     def land(self) -> int:
         """Lands a span of new glyphs, and returns its number."""
-        root, store = self.workspace.root, SpanStore(self.workspace.spans)
-        number = max((span.number for span in store.spans()), default=0) + 1
-        root.mkdir(parents=True, exist_ok=True)
-        images = root / "incoming.zip"
-        write_glyphs(images, alphabets=4, characters=6, seed=1, first_alphabet=10 * number)
-        store.land(number, [images], pairs=PairSettings(), max_rejected_share=0)
-        images.unlink()
+        number = land(self.workspace.root)
         for folder in self.workspace.spans.glob("span-*"):
-            self._spans.setdefault(folder, _digest(folder))
+            self._spans.setdefault(folder, digest(folder))
         return number
 
     def command(self, *argv: str) -> list[str]:
         """The command line of `oneshot retrain`, or of another command if `argv` names one."""
         named = argv if argv and not argv[0].startswith("-") else ("retrain", "--if-new", *argv)
-        sets = [part for key, text in _SETTINGS.items() for part in ("--set", f"{key}={text}")]
-        where = ["--json", "--output", str(self.workspace.root), *sets]
+        where = ["--json", "--output", str(self.workspace.root), *as_options(_SETTINGS)]
         return [sys.executable, "-m", "pipeline.cli.main", *named, *where]
 
     def oneshot(self, *argv: str, **environment: str) -> tuple[int, dict[str, Any], str]:
         """Exit code, what `--json` said, and stderr."""
         done = subprocess.run(
             self.command(*argv),
-            cwd=_CHECKOUT,
+            cwd=CHECKOUT,
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -98,7 +84,7 @@ class Folder:
         """`oneshot retrain` while it runs."""
         with subprocess.Popen(
             self.command(),
-            cwd=_CHECKOUT,
+            cwd=CHECKOUT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -146,16 +132,8 @@ class Folder:
                 assert any(maker.last_known_state in ended for maker in makers), artifact
         left = [path for name in _LEFTOVERS for path in self.workspace.root.rglob(name)]
         assert not left, left
-        for folder, digest in self._spans.items():
-            assert _digest(folder) == digest, f"{folder} has changed"
-
-
-def _digest(folder: Path) -> str:
-    found = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        found.update(f"{path.relative_to(folder)}\0".encode())
-        found.update(path.read_bytes() if path.is_file() else b"")
-    return found.hexdigest()
+        for folder, landed in self._spans.items():
+            assert digest(folder) == landed, f"{folder} has changed"
 
 
 def deleted(folder: Folder, times: int, _chance: random.Random) -> Counter[str]:

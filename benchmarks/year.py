@@ -42,27 +42,15 @@ from pipeline.runs.history import RunHistory, RunRecord
 from pipeline.runs.metadata_store import locate
 from pipeline.runs.status import Status
 from pipeline.runs.workspace import Workspace
+from tests.pipeline.tiny import TINY, TINY_GLYPHS, as_options
 
 DAY: Final = 86_400.0
 ROLLBACK_EVERY: Final = 45
 SETTINGS: Final = {
+    **TINY,
+    **TINY_GLYPHS,
     "dataset.source": "synthetic",
-    "dataset.synthetic_alphabets": "4",
-    "dataset.synthetic_evaluation_alphabets": "2",
-    "dataset.synthetic_characters": "6",
-    "pairs.train_pairs": "200",
-    "pairs.eval_pairs": "80",
-    "pairs.verification_pairs": "80",
-    "pairs.ways": "[5]",
-    "pairs.within_trials": "20",
-    "pairs.between_trials": "20",
-    "train.widths": "[8, 8, 8]",
-    "train.image_size": "16",
     "train.steps": "12",
-    "train.classes_per_batch": "6",
-    "train.images_per_class": "2",
-    "evaluate.thresholds": "{auc: {min: 0.05}}",
-    "gate.latency_requests": "10",
     "push.server_poll_seconds": "0",
 }
 
@@ -155,7 +143,7 @@ class Year:
     def make_recording(self) -> None:
         """The one real run."""
         if not self.recording.exists():
-            assert oneshot(["run", "--output", str(self.template.root), *sets()]) == 0
+            assert oneshot(["run", "--output", str(self.template.root), *as_options(SETTINGS)]) == 0
             record(self.template, self.recording)
 
     def day(self, number: int, now: float) -> dict[str, Any]:
@@ -241,7 +229,7 @@ class Year:
 
     def real_run(self) -> dict[str, Any]:
         """A run with nothing replaced: its `summary.json`."""
-        assert oneshot(["run", "--output", str(self.workspace.root), *sets()]) == 0
+        assert oneshot(["run", "--output", str(self.workspace.root), *as_options(SETTINGS)]) == 0
         text = (self.workspace.latest_run / "summary.json").read_text(encoding="utf-8")
         summary: dict[str, Any] = json.loads(text)
         return summary
@@ -256,11 +244,6 @@ def load_settings(more: dict[str, str] | None = None) -> PipelineConfig:
     """The smallest pipeline that trains at all."""
     settings = SETTINGS | (more or {})
     return load_config(None, [f"{key}={value}" for key, value in settings.items()])
-
-
-def sets() -> list[str]:
-    """`SETTINGS` as flags."""
-    return [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
 
 
 def size(path: Path) -> int:

@@ -82,11 +82,11 @@ class Watcher(threading.Thread):
 
 
 def digest(folder: Path) -> str:
-    """Of all names and contents."""
+    """Of all names and contents, those of empty folders too."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
+        found.update(f"{path.relative_to(folder)}\0".encode())
         if path.is_file():
-            found.update(f"{path.relative_to(folder)}\0".encode())
             found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
 

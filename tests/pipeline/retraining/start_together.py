@@ -40,6 +40,7 @@ def land(output: Path, *, spoil: Callable[[bytes], bytes] | None = None) -> int:
     """Lands a span of new glyphs, each of them spoilt if asked, and returns its number."""
     store = SpanStore(output / "spans")
     number = max((span.number for span in store.spans()), default=0) + 1
+    output.mkdir(parents=True, exist_ok=True)
     images = output / "incoming.zip"
     write_glyphs(images, alphabets=4, characters=6, seed=1, first_alphabet=10 * number)
     if spoil is not None:
