@@ -9,7 +9,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.special import logit
 
 MODEL: Final = "#2563eb"
@@ -334,7 +334,7 @@ def trend(rows: Sequence[Point]) -> Figure:
         if row["interval"]:
             axes.plot([number] * 2, row["interval"], color=colour, lw=1.4)
         axes.plot(number, row["value"], "o" if row["blessed"] else "X", color=colour, ms=6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, len(rows) + 0.5)
     axes.yaxis.set_major_formatter(_percent())
     axes.set_xlabel("run, in the order of time")
