@@ -35,11 +35,12 @@ NOT_RUN = {
     r"docker |kubectl |kfp |sudo |journalctl |airflow |prism |tensorflow_model_server ": "needs a "
     "program, a cluster or rights that the tests do not have",
     r"curl |api=|id=|python -c 'from serving.client": "needs a server at its usual port",
-    r"oneshot (serve|worker-pool)": "serves until it is ended",
+    r"oneshot (demo|serve|tensorboard|worker-pool)": "serves until it is ended",
     r'python -c "from google': "needs Google Cloud",
     r"oneshot retrain |oneshot rollback ": "trains in a process of its own; takes that model back",
     r"python -m benchmarks\.": "measures for minutes to hours",
-    r"python -m serving.deploy.models_config |oneshot promote \d": "names a version of its example",
+    r"python -m serving.deploy.models_config |oneshot (promote|report) \d": "names a version or a "
+    "run of its example",
     r"export ONESHOT_METADATA_URL=": "needs PostgreSQL",
     r"oneshot run .*--data (?!images )": "is a training of minutes, on photographs and signatures",
     r"oneshot doctor .*crop=face|for who in olivetti|.*output/faces": "needs photographs of faces",
