@@ -61,9 +61,12 @@ class Recogniser:
         return ready[::-1]
 
     def prepare(self) -> None:
-        """Fills the gallery of the newest version, which takes seconds."""
+        """Fills the gallery of the newest version and answers once, which takes seconds."""
+        version = self.versions()[0]
         with self._changing:
-            self._gallery(self.versions()[0])
+            self._gallery(version)
+        for images in list(self.known.values())[:1]:
+            self.seen(images[0], version=version)
 
     def encode(self, image: Image) -> bytes:
         """The image as the model gets it; raises InvalidImage."""
