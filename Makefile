@@ -52,7 +52,7 @@ format: setup ## formats the code, with the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: setup ## a page to try the trained model on, after make run; options: make demo ARGS="--port 8080"
+demo: setup ## a page to try the pushed model on; options: make demo ARGS="--port 8080"
 	@$(BIN)/oneshot demo $(ARGS)
 
 doctor: setup ## what is installed, which devices and data are found, what would stop a run

@@ -49,8 +49,12 @@ NOT_RUN = {
     r"oneshot doctor --repair": "needs a damaged file",
 }
 """What is not run, by how it begins, and why."""
-MAY_END_WITH = {r"oneshot gallery verify": 4, r"oneshot doctor": 1}
-"""Exit codes that are an answer: refused; something would stop a run here."""
+MAY_END_WITH = {
+    r"oneshot gallery verify": 4,
+    r"oneshot doctor": 1,
+    r"oneshot run .*evaluate.thresholds": 3,
+}
+"""Exit codes that are an answer: refused; something would stop a run here; not good enough."""
 ORDER = sorted(PAGES, key=lambda page: page.name in ("README.md", "tutorial.md"))
 """Those last that train once more."""
 SHIM = """#!{python} -SE

@@ -170,7 +170,7 @@ def test_an_option_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_a_variable_that_a_page_names_is_read() -> None:
-    code = "".join(map(text_of, SOURCES))
+    code = "".join(map(text_of, [*SOURCES, ROOT / "tests" / "browser.py"]))
     for page in PAGES:
         for prefix, name in re.findall(r"\b(ONESHOT_(?:AIRFLOW_)?)([A-Z_]+)\b", text_of(page)):
             # Those of Airflow are made of the fields of its settings.
