@@ -269,7 +269,8 @@ def test_most_commands_are_run_and_each_reason_is_needed() -> None:
     assert len(run) > 60
     assert any(command.startswith("oneshot run --data images ") for command in run)
     # One spelling: after `source .venv/bin/activate`.
-    assert not any(".venv/bin/" in command.removeprefix("source ") for command in every)
+    spelt = [command for command in every if command != "source .venv/bin/activate"]
+    assert not any(".venv/bin/" in command for command in spelt)
     for start in NOT_RUN:
         assert any(re.match(start, command) for command in every), f"nothing begins with {start}"
 
