@@ -95,7 +95,7 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
             with gr.Row():
                 one, other = (_picker(recogniser, label) for label in ("One", "The other"))
             alike = gr.HTML(_BOTH, elem_id="alike")
-        with gr.Tab("Who is enrolled"):
+        with gr.Tab("Enrolled"):
             people = gr.Gallery(
                 label="The first picture of each, the newest first",
                 columns=6,
@@ -113,7 +113,9 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
         asks: dict[str, Any] = {"fn": identify, "inputs": [asked, version, rate]}
         asks |= {"outputs": [answer, seen], "show_progress": "hidden"}
         page.load(versions, outputs=version).then(enrolled, outputs=[people, leaving])
-        gr.on([asked.change, version.change, rate.change], **asks)
+        # What comes while an answer is under way must not be lost.
+        latest = {"trigger_mode": "always_last"}
+        gr.on([asked.change, version.change, rate.change], **asks, **latest)
         for changed in (
             name.submit(enroll, [name, asked, version], name),
             forget.click(recogniser.forget, leaving),
@@ -125,6 +127,7 @@ def demo_page(recogniser: Recogniser, *, about: str) -> gr.Blocks:
             [one, other, version],
             alike,
             show_progress="hidden",
+            **latest,
         )
     return page
 
@@ -176,6 +179,10 @@ def _picker(recogniser: Recogniser, label: str) -> gr.State:
             picture,
             trigger_mode="always_last",
             show_progress="hidden",
+        )
+        # Its own clearing takes the paper away, and the brush out of the hand.
+        drawn.clear(
+            lambda: Image.new("RGB", CANVAS, "white"), outputs=drawn, show_progress="hidden"
         )
         given.change(taken, given, picture, show_progress="hidden")
     return picture
