@@ -61,6 +61,7 @@ def write_report(
     *,
     nodes: Sequence[NodeRun] = (),
     compare: str | None = None,
+    alone: bool = False,
 ) -> Path:
     """Writes `report.html` beside the `summary.json` of a run and returns its path.
 
@@ -69,6 +70,7 @@ def write_report(
       run_id: of the run.
       nodes: of the run, for the drawing of what came from what; without them there is none.
       compare: id of the run to compare with, instead of the one before.
+      alone: other runs are not at hand: nothing is compared with them or leads to them.
     """
     run_dir = workspace.run_dir(run_id)
     summary = read_summary(run_dir)
@@ -79,6 +81,7 @@ def write_report(
         .get_template("report.html.jinja")
         .render(
             summary=summary,
+            alone=alone,
             accuracies=_accuracies(summary),
             pairs=_pair_figures(summary),
             baselines=_baselines(summary),

@@ -119,7 +119,7 @@ def Report(  # noqa: N802
             seconds=sum(node.seconds for node in nodes),
             asked=evidence(settings, protocols_in(sampling)),
         )
-        written = write_report(workspace, run_id)
+        written = write_report(workspace, run_id, alone=True)
         Path(report.uri).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(written, report.uri)
 
