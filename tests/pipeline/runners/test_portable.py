@@ -110,8 +110,18 @@ def records(output: Path) -> dict[str, bytes]:
 
 
 def metrics(output: Path) -> dict[str, Any]:
+    """Figures of the last run, by path."""
     found: dict[str, Any] = json.loads((output / "runs/latest/summary.json").read_bytes())
-    return {key: found[key] for key in ("metrics", "images", "per_group", "blessed")}
+    kept = {key: found[key] for key in ("metrics", "images", "per_group", "blessed")}
+    return dict(leaves(kept, ""))
+
+
+def leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict | list):
+        for key, part in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(part, f"{name}/{key}")
+    else:
+        yield name, tree
 
 
 def wait_for(pattern: str, folder: Path, meanwhile: "subprocess.Popen[str]") -> None:
@@ -146,7 +156,8 @@ def test_a_pool_is_killed_and_the_next_run_goes_on_to_what_a_local_one_gives(
         # Every node of Beam's had a worker of its own.
         assert (tmp_path / "second.log").read_text().count("Worker ") == 3
     assert records(portable) == records(local)
-    assert metrics(portable) == metrics(local)
+    # A network rounds otherwise in a batch of another size.
+    assert metrics(portable) == pytest.approx(metrics(local), abs=1e-5)
 
 
 def test_a_job_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
